@@ -1,0 +1,76 @@
+"""AGILAB, an anti-lock-in reproducibility workbench: `AgiEnv -> AGI.run -> worker package -> artifacts`.
+
+This module loads nothing by itself: every public name is imported from its
+home the first time it is asked for (PEP 562), so that `import agilab` in a
+worker or for ``agilab --help`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agilab.agi import AGI
+    from agilab.app import App
+    from agilab.artifact import Artifact
+    from agilab.env import AgiEnv
+    from agilab.errors import AgilabError
+    from agilab.plan import ArtifactRef, InputRef, Partition, Stage, WorkPlan
+    from agilab.request import RunRequest
+    from agilab.run import Run
+    from agilab.settings import Settings
+    from agilab.worker import PartitionContext, Worker
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AGI": "agi",
+    "AgiEnv": "env",
+    "AgilabError": "errors",
+    "App": "app",
+    "Artifact": "artifact",
+    "ArtifactRef": "plan",
+    "InputRef": "plan",
+    "Partition": "plan",
+    "PartitionContext": "worker",
+    "Run": "run",
+    "RunRequest": "request",
+    "Settings": "settings",
+    "Stage": "plan",
+    "WorkPlan": "plan",
+    "Worker": "worker",
+}
+
+__all__ = [
+    "AGI",
+    "AgiEnv",
+    "AgilabError",
+    "App",
+    "Artifact",
+    "ArtifactRef",
+    "InputRef",
+    "Partition",
+    "PartitionContext",
+    "Run",
+    "RunRequest",
+    "Settings",
+    "Stage",
+    "WorkPlan",
+    "Worker",
+]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module 'agilab' has no attribute {name!r}") from None
+    from importlib import import_module
+
+    value = getattr(import_module(f"agilab.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,104 @@
+"""What the manager side of an app derives from: `App`, and what `summarize` is given; it runs no partition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from agilab.artifact import Artifact
+from agilab.errors import PlanError
+from agilab.plan import ArtifactRef, InputRef, Partition, WorkPlan
+from agilab.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionResult:
+    """What one committed partition left.
+
+    Parameters
+    ----------
+    id, stage
+        Name of the partition and of its stage.
+    params
+        What the plan said.
+    metrics
+        Last value of every metric it recorded.
+    artifacts
+        What it wrote.
+    """
+
+    id: str
+    stage: str
+    params: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    artifacts: tuple[Artifact, ...]
+
+
+class App:
+    """Base of an app's manager side: declares settings, plans the work, sums up results.
+
+    Attributes
+    ----------
+    Settings
+        The app's settings, a subclass of `agilab.Settings`.
+    settings
+        Their values for this request.
+    data_root
+        The folder that inputs are relative to.
+    """
+
+    Settings: ClassVar[type[Settings]] = Settings
+
+    def __init__(self, settings: Any, *, data_root: Path) -> None:
+        self.settings = settings
+        self.data_root = data_root
+
+    def inputs(self) -> Sequence[InputRef]:
+        """List what the run reads; by default the matches of the app's `Input` settings.
+
+        Paths are relative to `data_root`.
+        """
+        return [
+            InputRef(name=path, path=path)
+            for paths in self.settings.input_matches(self.data_root).values()
+            for path in paths
+        ]
+
+    def plan(self) -> WorkPlan:
+        """Say what there is to do, before anything runs.
+
+        The answer depends on settings and inputs only: no clock, no
+        randomness, no network, so that the same request has the same plan.
+        """
+        raise PlanError(f"{type(self).__name__} does not say what to do; define plan(self) returning a WorkPlan")
+
+    def plan_stage(self, stage: str, artifacts: Sequence[Artifact]) -> Sequence[Partition]:
+        """Plan a stage whose partitions depend on artifacts of earlier stages.
+
+        Parameters
+        ----------
+        stage
+            Name of the stage; its partitions were None in `plan`.
+        artifacts
+            What the stages named in its ``after`` left, in plan order.
+
+        Returns
+        -------
+        sequence of Partition
+            By default one partition that reads all of them: a reduction.
+        """
+        refs = tuple(ArtifactRef(stage=art.stage, partition=art.partition, name=art.name) for art in artifacts)
+        return [Partition(stage, inputs=refs)]
+
+    def summarize(self, results: Sequence[PartitionResult]) -> Mapping[str, float]:
+        """Turn partition results into the run's metrics, once, after the last stage.
+
+        By default the metrics of the partitions are summed by name.
+        """
+        totals: dict[str, float] = {}
+        for result in results:
+            for name, value in result.metrics.items():
+                totals[name] = totals.get(name, 0.0) + value
+        return totals

@@ -1,0 +1,108 @@
+"""What a run leaves: `Artifact`, the registry of kinds, and how references become files; it hashes nothing itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from agilab.errors import AgilabError
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of artifact: what its file is, and how two of them are compared.
+
+    Parameters
+    ----------
+    name
+        What `PartitionContext.write` is called with.
+    suffix
+        Ending of the file when a value is written; a file that is handed over keeps its own.
+    doc
+        One line.
+    columns
+        Columns a table of this kind must have, name -> unit; empty for any.
+    comparison
+        ``"bytes"``, ``"json"`` or ``"table"``.
+    """
+
+    name: str
+    suffix: str
+    doc: str
+    columns: Mapping[str, str] | None = None
+    comparison: str = "bytes"
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("table", ".parquet", "columns of equal length, as parquet", comparison="table"),
+        Kind("points", ".parquet", "large point data with x and y columns, as parquet", comparison="table"),
+        Kind("json", ".json", "one JSON value", comparison="json"),
+        Kind("text", ".txt", "UTF-8 text"),
+        Kind("image", ".png", "a picture"),
+        Kind("file", ".bin", "bytes that only the app understands"),
+    )
+}
+"""The kinds that ship; an app adds its own as data under ``[tool.agilab.kinds]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A named, hashed output of one partition.
+
+    Parameters
+    ----------
+    stage, partition, name
+        Where it comes from.
+    kind
+        One of `KINDS` or of the app's own kinds.
+    path
+        POSIX path relative to the run folder.
+    size_bytes
+        Size [bytes].
+    sha256
+        Digest of its bytes.
+    hashed_by
+        ``"manager"`` or ``"worker"``: who computed the digest.
+    location
+        Host that holds the bytes; empty for the run folder itself.
+    """
+
+    stage: str
+    partition: str
+    name: str
+    kind: str
+    path: str
+    size_bytes: int
+    sha256: str
+    hashed_by: str = "manager"
+    location: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Artifact:
+        return cls(**value)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name without copying it where the filesystem can, else copy it.
+
+    Raises
+    ------
+    AgilabError
+        The source is not a regular file.
+    """
+    if not source.is_file():
+        raise AgilabError(f"{source} is not a file that can be handed to a worker; check that it still exists")
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another filesystem, a filesystem without links, or a file that is somebody else's
+        shutil.copyfile(source, target)

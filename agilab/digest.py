@@ -1,0 +1,79 @@
+"""Name bytes by sha256: of a file, a tree, a canonical JSON value; it caches nothing.
+
+Canonical JSON is UTF-8, keys sorted, no spaces, no NaN or infinity: the same
+value has the same bytes on every machine, so its digest can name it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+_IGNORED_FOLDERS = frozenset(
+    {"__pycache__", ".git", ".hg", ".venv", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints"}
+)
+_IGNORED_ENDINGS = (".pyc", ".pyo", "~", ".swp")
+
+
+def canonical_json(value: Any) -> bytes:
+    """Write a JSON value so that equal values have equal bytes.
+
+    Raises
+    ------
+    ValueError
+        The value holds NaN or infinity, which JSON has no words for.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def of_json(value: Any) -> str:
+    """Return the sha256 of a JSON value in canonical form, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def of_bytes(data: bytes) -> str:
+    """Return the sha256 of bytes, as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def of_file(path: Path | str) -> str:
+    """Return the sha256 of a file's content, as 64 hexadecimal digits."""
+    with open(path, "rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def tree_files(root: Path) -> list[str]:
+    """List the files of a source tree that count, as sorted POSIX paths relative to it.
+
+    Byte code, editor leftovers and tool caches do not count; symbolic links
+    count as files and are never followed into folders.
+    """
+    found: list[str] = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in _IGNORED_FOLDERS]
+        base = Path(folder).relative_to(root).as_posix()
+        prefix = "" if base == "." else f"{base}/"
+        found += [prefix + name for name in files if not name.endswith(_IGNORED_ENDINGS)]
+    return sorted(found)
+
+
+def of_tree(root: Path) -> str:
+    """Return the sha256 over names, executable bits and bytes of a source tree.
+
+    Times, owners and the umask lie outside, so that a checkout and a copy of
+    it have one digest.
+    """
+    total = hashlib.sha256()
+    for name in tree_files(root):
+        path = root / name
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            kind, content = "link", of_bytes(os.readlink(path).encode())
+        else:
+            kind, content = ("exec" if mode & stat.S_IXUSR else "file"), of_file(path)
+        total.update(f"{kind} {content} {name}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,171 @@
+"""Every error that AGILAB raises on purpose; it prints none of them.
+
+The tree, with the exit code the shell returns for each branch::
+
+    AgilabError                                1
+    ├── SettingError            (ValueError)   2   a value outside its declaration
+    ├── RequestError            (ValueError)   2   a request that cannot be made or sent
+    ├── PlanError               (ValueError)   2   a work plan that does not hold together
+    ├── ProjectError                           2   an app project that breaks its contract
+    │   └── ProjectNotFoundError (LookupError) 2
+    ├── HomeError               (OSError)      2   AGILAB_HOME cannot be used as it is
+    ├── BackendRefusedError                    2   a backend was asked for what it cannot promise
+    ├── InstallError                           3   worker package, environment or data set
+    │   └── DataError                          3
+    ├── WorkerError                            1   what went wrong where worker code runs
+    │   └── ProtocolError                      1
+    ├── RunNotFoundError        (LookupError)  2
+    ├── RunStateError                          1   a run that is not in the state this needs
+    ├── RunFailedError                         1   a run that ended without success
+    │   └── RunCancelledError                  130
+    ├── ArtifactNotFoundError   (FileNotFoundError) 1
+    ├── EvidenceError                          1   a record that does not match what it records
+    └── NoSpaceError            (OSError)      4   a disk that is full
+
+A message is one line for a person: what was wrong, the value, what is
+allowed, what to do next.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AgilabError(Exception):
+    """Base of every error that AGILAB raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        # KeyError and OSError print their arguments in their own way; ours is one sentence.
+        return str(self.args[0]) if self.args else self.__class__.__name__
+
+
+class SettingError(AgilabError, ValueError):
+    """A setting is unknown, has a wrong type or lies outside its bounds."""
+
+    exit_code = 2
+
+
+class RequestError(AgilabError, ValueError):
+    """A run request is incomplete or contradicts its app."""
+
+    exit_code = 2
+
+
+class PlanError(AgilabError, ValueError):
+    """A work plan names an unknown stage, repeats a partition id or has a cycle."""
+
+    exit_code = 2
+
+
+class ProjectError(AgilabError):
+    """An app project breaks its contract."""
+
+    exit_code = 2
+
+
+class ProjectNotFoundError(ProjectError, LookupError):
+    """No app project of that name or path."""
+
+
+class HomeError(AgilabError, OSError):
+    """AGILAB_HOME or AGILAB_WENV cannot be used as it is."""
+
+    exit_code = 2
+
+
+class BackendRefusedError(AgilabError):
+    """A backend was asked for something it cannot promise."""
+
+    exit_code = 2
+
+
+class InstallError(AgilabError):
+    """A worker package or worker environment could not be made."""
+
+    exit_code = 3
+
+
+class DataError(InstallError):
+    """A data set is missing, incomplete or altered."""
+
+
+class WorkerError(AgilabError):
+    """Something went wrong where worker code runs.
+
+    Parameters
+    ----------
+    message
+        One line.
+    traceback
+        The remote traceback, as text; empty when there is none.
+    """
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
+
+
+class ProtocolError(WorkerError):
+    """Manager and worker do not speak the same version of the protocol."""
+
+
+class RunNotFoundError(AgilabError, LookupError):
+    """No run has that id."""
+
+    exit_code = 2
+
+
+class RunStateError(AgilabError):
+    """A run is not in the state that an operation needs."""
+
+
+class RunFailedError(AgilabError):
+    """A run ended without success."""
+
+
+class RunCancelledError(RunFailedError):
+    """A run was cancelled."""
+
+    exit_code = 130
+
+
+class ArtifactNotFoundError(AgilabError, FileNotFoundError):
+    """A run has no artifact of that name."""
+
+
+class EvidenceError(AgilabError):
+    """A record does not match what it records."""
+
+
+class NoSpaceError(AgilabError, OSError):
+    """A disk is full."""
+
+    exit_code = 4
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """Return the first line of an error's text, whatever its ``__str__`` does.
+
+    Parameters
+    ----------
+    error
+        Any exception, also one whose ``__str__`` raises or returns megabytes.
+    limit
+        Longest text returned [characters].
+
+    Returns
+    -------
+    str
+        ``TypeName: text``.
+    """
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except BaseException as broken:  # a worker's class may raise anything, SystemExit included
+        return f"{name}: (its text cannot be read: __str__ raised {type(broken).__name__})"
+    line = next((part.strip() for part in text.splitlines() if part.strip()), "")
+    if len(line) > limit:
+        line = f"{line[:limit]}... ({len(text)} characters)"
+    return f"{name}: {line}" if line else name

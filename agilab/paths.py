@@ -1,0 +1,275 @@
+"""Every path on disk as a property, and how a file is written so that no reader sees half of it.
+
+It creates nothing until asked: paths are computed, `write_file` and
+`make_folder` touch the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agilab.errors import AgilabError, NoSpaceError
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+"""What stages, partitions, workers and artifacts may be called: one path segment, no tricks."""
+
+
+@dataclass(frozen=True, slots=True)
+class HomePaths:
+    """The folders of AGILAB_HOME: the user's workspace and every run."""
+
+    root: Path
+
+    @property
+    def apps(self) -> Path:
+        return self.root / "apps"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.root / "snapshots"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def slots(self) -> Path:
+        return self.root / "slots"
+
+    @property
+    def tmp(self) -> Path:
+        return self.root / "tmp"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def marker(self) -> Path:
+        """The file that says whose folder this is (schema ``agilab.home/1``)."""
+        return self.root / "home.json"
+
+    def app_settings(self, app: str) -> Path:
+        """The user's workspace copy of an app's settings."""
+        return self.apps / app / "app_settings.toml"
+
+    def run(self, app: str, run_id: str) -> RunPaths:
+        return RunPaths(self.runs / app / run_id)
+
+
+@dataclass(frozen=True, slots=True)
+class WenvPaths:
+    """The folders of AGILAB_WENV: worker packages, environments, runtime and input cache."""
+
+    root: Path
+
+    def package(self, app: str) -> Path:
+        """``<app>_worker/``: one folder per code digest, ``current`` and ``worker_manifest.json``."""
+        return self.root / f"{app}_worker"
+
+    def code(self, app: str, digest: str) -> Path:
+        return self.package(app) / digest
+
+    @property
+    def environments(self) -> Path:
+        return self.root / ".env"
+
+    @property
+    def locks(self) -> Path:
+        """Lock texts of worker projects that cannot hold their own (read-only ones)."""
+        return self.root / ".locks"
+
+    @property
+    def runtimes(self) -> Path:
+        return self.root / ".runtime"
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """The files of one run folder."""
+
+    root: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.root.name
+
+    @property
+    def app(self) -> str:
+        return self.root.parent.name
+
+    @property
+    def request(self) -> Path:
+        return self.root / "request.json"
+
+    def plan(self, stage: str) -> Path:
+        return self.root / "plan" / f"{stage}.json"
+
+    @property
+    def plans(self) -> Path:
+        return self.root / "plan"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def partitions(self) -> Path:
+        return self.root / "partitions"
+
+    def records(self, worker: str) -> Path:
+        return self.partitions / f"{worker}.jsonl"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    def partition(self, stage: str, partition: str) -> Path:
+        """The folder of one committed partition."""
+        return self.artifacts / stage / partition
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "run_manifest.json"
+
+    @property
+    def sums(self) -> Path:
+        """``manifest-sha256.txt``: the seal; ``sha256sum -c`` reads it."""
+        return self.root / "manifest-sha256.txt"
+
+    @property
+    def seals(self) -> Path:
+        return self.root / "seals"
+
+    @property
+    def owner(self) -> Path:
+        return self.root / ".owner"
+
+    @property
+    def staging(self) -> Path:
+        return self.root / ".staging"
+
+    def attempt(self, partition: str, attempt: int) -> Path:
+        """Where one attempt at a partition may write, and nowhere else."""
+        return self.staging / f"{partition}.{attempt}"
+
+    @property
+    def cancel_request(self) -> Path:
+        """Exists when somebody asked the run's owner to cancel it."""
+        return self.staging / "cancel.json"
+
+    @property
+    def sidecar(self) -> Path:
+        return self.root / "sidecar"
+
+
+@contextmanager
+def disk_errors(path: Path, doing: str) -> Iterator[None]:
+    """Turn a full disk into one sentence with the path and the free space."""
+    import errno
+
+    try:
+        yield
+    except OSError as err:
+        if err.errno not in (errno.ENOSPC, errno.EDQUOT) or isinstance(err, AgilabError):
+            raise
+        free = "unknown"
+        with suppress(OSError):
+            stat = os.statvfs(path if path.is_dir() else path.parent)
+            free = f"{stat.f_bavail * stat.f_frsize} bytes"
+        raise NoSpaceError(f"no space on disk while {doing} {path}: {free} free; free some space and try again") from err
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder that only its owner may enter, with its parents; return it."""
+    with disk_errors(path, "creating"):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames inside a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file aside and rename it into place, so that readers see all of it or nothing.
+
+    Parameters
+    ----------
+    path
+        The file; its folder must exist.
+    data
+        Its whole content.
+    durable
+        Whether file and folder survive a power cut once this returns.
+
+    Raises
+    ------
+    NoSpaceError
+        The disk is full; the partial file has been removed.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path, "writing"):
+        try:
+            fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(fd, "wb") as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(fd)
+            os.replace(aside, path)
+        except BaseException:
+            with suppress(OSError):
+                aside.unlink()
+            raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any, *, durable: bool = True) -> bytes:
+    """Write a JSON value for people and programs: sorted keys, two spaces; return its bytes."""
+    data = (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    write_file(path, data, durable=durable)
+    return data
+
+
+def read_json(path: Path, schema: str) -> dict[str, Any]:
+    """Read a JSON record that must carry a given ``schema``.
+
+    Raises
+    ------
+    AgilabError
+        The file is not JSON, or its ``schema`` is another one; the message names both.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as err:
+        raise AgilabError(f"{path} is not readable JSON ({err}); it should hold {schema!r}") from err
+    found = value.get("schema") if isinstance(value, dict) else None
+    if found != schema:
+        raise AgilabError(f"{path} holds schema {found!r}; this version of AGILAB reads {schema!r}")
+    return dict(value)

@@ -1,0 +1,278 @@
+"""What worker code is written against: `Worker` and `PartitionContext`; it starts no process and opens no pipe.
+
+Frozen: these names, their parameters and what they promise do not change
+within one major version. Standard library only, since this file runs in the
+worker environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agilab.artifact import KINDS
+from agilab.errors import ArtifactNotFoundError, WorkerError
+from agilab.paths import NAME_PATTERN
+
+if TYPE_CHECKING:
+    import logging
+
+Send = Callable[[dict[str, Any]], None]
+
+
+class Worker:
+    """Base of an app's worker: one method per stage, named like the stage.
+
+    One instance lives per entry process and runs one partition at a time, so
+    that what `setup` loads serves every partition the process is given.
+
+    Attributes
+    ----------
+    settings
+        The run's settings with their declared types, frozen:
+        ``self.settings.sample_s``. Validated again before the worker is made.
+
+    Examples
+    --------
+    >>> class Squares(Worker):
+    ...     def square(self, part):
+    ...         part.write("square", "json", part.params["i"] ** 2)
+    """
+
+    settings: Any
+
+    def setup(self) -> None:
+        """Prepare what every partition needs; called once, before the first one."""
+
+    def teardown(self) -> None:
+        """Release what `setup` took; called once, after the last partition, unless the process is killed."""
+
+
+class Inputs(Mapping[str, Path]):
+    """Local paths of a partition's inputs, by name; a near miss names what there is."""
+
+    def __init__(self, paths: Mapping[str, Path]) -> None:
+        self._paths = dict(paths)
+
+    def __getitem__(self, name: str) -> Path:
+        try:
+            return self._paths[name]
+        except KeyError:
+            known = ", ".join(list(self._paths)[:10]) or "none"
+            raise ArtifactNotFoundError(f"no input {name!r}; this partition has {known}; plan it as an input") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def named(self, name: str) -> list[Path]:
+        """Return every input artifact called `name`, in the order of stage and partition."""
+        return [path for key, path in self._paths.items() if key == name or key.endswith(f"/{name}")]
+
+
+class PartitionContext:
+    """What a stage method knows about the partition it runs, and what it reports.
+
+    Attributes
+    ----------
+    id, stage
+        Name of the partition and of its stage.
+    params
+        What the plan said for this partition; JSON values.
+    inputs
+        Input name -> local path of a file with the planned digest; read only.
+    folder
+        Where this attempt may write large files itself before it hands them
+        to `write`; whatever is not handed over is dropped.
+    resources
+        What the partition occupies, such as ``{"gpu": [1]}``: which devices of each.
+    seed
+        Integer made from the request's seed and the partition's id: the same
+        in every run of the same request, on every backend.
+    rng
+        ``random.Random(seed)``.
+    """
+
+    def __init__(
+        self,
+        task: Mapping[str, Any],
+        folder: Path,
+        *,
+        send: Send,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.id: str = task["id"]
+        self.stage: str = task["stage"]
+        self.params: Mapping[str, Any] = task["params"]
+        self.inputs = Inputs({name: Path(path) for name, path in task["inputs"].items()})
+        self.resources: Mapping[str, list[int]] = task["resources"]
+        self.seed: int = partition_seed(task["seed"], self.id)
+        self.folder = folder
+        self.written: dict[str, dict[str, str]] = {}
+        self._send = send
+        self._cancelled = cancelled
+        self._rng: random.Random | None = None
+        self._logger: logging.Logger | None = None
+
+    @property
+    def rng(self) -> random.Random:
+        if self._rng is None:
+            self._rng = random.Random(self.seed)
+        return self._rng
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run was asked to stop; a long partition may look and return early."""
+        return self._cancelled()
+
+    @property
+    def log(self) -> logging.Logger:
+        """A logger whose records reach the run's log with stage and partition."""
+        if self._logger is None:
+            self._logger = _logger(self._send, self.id)
+        return self._logger
+
+    def write(self, name: str, kind: str, content: Any) -> None:
+        """Leave an artifact.
+
+        Parameters
+        ----------
+        name
+            What it is called in this partition; letters, digits, ``_``, ``.``, ``-``.
+        kind
+            One of the shipped kinds (`agilab.artifact.KINDS`) or one that the app declares.
+        content
+            A path (inside `folder` it is moved, elsewhere copied), bytes, text
+            for ``text``, a JSON value for ``json``, or for ``table`` and
+            ``points`` a pyarrow Table or pandas DataFrame.
+
+        Raises
+        ------
+        WorkerError
+            The name is not allowed or used twice, or the content does not fit the kind.
+        """
+        suffix = content.suffix if isinstance(content, Path) else KINDS[kind].suffix if kind in KINDS else ".bin"
+        target = self._claim(name, kind, suffix)
+        if isinstance(content, Path):
+            _take_file(content, target, self.folder)
+        elif isinstance(content, bytes | bytearray | memoryview):
+            target.write_bytes(content)
+        elif kind == "json":
+            text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+            target.write_text(text + "\n", encoding="utf-8")
+        elif isinstance(content, str):
+            target.write_text(content, encoding="utf-8")
+        else:
+            _write_table(content, target, name)
+
+    def write_points(
+        self,
+        name: str,
+        table: Any,
+        *,
+        x: str,
+        y: str,
+        order: str | None = "morton",
+        pyramid: bool = True,
+    ) -> None:
+        """Leave large point data in the form that zooms fast.
+
+        Parameters
+        ----------
+        name
+            What the artifact is called.
+        table
+            A pyarrow Table, or an iterable of record batches of one schema.
+        x, y
+            Names of the coordinate columns.
+        order
+            ``"morton"`` sorts the rows along a space-filling curve, so that a
+            zoom reads few row groups; None keeps the order, for data that is
+            already coherent in space.
+        pyramid
+            Whether to leave counts at several resolutions beside the points.
+
+        Raises
+        ------
+        WorkerError
+            A column is missing or not numeric.
+        """
+        from agilab import points
+
+        target = self._claim(name, "points", ".parquet")
+        above = self._claim(f"{name}.pyramid", "file", ".npz") if pyramid else None
+        points.write(target, table, x=x, y=y, order=order, pyramid=above)
+
+    def progress(self, done: float, total: float) -> None:
+        """Say how much of this partition is done, in any unit; shown live, never needed."""
+        self._send({"op": "progress", "id": self.id, "done": done, "total": total})
+
+    def metric(self, name: str, value: float, step: int | None = None) -> None:
+        """Record a number, once or once per step; kept in the run's record when the partition commits."""
+        self._send({"op": "metric", "id": self.id, "name": name, "value": float(value), "step": step})
+
+    def _claim(self, name: str, kind: str, suffix: str) -> Path:
+        if not NAME_PATTERN.fullmatch(name):
+            raise WorkerError(f"artifact name {name!r} is not allowed; use up to 100 of letters, digits, '_', '.', '-'")
+        if name in self.written:
+            raise WorkerError(f"artifact {name!r} is written twice by partition {self.id!r}; give each its own name")
+        file_name = name if name.endswith(suffix) else name + suffix
+        if file_name == RECORD_NAME:
+            raise WorkerError(f"artifact name {name!r} is taken by the partition's own record; choose another")
+        self.written[name] = {"name": name, "kind": kind, "path": file_name}
+        return self.folder / file_name
+
+
+RECORD_NAME = "partition.json"
+"""The copy of its record that every partition folder holds."""
+
+
+def partition_seed(seed: int, partition: str) -> int:
+    """Return the 63-bit seed of one partition: the head of sha256 over the request's seed and the partition's id."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{partition}".encode()).digest()[:8], "big") >> 1
+
+
+def _take_file(source: Path, target: Path, folder: Path) -> None:
+    import os
+    import shutil
+
+    if source.is_symlink() or not source.is_file():
+        raise WorkerError(f"{source} is not a regular file, so it cannot become an artifact; write it first")
+    if source.resolve() == target.resolve():
+        return
+    if source.resolve().is_relative_to(folder.resolve()):
+        os.replace(source, target)
+    else:
+        shutil.copyfile(source, target)
+
+
+def _write_table(table: Any, target: Path, name: str) -> None:
+    if hasattr(table, "to_parquet"):
+        table.to_parquet(target)
+        return
+    if type(table).__module__.partition(".")[0] != "pyarrow":
+        raise WorkerError(
+            f"artifact {name!r} holds a {type(table).__name__}; "
+            "hand over a path, bytes, text, a JSON value (kind 'json'), a pyarrow Table or a pandas DataFrame"
+        )
+    from pyarrow import parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    parquet.write_table(table, target, compression="zstd")
+
+
+def _logger(send: Send, partition: str) -> logging.Logger:
+    import logging
+
+    class ToManager(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            send({"op": "log", "id": partition, "level": record.levelname, "text": self.format(record)})
+
+    logger = logging.Logger(f"agilab.{partition}", logging.DEBUG)
+    logger.addHandler(ToManager())
+    return logger
