@@ -1,0 +1,200 @@
+"""What every backend promises, and how one is found by its name; it runs nothing.
+
+A backend opens a `Pool` of workers for one run. The supervisor pulls: it
+hands a worker a task only when the pool reported `Wanted` for it, so that
+balancing, retries and order stay in `agilab.state`, the same everywhere.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, ClassVar
+
+from agilab.errors import BackendRefusedError
+from agilab.package import Installed
+from agilab.paths import RunPaths
+from agilab.plan import Partition
+
+BACKENDS: Mapping[str, str] = {
+    "inline": "agilab.backends.inline:InlineBackend",
+    "local": "agilab.backends.local:LocalBackend",
+}
+"""Name -> where its class lives; imported only when it is chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can promise; a request that needs more is refused before it starts.
+
+    Parameters
+    ----------
+    isolated
+        Worker code runs in its own environment and cannot see the manager's.
+    timeouts
+        A partition that takes too long is ended.
+    survives_worker_death
+        A worker that dies costs an attempt, not the run.
+    parallel
+        More than one partition runs at a time.
+    """
+
+    isolated: bool = True
+    timeouts: bool = True
+    survives_worker_death: bool = True
+    parallel: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a backend needs to know of a run.
+
+    Parameters
+    ----------
+    paths
+        The run folder.
+    installed
+        Worker package and environment.
+    init
+        The ``init`` message of `agilab.entry`, secrets included; never written to disk.
+    workers
+        How many workers to open.
+    environment
+        Variables that worker processes get, beyond the allowed ones of the manager.
+    """
+
+    paths: RunPaths
+    installed: Installed
+    init: Mapping[str, Any]
+    workers: int
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A process that may outlive us has begun: process group and start time [clock ticks since boot]."""
+
+    worker: str
+    pgid: int
+    start_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A worker can take `count` more partitions."""
+
+    worker: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A ``progress``, ``metric`` or ``log`` message of a partition."""
+
+    worker: str
+    message: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A partition's method has returned; what it wrote lies in its attempt folder."""
+
+    worker: str
+    partition: str
+    message: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An attempt came to nothing."""
+
+    worker: str
+    partition: str
+    reason: str
+    message: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A partition that was sent ahead and never begun."""
+
+    worker: str
+    partition: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A worker has ended; a pool that can brings it back and reports `Wanted` again."""
+
+    worker: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """No worker can be had: the run cannot go on."""
+
+    message: str
+    traceback: str = ""
+
+
+Event = Started | Wanted | Report | Done | Failed | Returned | Gone | Broken
+
+
+class Pool(ABC):
+    """The workers of one run, from `Backend.open` until `close`."""
+
+    workers: tuple[str, ...]
+
+    @abstractmethod
+    def submit(self, worker: str, task: Mapping[str, Any], *, timeout_s: float | None) -> None:
+        """Hand a ``run`` task of `agilab.entry` to a worker that wanted one."""
+
+    @abstractmethod
+    def wait(self, timeout_s: float) -> Sequence[Event]:
+        """Return what has happened, waiting at most `timeout_s` [s] for the first event."""
+
+    @abstractmethod
+    def close(self, *, grace_s: float) -> None:
+        """End every worker: politely first, by force after `grace_s` [s]. Idempotent."""
+
+
+class Backend(ABC):
+    """Opens pools of workers."""
+
+    name: ClassVar[str]
+    capabilities: ClassVar[Capabilities]
+
+    @abstractmethod
+    def open(self, job: Job) -> Pool:
+        """Start the workers of a run."""
+
+    def check(self, partitions: Sequence[Partition]) -> None:
+        """Refuse partitions that ask for what this backend cannot promise.
+
+        Raises
+        ------
+        BackendRefusedError
+            Names the first partition, what it asks for and where it could run.
+        """
+        if self.capabilities.timeouts:
+            return
+        for part in partitions:
+            if part.timeout_s is not None:
+                raise BackendRefusedError(
+                    f"backend {self.name!r} cannot end a partition after its timeout, and {part.id!r} "
+                    f"has one of {part.timeout_s:g} s; choose another backend, such as 'local'"
+                )
+
+
+def backend(name: str) -> Backend:
+    """Return the backend of that name; BackendRefusedError names the ones there are."""
+    try:
+        module, _, class_name = BACKENDS[name].partition(":")
+    except KeyError:
+        raise BackendRefusedError(f"no backend {name!r}; choose one of {', '.join(sorted(BACKENDS))}") from None
+    made: Backend = getattr(import_module(module), class_name)()
+    return made

@@ -1,0 +1,406 @@
+"""Backend `local`: entry processes of the worker environment, driven over pipes on this machine; no Dask, no threads.
+
+One thread, one selector. A worker's death, a timeout and a broken message
+are ordinary events here; what follows from them is decided in `agilab.state`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from agilab.backends.base import (
+    Backend,
+    Broken,
+    Capabilities,
+    Done,
+    Event,
+    Failed,
+    Gone,
+    Job,
+    Pool,
+    Report,
+    Returned,
+    Started,
+    Wanted,
+)
+
+SHORT_S = 0.02
+"""A partition shorter than this gets the next one sent ahead, so that the pipe's latency is hidden."""
+
+_STARTS_WITHOUT_READY = 3
+_SAMPLE_EVERY_S = 0.5
+_PASSED_ON = ("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "USER", "LOGNAME", "SSL_CERT_FILE", "LD_LIBRARY_PATH")
+_THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLIS_NUM_THREADS")
+
+
+class LocalBackend(Backend):
+    """Runs partitions in processes of the worker environment on this machine."""
+
+    name = "local"
+    capabilities = Capabilities()
+
+    def open(self, job: Job) -> Pool:
+        return LocalPool(job)
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A task that a worker holds; its clock runs from when it becomes the worker's first."""
+
+    partition: str
+    timeout_s: float | None
+    deadline: float | None = None
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One worker: the process that serves it now, and what it has been sent."""
+
+    name: str
+    process: subprocess.Popen[bytes] | None = None
+    pidfd: int = -1
+    incoming: bytearray = field(default_factory=bytearray)
+    outgoing: bytearray = field(default_factory=bytearray)
+    sent: deque[_Sent] = field(default_factory=deque)
+    ready: bool = False
+    ahead: bool = False
+    starts_without_ready: int = 0
+    killed_for: tuple[str, str] | None = None
+    rss_bytes: int = 0
+
+
+class LocalPool(Pool):
+    """Worker processes of one run.
+
+    Parameters
+    ----------
+    job
+        Run folder, worker package, ``init`` message and number of workers.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._init = json.dumps(job.init, separators=(",", ":")).encode() + b"\n"
+        self._environment = worker_environment(job.workers, job.environment)
+        self._selector = selectors.DefaultSelector()
+        self._pending: list[Event] = []
+        self._closing = False
+        self._next_sample = 0.0
+        self._oom_kills = _oom_kills()
+        self._slots = {name: _Slot(name) for name in (f"local-{number}" for number in range(job.workers))}
+        self.workers = tuple(self._slots)
+        for slot in self._slots.values():
+            self._start(slot)
+
+    def submit(self, worker: str, task: Mapping[str, Any], *, timeout_s: float | None) -> None:
+        slot = self._slots[worker]
+        sent = _Sent(task["id"], timeout_s)
+        if not slot.sent:
+            _start_clock(sent)
+        slot.sent.append(sent)
+        self._write(slot, json.dumps(task, separators=(",", ":")).encode() + b"\n")
+
+    def wait(self, timeout_s: float) -> Sequence[Event]:
+        self._expire()
+        if not self._pending:
+            deadlines = [slot.sent[0].deadline for slot in self._slots.values() if slot.sent]
+            soonest = min((at for at in deadlines if at is not None), default=None)
+            if soonest is not None:
+                timeout_s = min(timeout_s, max(0.0, soonest - time.monotonic()))
+            for key, mask in self._selector.select(timeout_s):
+                self._attend(key, mask)
+            self._sample()
+        events, self._pending = self._pending, []
+        return events
+
+    def close(self, *, grace_s: float) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        begun = time.monotonic()
+        alive = [slot for slot in self._slots.values() if slot.process is not None]
+        for slot in alive:  # the end of its input tells a worker to go; a busy one may look at `part.cancelled`
+            assert slot.process is not None
+            assert slot.process.stdin is not None
+            with suppress(OSError):
+                slot.process.stdin.close()
+        for share, number in ((0.5, signal.SIGTERM), (1.0, signal.SIGKILL)):
+            for slot in alive:
+                assert slot.process is not None
+                with suppress(subprocess.TimeoutExpired):
+                    slot.process.wait(max(0.0, begun + share * grace_s - time.monotonic()))
+            for slot in alive:
+                assert slot.process is not None
+                if slot.process.returncode is None or number == signal.SIGKILL:
+                    _signal_group(slot.process.pid, number)
+        for slot in alive:
+            assert slot.process is not None
+            slot.process.wait()
+            self._forget(slot)
+        self._selector.close()
+
+    def _start(self, slot: _Slot) -> None:
+        installed = self._job.installed
+        self._job.paths.logs.mkdir(mode=0o700, exist_ok=True)
+        with open(self._job.paths.logs / f"{slot.name}.log", "ab") as log:
+            process = subprocess.Popen(
+                [str(installed.python), "-I", str(installed.runtime)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._environment,
+                cwd="/",
+                start_new_session=True,
+                bufsize=0,
+            )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        os.set_blocking(process.stdin.fileno(), False)
+        os.set_blocking(process.stdout.fileno(), False)
+        slot.process, slot.pidfd, slot.ready, slot.ahead = process, os.pidfd_open(process.pid), False, False
+        slot.incoming.clear()
+        slot.outgoing.clear()
+        slot.killed_for = None
+        self._selector.register(process.stdout, selectors.EVENT_READ, (slot, "read"))
+        self._selector.register(slot.pidfd, selectors.EVENT_READ, (slot, "end"))
+        self._pending.append(Started(slot.name, process.pid, start_time(process.pid)))
+        self._write(slot, self._init)
+
+    def _write(self, slot: _Slot, data: bytes) -> None:
+        """Write without ever blocking: a busy worker may not read while its pipe is full."""
+        slot.outgoing += data
+        self._flush(slot)
+
+    def _flush(self, slot: _Slot) -> None:
+        assert slot.process is not None
+        pipe = slot.process.stdin
+        assert pipe is not None
+        blocked = False
+        while slot.outgoing and not blocked:
+            try:
+                del slot.outgoing[: os.write(pipe.fileno(), slot.outgoing)]
+            except BlockingIOError:
+                blocked = True
+            except BrokenPipeError:  # it has died; its end arrives as an event of its own
+                slot.outgoing.clear()
+        registered = pipe in self._selector.get_map()
+        if slot.outgoing and not registered:
+            self._selector.register(pipe, selectors.EVENT_WRITE, (slot, "write"))
+        elif registered and not slot.outgoing:
+            self._selector.unregister(pipe)
+
+    def _attend(self, key: selectors.SelectorKey, mask: int) -> None:
+        slot, what = key.data
+        if slot.process is None:  # its end was handled earlier in this round
+            return
+        if what == "write":
+            self._flush(slot)
+        elif what == "read":
+            if not self._read(slot):
+                self._selector.unregister(key.fileobj)
+        else:
+            self._end(slot)
+
+    def _read(self, slot: _Slot) -> bool:
+        """Take in what a worker said; False at the end of its output."""
+        assert slot.process is not None
+        assert slot.process.stdout is not None
+        try:
+            data = os.read(slot.process.stdout.fileno(), 1 << 18)
+        except BlockingIOError:
+            return True
+        slot.incoming += data
+        if b"\n" in data:
+            *lines, rest = slot.incoming.split(b"\n")
+            slot.incoming = rest
+            for line in lines:
+                self._hear(slot, line)
+        return bool(data)
+
+    def _hear(self, slot: _Slot, line: bytes | bytearray) -> None:
+        try:
+            message = json.loads(line)
+            op, partition = message["op"], message.get("id")
+        except (ValueError, KeyError, TypeError, RecursionError):
+            self._kill(slot, "protocol", "the worker wrote something that is not a message of the protocol")
+            return
+        first = slot.sent[0].partition if slot.sent else None
+        if op == "ready":
+            slot.ready, slot.starts_without_ready = True, 0
+            self._pending.append(Wanted(slot.name))
+        elif op in ("progress", "metric", "log") and partition == first:
+            self._pending.append(Report(slot.name, message))
+        elif op == "failed" and not slot.ready:
+            self._pending.append(Broken(message["message"], message["traceback"]))
+        elif op == "done" and partition == first:
+            self._pending.append(Done(slot.name, message["id"], message))
+            self._after(slot, short=message["wall_s"] < SHORT_S)
+        elif op == "failed" and partition == first:
+            failed = Failed(slot.name, message["id"], message["reason"], message["message"], message["traceback"])
+            self._pending.append(failed)
+            self._after(slot, short=False)
+        elif op not in ("progress", "metric", "log"):
+            self._kill(slot, "protocol", f"the worker answered {op!r} for partition {partition!r}, which it does not run")
+
+    def _after(self, slot: _Slot, *, short: bool) -> None:
+        """The first task of a worker has come back: the next one's clock starts, and there is room for more."""
+        slot.sent.popleft()
+        if slot.sent:
+            _start_clock(slot.sent[0])
+        wanted = 1
+        if short and not slot.ahead:
+            slot.ahead, wanted = True, 2
+        elif slot.ahead and not short:
+            slot.ahead, wanted = False, 0
+        if wanted:
+            self._pending.append(Wanted(slot.name, wanted))
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for slot in self._slots.values():
+            first = slot.sent[0] if slot.sent else None
+            if first is not None and first.deadline is not None and now >= first.deadline:
+                first.deadline = None
+                self._kill(slot, "timeout", f"timeout after {first.timeout_s:g} s")
+
+    def _kill(self, slot: _Slot, reason: str, message: str) -> None:
+        if slot.process is not None and slot.killed_for is None:
+            slot.killed_for = (reason, message)
+            _signal_group(slot.process.pid, signal.SIGKILL)
+
+    def _end(self, slot: _Slot) -> None:
+        """A worker process has ended: what it had said counts, what it was doing has failed."""
+        process = slot.process
+        assert process is not None
+        while self._read_rest(slot):
+            pass
+        _signal_group(process.pid, signal.SIGKILL)  # what it started and left behind
+        code = process.wait()
+        reason, message = slot.killed_for or self._reason(slot, code)
+        ready = slot.ready
+        self._forget(slot)
+        if slot.sent:
+            first = slot.sent.popleft()
+            self._pending.append(Failed(slot.name, first.partition, reason, message))
+            self._pending += [Returned(slot.name, sent.partition) for sent in slot.sent]
+            slot.sent.clear()
+        self._pending.append(Gone(slot.name, message))
+        slot.starts_without_ready += not ready
+        if any(isinstance(event, Broken) for event in self._pending):
+            return
+        if slot.starts_without_ready >= _STARTS_WITHOUT_READY:
+            tail = _tail(self._job.paths.logs / f"{slot.name}.log")
+            self._pending.append(Broken(f"worker {slot.name} does not start: {message}", tail))
+            return
+        self._start(slot)
+
+    def _read_rest(self, slot: _Slot) -> bool:
+        assert slot.process is not None
+        assert slot.process.stdout is not None
+        before = len(slot.incoming)
+        more = self._read(slot)
+        return more and (len(slot.incoming) != before or _readable(slot.process.stdout))
+
+    def _reason(self, slot: _Slot, code: int) -> tuple[str, str]:
+        if code >= 0:
+            return "died", f"worker {slot.name} ended with exit code {code} in the middle of a partition"
+        name = signal.Signals(-code).name
+        limit = _memory_bytes()
+        if code == -signal.SIGKILL and (_oom_kills() > self._oom_kills or slot.rss_bytes > 0.8 * limit):
+            self._oom_kills = _oom_kills()
+            peak = f"{slot.rss_bytes / 2**20:.0f} of {limit / 2**20:.0f} MiB"
+            return "memory", f"worker {slot.name} was killed, probably out of memory (last seen at {peak})"
+        return "died", f"worker {slot.name} was killed by signal {-code} ({name})"
+
+    def _forget(self, slot: _Slot) -> None:
+        process = slot.process
+        if process is None:
+            return
+        for item in (process.stdin, process.stdout, slot.pidfd):
+            with suppress(KeyError, ValueError):
+                self._selector.unregister(item)  # type: ignore[arg-type]
+        for pipe in (process.stdin, process.stdout):
+            with suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
+        os.close(slot.pidfd)
+        slot.process, slot.pidfd = None, -1
+
+    def _sample(self) -> None:
+        now = time.monotonic()
+        if now < self._next_sample:
+            return
+        self._next_sample = now + _SAMPLE_EVERY_S
+        for slot in self._slots.values():
+            if slot.process is not None:
+                with suppress(OSError, ValueError, IndexError):
+                    pages = Path(f"/proc/{slot.process.pid}/statm").read_text().split()[1]
+                    slot.rss_bytes = int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def worker_environment(workers: int, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables a worker process gets: an allowlist, and thread limits so that workers share the cores.
+
+    A thread limit that the user has set is kept.
+    """
+    chosen = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    chosen |= {name: value for name, value in os.environ.items() if name.startswith("LC_")}
+    threads = str(max(1, len(os.sched_getaffinity(0)) // max(1, workers)))
+    chosen |= {name: os.environ.get(name, threads) for name in _THREAD_LIMITS}
+    return {**chosen, **extra}
+
+
+def start_time(pid: int) -> int:
+    """Return when a process started [clock ticks since boot]; 0 when it has gone. Source: proc(5), stat field 22."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _start_clock(sent: _Sent) -> None:
+    if sent.timeout_s is not None:
+        sent.deadline = time.monotonic() + sent.timeout_s
+
+
+def _signal_group(pgid: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pgid, number)
+
+
+def _readable(pipe: BinaryIO | Any) -> bool:
+    import select
+
+    return bool(select.select([pipe], [], [], 0)[0])
+
+
+def _tail(path: Path, size: int = 4000) -> str:
+    with suppress(OSError):
+        return path.read_bytes()[-size:].decode(errors="replace")
+    return ""
+
+
+def _oom_kills() -> int:
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+def _memory_bytes() -> int:
+    limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):
+        limit = min(limit, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return limit

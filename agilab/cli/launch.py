@@ -1,0 +1,201 @@
+"""`agilab plan` and `agilab run`: from settings on the command line to a run and its end.
+
+Both learn their flags from the app's declared settings. Interrupting a run
+cancels it: the first Ctrl-C waits for the workers to end, the second does not.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agilab.agi import AGI
+from agilab.cli.flags import CHOSEN, CLUSTER, SETTINGS, Chosen, DeclaredCommand, assignments, options
+from agilab.cli.interrupt import Interrupts
+from agilab.cli.outcome import exit_code, print_failures, print_run, run_json
+from agilab.cli.progress import watch
+from agilab.cli.screen import count, document, json_option, note, out, pairs, safe, size, table
+from agilab.env import AgiEnv
+from agilab.errors import AgilabError
+from agilab.paths import read_json
+from agilab.request import ClusterOptions, RunRequest
+
+LISTED = 30
+"""How many partitions `plan` lists of each stage, unless all are asked for."""
+
+INTRODUCTION = """\
+APP is a name from `agilab apps` or the path of an app project. Its settings
+follow it as flags: `agilab {command} APP --help` lists them with what is
+allowed, units and defaults. What is not given comes from the workspace file,
+the app's own file or the declaration: `agilab settings APP` shows which.
+"""
+
+
+def choose(app: str | None, before: Mapping[str, str]) -> Chosen | None:
+    """Select the app that a command line names, or the one its request file is for, and make its flags."""
+    file = before.get("--request")
+    if app is None and file:
+        app = str(read_json(_readable(Path(file)), "agilab.request/1")["app"]["name"])
+    cluster = options(ClusterOptions.fields(), CLUSTER, taken=TAKEN)
+    if app is None:
+        return Chosen(None, "", cluster)
+    env = AgiEnv(app)
+    taken = {*TAKEN, *(flag for option in cluster for flag in option.opts)}
+    settings = options(env.fields(), SETTINGS, taken=taken)
+    return Chosen(env, f"Settings of {env.project.name}", (*settings, *cluster))
+
+
+def _readable(path: Path) -> Path:
+    if not path.is_file():
+        raise AgilabError(f"no file {path}; --request takes the request.json of a run")
+    return path
+
+
+class AppCommand(DeclaredCommand):
+    """A command on an app, with the app's settings as flags."""
+
+    choose = staticmethod(choose)
+
+
+def app_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command what `plan` and `run` have in common."""
+    for decorate in (
+        json_option,
+        click.option("--request", "file", metavar="FILE", type=click.Path(path_type=Path), help="Take all from a request.json."),
+        click.option("--set", "sets", metavar="NAME=VALUE", multiple=True, help="Set any setting by its name."),
+        click.option("--seed", type=int, help="What the seeds of all partitions are made from; default: 0"),
+        click.argument("app", required=False, metavar="APP"),
+    ):
+        function = decorate(function)
+    return function
+
+
+TAKEN = ("--help", "--json", "--request", "--set", "--seed", "--detach", "--all")
+"""Flags of these commands; a setting of such a name is reached with --set."""
+
+
+@click.command("plan", cls=AppCommand, help="Show what a run would do, without running it.\n\n" + INTRODUCTION.format(command="plan"))
+@app_options
+@click.option("--all", "everything", is_flag=True, help="List every partition.")
+@click.pass_context
+def plan_command(
+    ctx: click.Context,
+    *,
+    app: str | None,
+    seed: int | None,
+    sets: tuple[str, ...],
+    file: Path | None,
+    as_json: bool,
+    everything: bool,
+) -> int:
+    env, request = _request(ctx, seed=seed, sets=sets, file=file)
+    with app_output_aside():
+        distribution = AGI.get_distrib(env, request)
+    if as_json:
+        document("plan", {"request": request.to_json(), **distribution.to_json()})
+        return 0
+    _print_plan(request, distribution, limit=None if everything else LISTED)
+    return 0
+
+
+@click.command("run", cls=AppCommand, help="Run an app and keep the evidence.\n\n" + INTRODUCTION.format(command="run"))
+@app_options
+@click.option("--detach", is_flag=True, help="Return at once; the run goes on by itself.")
+@click.pass_context
+def run_command(
+    ctx: click.Context,
+    *,
+    app: str | None,
+    seed: int | None,
+    sets: tuple[str, ...],
+    file: Path | None,
+    as_json: bool,
+    detach: bool,
+) -> int:
+    env, request = _request(ctx, seed=seed, sets=sets, file=file)
+    if detach:
+        with app_output_aside():
+            run = AGI.submit(env, request)
+        if as_json:
+            document("run", run_json(run))
+        else:
+            out(f"{run.run_id} is on its way", f"  agilab logs {run.run_id} --follow", f"  agilab cancel {run.run_id}")
+        return 0
+    with app_output_aside(), watch() as view, Interrupts(env, view.tally) as interrupts:
+        run = AGI.run(env, request, on_event=view)
+    if as_json:
+        document("run", run_json(run))
+    else:
+        print_run(run)
+    print_failures(env, run)
+    return interrupts.exit_code or exit_code(run)
+
+
+@contextmanager
+def app_output_aside() -> Iterator[None]:
+    """Send what app code prints while it plans to stderr: stdout is for our answer."""
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def _request(
+    ctx: click.Context, *, seed: int | None, sets: tuple[str, ...], file: Path | None
+) -> tuple[AgiEnv, RunRequest]:
+    chosen: Chosen | None = ctx.meta.get(CHOSEN)
+    env = chosen.thing if chosen is not None else None
+    if env is None:
+        raise click.UsageError("name the app first, then its settings", ctx)
+    given: dict[str, Any] = ctx.meta.get(SETTINGS, {})
+    _merge(given, assignments(env.fields(), sets))
+    with app_output_aside():
+        return env, env.request(given, cluster=ctx.meta.get(CLUSTER, {}), seed=seed, file=file)
+
+
+def _merge(values: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for name, value in more.items():
+        inner = values.get(name)
+        if isinstance(inner, dict) and isinstance(value, Mapping):
+            _merge(inner, value)
+        else:
+            values[name] = value
+
+
+def _print_plan(request: RunRequest, distribution: Any, *, limit: int | None) -> None:
+    """Write inputs, stages, partitions with weights and workers, and what is planned later."""
+    inputs = distribution.inputs
+    total = sum(max(ref.size_bytes, 0) for ref in inputs)
+    pairs(
+        (
+            ("app", request.app),
+            ("request", f"sha256 {request.digest[:16]}, seed {request.seed}"),
+            ("backend", request.cluster["backend"]),
+            ("inputs", f"{count(len(inputs), 'file')}, {size(total)}"),
+        )
+    )
+    for stage in distribution.plan.stages:
+        parts = stage.partitions
+        after = f", after {', '.join(stage.after)}" if stage.after else ""
+        if parts is None:
+            out("", f"stage {stage.name}: planned later, from what earlier stages leave{after}")
+            continue
+        assignment = distribution.assignment.get(stage.name, {})
+        worker_of = {ident: worker for worker, ids in assignment.items() for ident in ids}
+        out("", f"stage {stage.name}: {count(len(parts), 'partition')} on {count(len(assignment), 'worker')}{after}")
+        shown = parts if limit is None else parts[:limit]
+        rows = [(part.id, f"{part.weight:g}", worker_of.get(part.id, "-"), _reads(part)) for part in shown]
+        if rows:
+            table(("partition", "weight", "worker", "reads"), rows, right=("weight",))
+        if len(shown) < len(parts):
+            out(f"... and {len(parts) - len(shown):,} more; --all lists them")
+        loads = {worker: sum(part.weight for part in parts if worker_of.get(part.id) == worker) for worker in assignment}
+        out(f"load: {', '.join(f'{worker} {load:g}' for worker, load in loads.items())}")
+
+
+def _reads(part: Any) -> str:
+    names = [ref.name for ref in part.inputs]
+    return f"{safe(names[0])} and {len(names) - 1} more" if len(names) > 1 else safe(names[0]) if names else "-"

@@ -1,0 +1,248 @@
+"""Live progress of a run on stderr: a line per stage on a terminal, a line per change elsewhere.
+
+`Tally` adds up events and prints nothing; `watch` chooses how its numbers are
+shown. A run that has ended before `PATIENCE_S` never loads rich.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from agilab.cli.screen import count, duration, note, safe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+Event = Mapping[str, Any]
+
+PATIENCE_S = 0.4
+REDRAW_S = 0.2
+BAR_WIDTH = 20
+STAGE_WIDTH = 24
+
+
+@dataclass(slots=True)
+class StageTally:
+    """How far one stage has come.
+
+    Attributes
+    ----------
+    partitions
+        How many there are; None while they are not planned.
+    committed, retries
+        Counts.
+    running
+        Partitions that a worker has and that have not ended.
+    started, ended
+        Monotonic times of its events [s].
+    """
+
+    name: str
+    partitions: int | None = None
+    committed: int = 0
+    retries: int = 0
+    running: set[str] = field(default_factory=set)
+    started: float | None = None
+    ended: float | None = None
+
+    def elapsed_s(self, now: float) -> float | None:
+        if self.started is None:
+            return None
+        return (self.ended if self.ended is not None else now) - self.started
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the events of a run add up to.
+
+    Attributes
+    ----------
+    stages
+        By name, in the order in which they were planned.
+    failures
+        ``failed`` events that were not tried again.
+    skew
+        This process's monotonic clock less the one in the events [s].
+    """
+
+    run_id: str = ""
+    app: str = ""
+    state: str = ""
+    stages: dict[str, StageTally] = field(default_factory=dict)
+    failures: list[Event] = field(default_factory=list)
+    skew: float = 0.0
+
+    def apply(self, event: Event) -> None:
+        """Take one event into account; unknown ones change nothing."""
+        name = event["event"]
+        if name == "created":
+            self.run_id, self.app = event["run_id"], event["app"]
+        elif name == "state":
+            self.state = event["state"]
+        elif name in ("planned", "stage", "dispatched", "committed", "failed"):
+            stage = self.stages.setdefault(event["stage"], StageTally(event["stage"]))
+            self._apply_to_stage(stage, name, event)
+
+    def _apply_to_stage(self, stage: StageTally, name: str, event: Event) -> None:
+        if name == "planned":
+            planned = event["partitions"]
+            stage.partitions = planned if isinstance(planned, int | None) else len(planned)
+        elif name == "stage" and event["status"] == "started":
+            stage.started = event["mono"]
+        elif name == "stage":
+            stage.ended = event["mono"]
+        elif name == "dispatched":
+            stage.running.add(event["partition"])
+        elif name == "committed":
+            stage.running.discard(event["partition"])
+            stage.committed += 1
+        else:
+            stage.running.discard(event["partition"])
+            if event["retry"]:
+                stage.retries += 1
+            else:
+                self.failures.append(event)
+
+
+class PlainView:
+    """Writes a line when something changes: states, starts and ends of stages, notes, failed attempts."""
+
+    def __init__(self, say: Callable[[str], None] = note) -> None:
+        self.tally = Tally()
+        self._say = say
+
+    def __call__(self, event: Event) -> None:
+        self.tally.apply(event)
+        line = change(event, self.tally)
+        if line:
+            self._say(line)
+
+    def close(self) -> None:
+        """Do nothing: every line stands already."""
+
+
+def change(event: Event, tally: Tally) -> str:
+    """Write an event as a line for people, or return nothing when it is not worth one."""
+    name = event["event"]
+    if name == "created":
+        return f"run {event['run_id']} of {event['app']}"
+    if name == "state":
+        return str(event["state"])
+    if name == "note":
+        return str(event["text"])
+    if name == "stage":
+        return _stage_change(event, tally.stages[event["stage"]])
+    if name == "failed":
+        return attempt_line(event)
+    return ""
+
+
+def attempt_line(event: Event) -> str:
+    """Write a failed attempt in one line."""
+    again = "; trying again" if event["retry"] else ""
+    return (
+        f"partition {event['partition']} of stage {event['stage']} failed on {event['worker']}, "
+        f"attempt {event['attempt']} ({event['reason']}): {event['message']}{again}"
+    )
+
+
+def _stage_change(event: Event, stage: StageTally) -> str:
+    if event["status"] == "started":
+        return f"stage {stage.name}: {count(stage.partitions or 0, 'partition')}"
+    took = duration(stage.elapsed_s(event["mono"]))
+    return f"stage {stage.name}: {stage.committed} of {stage.partitions or 0} committed in {took}"
+
+
+class TerminalView:
+    """Redraws a line per stage a few times a second, from a thread of its own; notes scroll by above."""
+
+    def __init__(self) -> None:
+        self.tally = Tally()
+        self._lines: list[str] = []
+        self._guard = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._draw, name="agilab-progress", daemon=True)
+        self._thread.start()
+
+    def __call__(self, event: Event) -> None:
+        with self._guard:
+            self.tally.apply(event)
+            self.tally.skew = time.monotonic() - event["mono"]
+            if event["event"] in ("note", "failed"):
+                self._lines.append(change(event, self.tally))
+
+    def close(self) -> None:
+        """Leave the last state of the lines on the screen."""
+        self._over.set()
+        self._thread.join()
+        for line in self._lines:
+            note(line)
+
+    def _draw(self) -> None:
+        if self._over.wait(PATIENCE_S):
+            return
+        from rich.console import Console
+        from rich.live import Live
+
+        console = Console(file=sys.stderr, highlight=False, emoji=False)
+        with Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
+            over = False
+            while not over:
+                over = self._over.wait(REDRAW_S)
+                with self._guard:
+                    lines, self._lines = self._lines, []
+                    drawn = _stage_table(self.tally, time.monotonic() - self.tally.skew)
+                _scroll(console, lines)
+                live.update(drawn, refresh=True)
+
+
+def _scroll(console: Console, lines: list[str]) -> None:
+    from rich.text import Text
+
+    for line in lines:
+        console.print(Text(safe(line)), soft_wrap=True)
+
+
+def _stage_table(tally: Tally, now: float) -> Table:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table.grid(padding=(0, 2, 0, 0))
+    for index in range(6):
+        drawn.add_column(no_wrap=True, overflow="ellipsis", justify="left" if index < 2 else "right")
+    if not tally.stages:
+        drawn.add_row(Text(tally.state or "starting"))
+    for stage in tally.stages.values():
+        elapsed = stage.elapsed_s(now)
+        total = stage.partitions
+        bar = ProgressBar(total=total or 1, completed=stage.committed, width=BAR_WIDTH)
+        drawn.add_row(
+            Text(stage.name[:STAGE_WIDTH]),
+            bar,
+            Text(f"{stage.committed}/{'?' if total is None else total}"),
+            Text(f"{len(stage.running)} running" if stage.running else ""),
+            Text(f"{stage.committed / elapsed:.1f}/s" if elapsed and stage.committed else ""),
+            Text("waiting" if elapsed is None else duration(elapsed)),
+        )
+    return drawn
+
+
+View = PlainView | TerminalView
+
+
+@contextmanager
+def watch() -> Iterator[View]:
+    """Give a callable that takes the events of a run and shows them on stderr until the block ends."""
+    view: View = TerminalView() if sys.stderr.isatty() else PlainView()
+    try:
+        yield view
+    finally:
+        view.close()

@@ -1,0 +1,144 @@
+"""The click group behind `agilab`: loads the file of the command that was asked for, and turns errors into exit codes.
+
+What `agilab`, `agilab --help` and `agilab --version` answer stands in
+`agilab.cli`, which does without click.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from agilab.cli import COMMANDS_GROUP, SECTIONS, added_commands, help_text
+from agilab.cli.screen import block, note, safe
+from agilab.errors import AgilabError, WorkerError, first_line
+
+FILES = {name: file for _, commands in SECTIONS for name, file, _ in commands}
+"""Command -> the file of this package that holds it, as ``<name>_command``."""
+
+TERMINATED = 128 + 15
+CANCELLED = 130
+BUG = 70
+NO_SPACE = 4
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when one of them is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*FILES, *added_commands()]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in FILES:
+            module = import_module(f"agilab.cli.{FILES[cmd_name]}")
+            command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
+            return command
+        return _added(cmd_name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str, click.Command, list[str]]:
+        name = args[0]
+        command = self.get_command(ctx, name)
+        if command is None:
+            raise click.UsageError(f"no command {name!r}{_near(name, self.list_commands(ctx))}", ctx)
+        return name, command, args[1:]
+
+    def get_help(self, ctx: click.Context) -> str:
+        return help_text().rstrip("\n")
+
+
+GROUP = LazyGroup(
+    "agilab",
+    help="An anti-lock-in reproducibility workbench for AI/ML engineering teams.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def call(words: Sequence[str]) -> int:
+    """Run one command line and return its exit code; every error becomes one line on stderr."""
+    if sys.platform == "win32":
+        note("agilab: error: Windows is not supported; use Linux or macOS, for instance under WSL 2")
+        return 2
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        answer = GROUP.main(args=list(words), prog_name="agilab", standalone_mode=False)
+        sys.stdout.flush()
+        return answer if isinstance(answer, int) else 0
+    except BrokenPipeError:
+        # Whoever read our output has gone. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    except (KeyboardInterrupt, click.Abort):
+        note("agilab: cancelled")
+        return CANCELLED
+    except click.ClickException as err:
+        return _usage(err)
+    except Exception as err:  # the last one who can say it in a line
+        return complain(err)
+
+
+def complain(error: Exception) -> int:
+    """Say in one line on stderr what went wrong and return the exit code that goes with it.
+
+    With ``AGILAB_TRACEBACK=1`` in the environment the traceback comes first.
+    """
+    traced = os.environ.get("AGILAB_TRACEBACK") == "1"
+    if traced:
+        block("".join(traceback.format_exception(error)))
+    if isinstance(error, WorkerError) and error.traceback:
+        block(error.traceback)
+    if isinstance(error, AgilabError):
+        note(f"agilab: error: {' '.join(str(error).split())}")
+        return error.exit_code
+    if isinstance(error, OSError):
+        import errno
+
+        note(f"agilab: error: {_os_error(error)}")
+        return NO_SPACE if error.errno in (errno.ENOSPC, errno.EDQUOT) else 1
+    hint = "" if traced else "; set AGILAB_TRACEBACK=1 to see where, and please report it"
+    note(f"agilab: error: a fault in AGILAB itself: {first_line(error)}{hint}")
+    return BUG
+
+
+def _os_error(error: OSError) -> str:
+    name = f": {error.filename}" if error.filename is not None else ""
+    return f"{error.strerror or first_line(error)}{name}"
+
+
+def _usage(error: click.ClickException) -> int:
+    context = getattr(error, "ctx", None)
+    message = " ".join(error.format_message().split()).rstrip(".")
+    path = context.command_path if context is not None else "agilab"
+    note(f"agilab: error: {safe(message[:1].lower() + message[1:])}; see {path} --help")
+    return 2
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    found = get_close_matches(name, known, n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def _added(name: str) -> click.Command | None:
+    """Load a command that an installed extension adds, or return None when there is none of that name."""
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group=COMMANDS_GROUP, name=name):
+        try:
+            command: Any = point.load()
+        except ImportError as err:
+            extra = "pip install 'agilab-holoviz[ui]'" if point.value.startswith("agilab_dashboards") else "install it"
+            raise AgilabError(f"command {name!r} needs {err.name or 'a package'} that is missing; {extra}") from err
+        if not isinstance(command, click.Command):
+            kind = type(command).__name__
+            raise AgilabError(f"entry point {point.value!r} of command {name!r} is a {kind}, not a click command")
+        return command
+    return None

@@ -1,0 +1,171 @@
+"""What is written to the terminal and how: safe text, tables, JSON documents, sizes and durations; it decides nothing.
+
+Answers go to stdout, everything else (progress, notes, errors) to stderr, so
+that stdout can be piped. Text that somebody else chose (names, logs, errors)
+passes through `safe` first: an escape sequence in it must not reach the
+terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from agilab.events import visible
+
+Json = Mapping[str, Any]
+
+
+def safe(value: object, *, keep: str = "") -> str:
+    r"""Return text with every character that a terminal would obey written as an escape such as ``\x1b``.
+
+    Parameters
+    ----------
+    value
+        Anything; its `str`.
+    keep
+        ``"\t"`` lets tabs stay; line ends never do.
+    """
+    text = str(value)
+    if text.isprintable():
+        return text
+    text = visible(text).replace("\n", "\\n")
+    return text if "\t" in keep else text.replace("\t", "\\t")
+
+
+def out(*lines: object) -> None:
+    """Write lines of an answer to stdout."""
+    for line in lines:
+        sys.stdout.write(f"{safe(line, keep=_TAB)}\n")
+
+
+def note(line: object) -> None:
+    """Write a line that is not part of the answer to stderr, at once."""
+    sys.stderr.write(f"{safe(line, keep=_TAB)}\n")
+    sys.stderr.flush()
+
+
+def block(text: str) -> None:
+    """Write several lines, such as a traceback, to stderr."""
+    for line in text.splitlines():
+        note(line)
+
+
+def document(command: str, body: Json) -> None:
+    """Write the one JSON document of a command to stdout.
+
+    Parameters
+    ----------
+    command
+        Becomes its schema, ``agilab.cli.<command>/1``.
+    body
+        Its fields.
+    """
+    # ASCII only: no character of a name or log in it can reach the terminal as a command.
+    json.dump({"schema": f"agilab.cli.{command}/1", **body}, sys.stdout, indent=2, allow_nan=False, default=str)
+    sys.stdout.write("\n")
+
+
+def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(function)
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+    """Write a table to stdout: fitted to a terminal's width, or whole when stdout is a file or a pipe.
+
+    Parameters
+    ----------
+    headers
+        Names of the columns.
+    rows
+        Cells, made safe here.
+    right
+        Columns that are aligned to the right.
+    """
+    cells = [[safe(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _terminal_table(headers, cells, right)
+        return
+    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    for row in [list(headers), *cells]:
+        aligned = [
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for cell, width, name in zip(row, widths, headers, strict=True)
+        ]
+        sys.stdout.write("  ".join(aligned).rstrip() + "\n")
+
+
+def _terminal_table(headers: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in headers:
+        drawn.add_column(Text(name), justify="right" if name in right else "left", overflow="ellipsis", no_wrap=True)
+    for row in cells:
+        drawn.add_row(*map(Text, row))
+    Console(file=sys.stdout, highlight=False, emoji=False).print(drawn)
+
+
+def pairs(rows: Iterable[tuple[str, object]], *, indent: str = "") -> None:
+    """Write ``name  value`` lines to stdout, aligned and never cut: they hold paths that are copied."""
+    known = [(name, value) for name, value in rows if value not in (None, "")]
+    width = max((len(name) for name, _ in known), default=0)
+    for name, value in known:
+        out(f"{indent}{name.ljust(width)}  {safe(value)}")
+
+
+def size(size_bytes: float) -> str:
+    """Write a size [bytes] for people, in powers of 1024."""
+    if size_bytes < 1024:
+        return f"{size_bytes:.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        size_bytes /= 1024
+        if size_bytes < 1024:
+            return f"{size_bytes:.1f} {unit}"
+    return f"{size_bytes / 1024:.1f} TiB"
+
+
+def duration(seconds: float | None) -> str:
+    """Write a duration [s] for people; a dash when it is not known."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def count(number: int, noun: str) -> str:
+    """Write ``1 partition`` or ``1,000 partitions``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def number(value: object) -> str:
+    """Write a metric: whole numbers whole, others with seven digits."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int) or (value.is_integer() and abs(value) < 1e15):
+        return f"{int(value):,}"
+    return f"{value:.7g}"
+
+
+def clock(iso: str | None) -> str:
+    """Write an ISO time without fraction and zone; times are UTC throughout."""
+    return iso[:19].replace("T", " ") if iso else "-"
+
+
+def first_words(text: str, limit: int = 100) -> str:
+    """Return the first line of a text, cut at `limit` characters."""
+    line = next(iter(text.strip().splitlines()), "")
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
+
+
+_TAB = "\t"

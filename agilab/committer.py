@@ -1,0 +1,217 @@
+"""Makes finished partitions durable: hash, fsync, rename, record; it decides nothing about the run.
+
+It works in a thread of its own, because fsync waits for the disk while
+workers could be given the next partition; what is finished in the meantime
+is committed together, with one durable append per worker.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import stat
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from agilab import digest
+from agilab.errors import EvidenceError
+from agilab.manifest import record_line
+from agilab.paths import RunPaths, disk_errors, make_folder, sync_folder
+from agilab.worker import RECORD_NAME
+
+_BATCH = 64
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A partition whose method has returned.
+
+    Parameters
+    ----------
+    folder
+        Its attempt folder.
+    record
+        Its record, but for the digests of its artifacts.
+    """
+
+    folder: str
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A partition whose record is durable, or why it could not become so."""
+
+    record: Mapping[str, Any]
+    error: BaseException | None = None
+
+
+@dataclass(slots=True)
+class Committer:
+    """Commits partitions in the background, in the order in which they finish.
+
+    Attributes
+    ----------
+    hashes
+        Path relative to the run folder -> sha256, of every file committed: the seal need not read them again.
+    """
+
+    paths: RunPaths
+    hashes: dict[str, str] = field(default_factory=dict)
+    _inbox: queue.SimpleQueue[Finished | None] = field(default_factory=queue.SimpleQueue)
+    _outbox: queue.SimpleQueue[Commit] = field(default_factory=queue.SimpleQueue)
+    _thread: threading.Thread | None = None
+    _disk: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "agilab-disk"))
+    _records: dict[str, int] = field(default_factory=dict)
+    _folders: set[str] = field(default_factory=set)
+
+    def put(self, finished: Finished) -> None:
+        """Hand over a finished partition."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="agilab-committer", daemon=True)
+            self._thread.start()
+        self._inbox.put(finished)
+
+    def take(self, timeout_s: float = 0.0) -> list[Commit]:
+        """Return what has been committed, waiting at most `timeout_s` [s] for the first."""
+        found: list[Commit] = []
+        try:
+            found.append(self._outbox.get(timeout_s > 0, timeout_s or None))
+            while True:
+                found.append(self._outbox.get_nowait())
+        except queue.Empty:
+            return found
+
+    def close(self) -> list[Commit]:
+        """Finish what was handed over, and return what `take` has not."""
+        if self._thread is not None:
+            self._inbox.put(None)
+            self._thread.join()
+            self._thread = None
+        self._disk.shutdown()
+        while self._records:
+            os.close(self._records.popitem()[1])
+        return self.take()
+
+    def _serve(self) -> None:
+        open_ = True
+        while open_:
+            batch: list[Finished] = []
+            item = self._inbox.get()
+            while item is not None:
+                batch.append(item)
+                if len(batch) == _BATCH or self._inbox.empty():
+                    break
+                item = self._inbox.get()
+            open_ = item is not None
+            if batch:
+                self._commit(batch)
+
+    def _commit(self, batch: list[Finished]) -> None:
+        """Take a batch through every step; one that fails drops out with its reason."""
+        sealed: list[tuple[Finished, bytes]] = []
+        for finished, outcome in zip(batch, self._disk.map(_stage, batch), strict=True):
+            if isinstance(outcome, BaseException):
+                self._outbox.put(Commit(finished.record, outcome))
+                continue
+            try:
+                self._publish(finished, outcome)
+            except OSError as err:
+                self._outbox.put(Commit(finished.record, err))
+                continue
+            sealed.append((finished, outcome))
+        try:
+            self._append(sealed)
+        except OSError as err:
+            for finished, _ in sealed:
+                self._outbox.put(Commit(finished.record, err))
+            return
+        for finished, line in sealed:
+            record = finished.record
+            base = f"artifacts/{record['stage']}/{record['partition']}/"
+            self.hashes[base + RECORD_NAME] = sha256(line).hexdigest()
+            for item in record["artifacts"]:
+                self.hashes[item["path"]] = item["sha256"]
+            self._outbox.put(Commit(record))
+
+    def _publish(self, finished: Finished, line: bytes) -> None:
+        record = finished.record
+        stage = os.path.join(self.paths.artifacts, record["stage"])
+        if stage not in self._folders:
+            make_folder(self.paths.artifacts / record["stage"])
+            sync_folder(self.paths.artifacts)
+            self._folders.add(stage)
+        # The folder holds at least its record, so a rename onto a committed one fails: late attempts are fenced.
+        os.rename(finished.folder, os.path.join(stage, record["partition"]))
+
+    def _append(self, sealed: list[tuple[Finished, bytes]]) -> None:
+        for stage in {finished.record["stage"] for finished, _ in sealed}:
+            sync_folder(self.paths.artifacts / stage)
+        lines: dict[str, list[bytes]] = {}
+        for finished, line in sealed:
+            lines.setdefault(finished.record["worker"], []).append(line)
+        for worker, found in lines.items():
+            if worker not in self._records:
+                make_folder(self.paths.partitions)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                self._records[worker] = os.open(self.paths.records(worker), flags, 0o600)
+                sync_folder(self.paths.partitions)
+            with disk_errors(self.paths.records(worker), "recording partitions in"):
+                _write_all(self._records[worker], b"".join(found))
+                os.fdatasync(self._records[worker])
+
+
+def _stage(finished: Finished) -> bytes | BaseException:
+    """Hash and fsync what a partition left, and put its record beside it."""
+    folder, record = finished.folder, finished.record
+    try:
+        with disk_errors(Path(folder), "committing"):
+            for item in record["artifacts"]:
+                path = os.path.join(folder, os.path.basename(item["path"]))
+                item["sha256"], item["size_bytes"] = _seal_file(path)
+            line = record_line(record)
+            fd = os.open(os.path.join(folder, RECORD_NAME), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                _write_all(fd, line)
+            finally:
+                os.close(fd)
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+    except (OSError, EvidenceError) as err:
+        return err
+    return line
+
+
+def _seal_file(path: str) -> tuple[str, int]:
+    """Make a file durable and return its sha256 and size [bytes]; never through a link."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise EvidenceError(f"{path} is not a regular file, so it cannot be an artifact")
+        if found.st_nlink != 1:
+            raise EvidenceError(f"{path} has a second name elsewhere, so it could change later; write a file of its own")
+        os.fsync(fd)
+        if found.st_size <= _READ_BYTES:
+            return digest.of_bytes(os.read(fd, _READ_BYTES)), found.st_size
+        total = sha256()
+        while data := os.read(fd, _READ_BYTES):
+            total.update(data)
+        return total.hexdigest(), found.st_size
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

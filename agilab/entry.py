@@ -1,0 +1,337 @@
+"""The entry process: the only place where worker code runs; it opens no socket and writes only where it is told.
+
+A backend starts it with the worker environment's interpreter on a copy of
+the runtime (``python -I RUNTIME``) and speaks JSON lines over its standard
+input and output. Worker code sees neither: its standard output goes to the
+log, its standard input is empty. Standard library only.
+
+Protocol, one JSON object per line::
+
+    ->  {"op": "init", "protocol": 1, "worker": "pkg:Class", "code": FOLDER, "fields": ..., "values": ...,
+         "secrets": ..., "seed": 0, "cancel_file": PATH}
+    <-  {"op": "ready", "pid": 1, "python": "3.13.0"}
+    ->  {"op": "run", "id": "p1", "stage": "tracks", "attempt": 1, "params": {}, "inputs": {"name": [PATH, SHA256]},
+         "resources": {}, "folder": FOLDER}
+    <-  {"op": "progress" | "metric" | "log", "id": "p1", ...}
+    <-  {"op": "done", "id": "p1", "artifacts": [...], "started": ..., "wall_s": ..., "cpu_s": ..., "peak_rss_bytes": ...}
+    <-  {"op": "failed", "id": "p1", "reason": "exception" | "memory", "message": ..., "traceback": ..., ...}
+
+Partitions may be sent ahead; they run one at a time, in order. End of input
+means: tear down and go.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from agilab import codec
+from agilab.artifact import link
+from agilab.errors import AgilabError, ProtocolError, WorkerError, first_line
+from agilab.worker import PartitionContext, Send, Worker
+
+PROTOCOL = 1
+"""Version of the protocol above; both ends must speak the same."""
+
+PROGRESS_EVERY_S = 0.1
+_LONGEST_TEXT = 65536
+
+
+class WorkerSession:
+    """One worker instance with its settings, for as long as its process lives.
+
+    Parameters
+    ----------
+    init
+        The ``init`` message.
+
+    Raises
+    ------
+    ProtocolError
+        The manager speaks another version of the protocol.
+    SettingError
+        The settings do not pass their declaration.
+    WorkerError
+        The worker class is not there or is not a `Worker`.
+    """
+
+    def __init__(self, init: Mapping[str, Any]) -> None:
+        if init.get("protocol") != PROTOCOL:
+            raise ProtocolError(
+                f"the manager speaks protocol {init.get('protocol')!r}, this worker runtime {PROTOCOL}; "
+                "install the app again so that both come from one AGILAB"
+            )
+        fields = codec.fields_from_json(init["fields"])
+        values = codec.validate(fields, init["values"], where="the request")
+        self._seed: int = init["seed"]
+        self._cancelled = _CancelFile(init["cancel_file"])
+        self.worker = load_worker(init["worker"], Path(init["code"]))
+        self.worker.settings = codec.decode(fields, values, secrets=init["secrets"])
+        self.worker.setup()
+
+    def run(self, task: Mapping[str, Any], send: Send) -> dict[str, Any]:
+        """Run one partition and return its ``done`` message; whatever its method raises passes through.
+
+        Raises
+        ------
+        WorkerError
+            The worker has no method for the stage.
+        """
+        method = stage_method(self.worker, task["stage"])
+        folder = Path(task["folder"])
+        folder.mkdir(mode=0o700, parents=True)
+        inputs = materialise(task["inputs"], folder.with_name(folder.name + ".inputs"))
+        part = PartitionContext(
+            {**task, "inputs": inputs, "seed": self._seed}, folder, send=_Throttle(send), cancelled=self._cancelled
+        )
+        if task["resources"].get("gpu"):  # read by CUDA when the method first touches a device
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, task["resources"]["gpu"]))
+        _reset_peak()
+        os.chdir(folder)
+        started, wall, cpu = time.time(), time.monotonic(), time.process_time()
+        method(part)
+        return {
+            "op": "done",
+            "id": part.id,
+            "artifacts": collect(part),
+            "started": started,
+            "wall_s": round(time.monotonic() - wall, 6),
+            "cpu_s": round(time.process_time() - cpu, 6),
+            "peak_rss_bytes": _peak_rss_bytes(),
+        }
+
+    def close(self) -> None:
+        """Tear the worker down."""
+        self.worker.teardown()
+
+
+def load_worker(name: str, code: Path) -> Worker:
+    """Import a worker class from packaged code and make an instance of it.
+
+    Parameters
+    ----------
+    name
+        ``package:Class``.
+    code
+        Folder that holds the package.
+
+    Raises
+    ------
+    WorkerError
+        There is no such class, or it is not derived from `agilab.Worker`.
+    """
+    from importlib import import_module
+
+    package, _, class_name = name.partition(":")
+    if str(code) not in sys.path:
+        sys.path.insert(0, str(code))
+    found = getattr(import_module(package), class_name, None)
+    if not (isinstance(found, type) and issubclass(found, Worker)):
+        raise WorkerError(f"{package} in {code} has no class {class_name} derived from agilab.Worker; define it there")
+    return found()
+
+
+def stage_method(worker: Worker, stage: str) -> Callable[[PartitionContext], None]:
+    """Return the method that runs a stage; WorkerError names the ones there are."""
+    method = getattr(worker, stage, None)
+    if method is None or stage.startswith("_") or hasattr(Worker, stage):
+        known = [name for name in vars(type(worker)) if not name.startswith("_") and not hasattr(Worker, name)]
+        raise WorkerError(
+            f"{type(worker).__name__} has no method for stage {stage!r}; it has {', '.join(known) or 'none'}; "
+            f"add `def {stage}(self, part)`"
+        )
+    return method  # type: ignore[no-any-return]
+
+
+def materialise(inputs: Mapping[str, tuple[str, str]], folder: Path) -> dict[str, str]:
+    """Give every input its own name inside `folder`; return name -> path.
+
+    Hard links where the filesystem has them, so that an input of any size
+    costs nothing and a later change of the original's name does not matter.
+    """
+    paths: dict[str, str] = {}
+    for number, (name, (source, _)) in enumerate(inputs.items()):
+        if not number:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target = folder / str(number) / os.path.basename(source)
+        link(Path(source), target)
+        paths[name] = str(target)
+    return paths
+
+
+def collect(part: PartitionContext) -> list[dict[str, Any]]:
+    """List what a partition wrote, and drop what lies beside it in its folder.
+
+    Raises
+    ------
+    WorkerError
+        An artifact that was announced is not there, or is not a regular file.
+    """
+    found: list[dict[str, Any]] = []
+    wanted: set[str] = set()
+    for entry in part.written.values():
+        path = part.folder / entry["path"]
+        if path.is_symlink() or not path.is_file():
+            raise WorkerError(f"artifact {entry['name']!r} of partition {part.id!r} is not a regular file; write it again")
+        found.append({**entry, "size_bytes": path.stat().st_size})
+        wanted.add(entry["path"])
+    with os.scandir(part.folder) as entries:
+        strangers = [entry for entry in entries if entry.name not in wanted]
+    for entry in strangers:
+        if entry.is_dir(follow_symlinks=False):
+            import shutil
+
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)
+    return found
+
+
+def failure(partition: str, error: BaseException) -> dict[str, Any]:
+    """Describe what a partition raised, whatever its class does when it is printed."""
+    import traceback
+
+    try:
+        text = "".join(traceback.format_exception(error))
+    except BaseException as broken:  # an exception class may make its own printing raise
+        text = f"(the traceback cannot be printed: {type(broken).__name__})"
+    return {
+        "op": "failed",
+        "id": partition,
+        "reason": "memory" if isinstance(error, MemoryError) else "exception",
+        "message": first_line(error),
+        "traceback": _cut(text),
+    }
+
+
+def main() -> int:
+    """Serve one manager over standard input and output until it closes the pipe."""
+    incoming, send = _take_pipes()
+    session: WorkerSession | None = None
+    for line in incoming:
+        message = _load(line)
+        if message["op"] == "init":
+            try:
+                session = WorkerSession(message)
+            except BaseException as err:  # worker code may raise anything at import, SystemExit included
+                send({**failure("", err), "expected": isinstance(err, AgilabError)})
+                return 1
+            send({"op": "ready", "pid": os.getpid(), "python": ".".join(map(str, sys.version_info[:3]))})
+        elif session is not None:
+            send(_attempt(session, message, send))
+    if session is not None:
+        session.close()
+    return 0
+
+
+def _attempt(session: WorkerSession, task: Mapping[str, Any], send: Send) -> dict[str, Any]:
+    me = os.getpid()
+    try:
+        return session.run(task, send)
+    except BaseException as err:  # any exception of worker code is an answer, SystemExit and KeyboardInterrupt too
+        return failure(task["id"], err)
+    finally:
+        sys.stdout.flush()
+        if os.getpid() != me:  # a child that worker code forked must not go on to read its parent's partitions
+            os._exit(0)
+        os.chdir("/")
+
+
+def _take_pipes() -> tuple[Any, Send]:
+    """Move the pipes out of worker code's reach: it gets an empty input, and its prints go to the log."""
+    from threading import Lock
+
+    incoming = open(os.dup(0), "rb")  # noqa: SIM115 - lives as long as the process
+    outgoing = os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    lock = Lock()  # worker threads may log while the method reports progress
+    me = os.getpid()
+
+    def send(message: dict[str, Any]) -> None:
+        data = _dump(message)
+        if os.getpid() != me:  # a forked child must not speak for its parent
+            return
+        with lock:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(outgoing, view) :]
+
+    return incoming, send
+
+
+class _Throttle:
+    """Pass messages on, but progress at most every `PROGRESS_EVERY_S`, and no text without end."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._next = 0.0
+
+    def __call__(self, message: dict[str, Any]) -> None:
+        if message["op"] == "progress":
+            now = time.monotonic()
+            if now < self._next and message["done"] < message["total"]:
+                return
+            self._next = now + PROGRESS_EVERY_S
+        elif message["op"] == "log":
+            message = {**message, "text": _cut(message["text"])}
+        self._send(message)
+
+
+class _CancelFile:
+    """Whether the file that asks for an end exists; looked up at most every 50 ms."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._next = 0.0
+        self._answer = False
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if not self._answer and now >= self._next:
+            self._next = now + 0.05
+            self._answer = os.path.exists(self._path)
+        return self._answer
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _LONGEST_TEXT:
+        return text
+    half = _LONGEST_TEXT // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+
+
+def _reset_peak() -> None:
+    # Linux only: elsewhere the peak is that of the process so far.
+    try:
+        fd = os.open("/proc/self/clear_refs", os.O_WRONLY)
+    except OSError:
+        return
+    try:
+        os.write(fd, b"5")
+    finally:
+        os.close(fd)
+
+
+def _peak_rss_bytes() -> int:
+    from resource import RUSAGE_SELF, getrusage
+
+    return getrusage(RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _dump(message: Mapping[str, Any]) -> bytes:
+    from json import dumps
+
+    return dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def _load(line: bytes) -> dict[str, Any]:
+    from json import loads
+
+    value: dict[str, Any] = loads(line)
+    return value

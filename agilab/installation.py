@@ -1,0 +1,60 @@
+"""What an app needs before it can run: its data set, worker package and worker environment; each made once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agilab import data, package
+from agilab.data import DataSpec
+from agilab.environment import Report
+from agilab.package import Installed, WorkerSource
+from agilab.paths import HomePaths, WenvPaths
+from agilab.project import Project
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What `install` made or found.
+
+    Parameters
+    ----------
+    worker
+        Worker package, environment and runtime.
+    data_root
+        What the app's inputs are relative to.
+    data
+        The data set as the project names it; None when it names none.
+    """
+
+    worker: Installed
+    data_root: Path
+    data: Mapping[str, Any] | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.worker.to_json(), "data_root": str(self.data_root), "data": self.data and dict(self.data)}
+
+
+def data_root(project: Project, home: HomePaths) -> Path:
+    """Return what an app's inputs are relative to: its data set, else its own folder; it need not be there yet."""
+    return home.data / str(project.data["sha256"]) if project.data else project.root
+
+
+def install(project: Project, *, home: HomePaths, wenv: WenvPaths, report: Report) -> Installation:
+    """Make what is missing; when nothing has changed this costs milliseconds.
+
+    Raises
+    ------
+    InstallError
+        Lock, environment or package could not be made.
+    DataError
+        The data set could not be fetched, or is not what it was.
+    """
+    source = WorkerSource(app=project.name, folder=project.worker, writable=project.writable)
+    worker = package.install(source, wenv=wenv, report=report)
+    root = data_root(project, home)
+    if project.data:
+        root = data.fetch(DataSpec.from_json(project.data), home=home, report=report)
+    return Installation(worker, root, project.data)

@@ -1,0 +1,62 @@
+"""Notices that somebody wants a run to stop: Ctrl-C, SIGTERM, or the cancel file; it stops nothing itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+_LOOK_EVERY_S = 0.05
+
+
+class CancelSwitch:
+    """True from the first signal or the cancel file on; a second signal raises KeyboardInterrupt at once.
+
+    Used as a context manager. Signals are only caught in the main thread;
+    their former handlers come back at the end.
+
+    Parameters
+    ----------
+    path
+        The cancel file.
+
+    Attributes
+    ----------
+    signal
+        Number of the signal that came, 0 for none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.signal = 0
+        self._path = str(path)
+        self._found = False
+        self._next = 0.0
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> CancelSwitch:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._former[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        """Return whether the run is to stop; the file is looked for at most every 50 ms."""
+        if not (self.signal or self._found):
+            moment = time.monotonic()
+            if moment >= self._next:
+                self._next = moment + _LOOK_EVERY_S
+                self._found = os.path.exists(self._path)
+        return bool(self.signal or self._found)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number

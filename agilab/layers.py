@@ -1,0 +1,189 @@
+"""Where setting values come from: layers, provenance, environment variables and secrets; it declares no setting.
+
+Everything works on fields as data, so that a manager that has not imported
+the app, nor param, knows each value, its source and its line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as default_of
+from pathlib import Path
+from typing import Any
+
+from agilab.codec import Field, fill, leaves, parse_text, set_path, unknown, validate_some
+from agilab.errors import SettingError
+
+SOURCES = ("default", "app file", "workspace file", "environment", "caller")
+"""What a value's source may be called, the weakest first."""
+VARIABLE = "AGILAB_SETTING_"
+"""An environment variable that sets one setting begins so; the dot of a nested one is two underscores."""
+MAX_SECRET_BYTES = 65_536
+"""Largest secret [bytes]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Values from one source.
+
+    Parameters
+    ----------
+    source
+        One of `SOURCES` but ``"default"``.
+    values
+        Setting name -> JSON (or a Python value that stands for it).
+    lines
+        Dotted setting name -> where exactly: ``path:line`` or a variable's name.
+    """
+
+    source: str
+    values: Mapping[str, Any]
+    lines: Mapping[str, str] = default_of(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Every setting with its value and where the value came from.
+
+    Parameters
+    ----------
+    values
+        Complete, canonical JSON.
+    provenance
+        Dotted setting name -> ``{"source": one of SOURCES, "where": path:line or variable}``.
+    """
+
+    values: dict[str, Any]
+    provenance: dict[str, dict[str, str]]
+
+
+def resolve(fields: Sequence[Field], layers: Iterable[Layer]) -> Resolved:
+    """Put layers on top of the defaults, the strongest last.
+
+    A table of a nested setting replaces only the settings that it names.
+
+    Raises
+    ------
+    SettingError
+        A layer holds an unknown name or a value that is not allowed; also
+        where a stronger layer would have replaced it.
+    """
+    chosen: dict[str, Any] = {}
+    sources: dict[str, dict[str, str]] = {}
+    for layer in layers:
+        checked = validate_some(fields, layer.values, where=layer.lines)
+        for name, value in _flat(fields, checked):
+            for other in [one for one in sources if _overlap(one, name)]:
+                del sources[other]
+            sources[name] = {"source": layer.source, "where": _where(layer.lines, name)}
+            set_path(chosen, name, value)
+    values = fill(fields, chosen)
+    names = (name for name, _ in _flat(fields, values))
+    return Resolved(values, {name: sources.get(name, {"source": "default", "where": ""}) for name in names})
+
+
+def _flat(fields: Sequence[Field], values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for field in fields:
+        if field.name not in values:
+            continue
+        value = values[field.name]
+        if field.type == "settings" and value is not None:
+            yield from _flat(field.fields, value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, value
+
+
+def _overlap(one: str, two: str) -> bool:
+    """Whether one of two names is the other or a table that holds it."""
+    return one == two or one.startswith(f"{two}.") or two.startswith(f"{one}.")
+
+
+def _where(lines: Mapping[str, str], name: str) -> str:
+    while name not in lines and "." in name:
+        name = name.rpartition(".")[0]
+    return lines.get(name, "")
+
+
+def variable(name: str, prefix: str = VARIABLE) -> str:
+    """Return the environment variable of a dotted setting name."""
+    return prefix + name.replace(".", "__").upper()
+
+
+def environment_layer(fields: Sequence[Field], environ: Mapping[str, str], *, prefix: str = VARIABLE) -> Layer:
+    """Read settings from environment variables: ``AGILAB_SETTING_SAMPLE_S=10``.
+
+    A variable that resembles none of the settings may be meant for another
+    app and is left alone; one that nearly matches is an error.
+
+    Raises
+    ------
+    SettingError
+        A text is not allowed, a variable nearly matches, or two settings share one.
+    """
+    known: dict[str, tuple[str, Field]] = {}
+    values: dict[str, Any] = {}
+    lines: dict[str, str] = {}
+    for name, field in leaves(fields):
+        key = variable(name, prefix)
+        if key in known and key in environ:
+            raise SettingError(f"variable {key} could be {known[key][0]!r} or {name!r}; set them in a file instead")
+        known[key] = (name, field)
+    for key in sorted(key for key in environ if key.startswith(prefix)):
+        if key not in known:
+            error = unknown(key, known, what="variable")
+            if "did you mean" in str(error):
+                raise error
+            continue
+        name, field = known[key]
+        set_path(values, name, parse_text(field, environ[key], where=key, name=name))
+        lines[name] = key
+    return Layer("environment", values, lines)
+
+
+def resolve_secrets(fields: Sequence[Field], values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
+    """Read what the secret settings refer to.
+
+    Parameters
+    ----------
+    fields, values
+        Declarations and their values; a secret's value is a reference.
+    environ
+        Where ``env:NAME`` is looked up. ``file:PATH`` is read as text without
+        its last line end; a relative path is relative to the current folder.
+
+    Returns
+    -------
+    dict
+        Dotted setting name -> secret; for `codec.decode`, never for a file.
+
+    Raises
+    ------
+    SettingError
+        A reference leads nowhere; the message names it, never a value.
+    """
+    secret = {name for name, field in leaves(fields) if field.type == "secret"}
+    return {
+        name: _secret(name, value, environ)
+        for name, value in _flat(fields, values)
+        if name in secret and value is not None
+    }
+
+
+def _secret(name: str, reference: str, environ: Mapping[str, str]) -> str:
+    kind, _, target = reference.partition(":")
+    if kind == "env":
+        if target not in environ:
+            raise SettingError(f"secret {name!r} is {reference}, but that variable is not set; set it and try again")
+        return environ[target]
+    path = Path(target).expanduser()
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_SECRET_BYTES + 1)
+        text = data.decode()
+    except (OSError, UnicodeDecodeError) as err:
+        reason = err.strerror if isinstance(err, OSError) else "not UTF-8 text"
+        raise SettingError(f"secret {name!r} is {reference}, which cannot be read: {reason}") from None
+    if len(data) > MAX_SECRET_BYTES:
+        raise SettingError(f"secret {name!r} is {reference}, which is larger than {MAX_SECRET_BYTES} bytes")
+    return text.removesuffix("\n").removesuffix("\r")

@@ -1,0 +1,244 @@
+"""Asks an app's manager code: what are your settings, your plan, your sums; the answers are JSON.
+
+In a fresh command-line or notebook process the code is imported here. It is
+asked in a short-lived child process instead when this process has already
+imported the package in another state, or must not import it at all (the
+server). Both ways go through `answer`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agilab import __version__, codec, digest
+from agilab.artifact import Artifact
+from agilab.errors import AgilabError, PlanError, ProjectError, SettingError, first_line
+from agilab.paths import HomePaths, make_folder, read_json, write_json
+from agilab.plan import InputRef, Partition, WorkPlan, reference_from_json, reference_to_json
+from agilab.project import Project
+
+if TYPE_CHECKING:
+    from agilab.app import App, PartitionResult
+
+TIMEOUT_S = 120.0
+"""Longest time an app may take to describe itself or to plan in a child process [s]."""
+
+_MARK = "__agilab_digest__"
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """One app's manager code, ready to be asked.
+
+    Parameters
+    ----------
+    project
+        The app project.
+    home
+        AGILAB_HOME, for the cache of schemas.
+    data_root
+        What inputs are relative to.
+    source
+        Folder that holds the manager package; by default the project's own, else a snapshot.
+    in_process
+        Whether this process may import the code.
+    """
+
+    project: Project
+    home: HomePaths
+    data_root: Path
+    source: Path | None = None
+    in_process: bool = True
+
+    def fields(self) -> tuple[codec.Field, ...]:
+        """Return the declared settings; read from a cache by digest when the code has not changed."""
+        key = digest.of_json([__version__, self.project.manager_digest()])
+        cached = self.home.cache / "fields" / f"{key}.json"
+        if cached.is_file():
+            try:
+                return codec.fields_from_json(read_json(cached, "agilab.fields/1"))
+            except (AgilabError, KeyError, TypeError):
+                cached.unlink(missing_ok=True)
+        found = self._ask({"op": "fields"})
+        make_folder(cached.parent)
+        write_json(cached, found, durable=False)
+        return codec.fields_from_json(found)
+
+    def plan(self, values: Mapping[str, Any]) -> tuple[tuple[InputRef, ...], WorkPlan]:
+        """Return what the run reads and what there is to do."""
+        found = self._ask({"op": "plan", "values": dict(values)})
+        inputs = tuple(reference_from_json(item) for item in found["inputs"])
+        return inputs, WorkPlan.from_json(found["plan"])  # type: ignore[return-value]
+
+    def plan_stage(self, values: Mapping[str, Any], stage: str, artifacts: Sequence[Artifact]) -> tuple[Partition, ...]:
+        """Return the partitions of a stage that is planned from earlier artifacts."""
+        question = {"op": "plan_stage", "values": dict(values), "stage": stage}
+        found = self._ask({**question, "artifacts": [item.to_json() for item in artifacts]})
+        return tuple(Partition.from_json(item) for item in found["partitions"])
+
+    def summarize(self, values: Mapping[str, Any], results: Sequence[PartitionResult]) -> dict[str, float]:
+        """Return the metrics of the run."""
+        question = {"op": "summarize", "values": dict(values), "results": [asdict(item) for item in results]}
+        return dict(self._ask(question)["metrics"])
+
+    def snapshot(self) -> Path:
+        """Keep the manager package as it is now, by digest, for as long as a run of it can be resumed."""
+        folder = self.home.snapshots / self.project.manager_digest()
+        if not folder.is_dir():
+            make_folder(self.home.snapshots)
+            aside = Path(tempfile.mkdtemp(prefix=".new-", dir=self.home.snapshots))
+            package = self.project.manager
+            shutil.copytree(package, aside / package.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+            try:
+                aside.rename(folder)
+            except OSError:  # another run was faster
+                shutil.rmtree(aside)
+        return folder
+
+    def _ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        source = self.source or self.project.manager.parent
+        request = {
+            "app": self.project.app_class,
+            "source": str(source),
+            "digest": self.project.manager_digest() if self.source is None else self.source.name,
+            "data_root": str(self.data_root),
+            "question": question,
+        }
+        package = self.project.app_class.partition(":")[0]
+        loaded = sys.modules.get(package)
+        if self.in_process and (loaded is None or getattr(loaded, _MARK, None) == request["digest"]):
+            return answer(request)
+        return _ask_child(request)
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Import the app named in a request and answer its question.
+
+    Raises
+    ------
+    ProjectError
+        The code cannot be imported or has no such class.
+    PlanError
+        The app's own code raised, or answered something else than asked for.
+    """
+    app_class = _load(request["app"], Path(request["source"]), request["digest"])
+    question = request["question"]
+    settings_class = app_class.Settings
+    if question["op"] == "fields":
+        return codec.fields_to_json(settings_class.fields())
+    values = codec.validate(settings_class.fields(), question["values"])
+    app = app_class(settings_class.from_json(values), data_root=Path(request["data_root"]))
+    try:
+        return _ANSWERS[question["op"]](app, question)
+    except AgilabError:
+        raise
+    except Exception as err:  # the app's own code: whatever it raises is the answer to a person
+        method = question["op"]
+        raise PlanError(f"{request['app']}.{method} raised {first_line(err)}; see {_where(err)}") from err
+
+
+def main() -> int:
+    """Answer one request from standard input on standard output; errors go the same way."""
+    out = os.dup(1)
+    os.dup2(2, 1)  # what app code prints must not look like the answer
+    request = json.load(sys.stdin)
+    try:
+        found: dict[str, Any] = answer(request)
+    except AgilabError as err:
+        found = {"error": type(err).__name__, "message": str(err)}
+    with open(out, "w", encoding="utf-8") as file:
+        json.dump(found, file)
+    return 0
+
+
+def _load(name: str, source: Path, code: str) -> type[App]:
+    from importlib import import_module
+
+    from agilab.app import App
+
+    package, _, class_name = name.partition(":")
+    sys.path.insert(0, str(source))
+    try:
+        module = import_module(package)
+    except Exception as err:  # the app's own code
+        raise ProjectError(f"{package} cannot be imported: {first_line(err)}; see {_where(err)}") from err
+    finally:
+        sys.path.remove(str(source))
+    setattr(module, _MARK, code)
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, App)):
+        raise ProjectError(f"{package} has no class {class_name} derived from agilab.App; define it there")
+    return found
+
+
+def _plan(app: App, question: Mapping[str, Any]) -> dict[str, Any]:
+    plan = app.plan()
+    if not isinstance(plan, WorkPlan):
+        raise PlanError(f"{type(app).__name__}.plan returned {type(plan).__name__}; return an agilab.WorkPlan")
+    return {"inputs": [reference_to_json(ref) for ref in app.inputs()], "plan": _json(plan.to_json(), "plan")}
+
+
+def _plan_stage(app: App, question: Mapping[str, Any]) -> dict[str, Any]:
+    found = app.plan_stage(question["stage"], [Artifact.from_json(item) for item in question["artifacts"]])
+    return {"partitions": _json([part.to_json() for part in found], "plan_stage")}
+
+
+def _summarize(app: App, question: Mapping[str, Any]) -> dict[str, Any]:
+    from agilab.app import PartitionResult
+
+    results = [
+        PartitionResult(**{**item, "artifacts": tuple(Artifact.from_json(art) for art in item["artifacts"])})
+        for item in question["results"]
+    ]
+    return {"metrics": {str(name): float(value) for name, value in app.summarize(results).items()}}
+
+
+_ANSWERS = {"plan": _plan, "plan_stage": _plan_stage, "summarize": _summarize}
+
+
+def _json(value: Any, method: str) -> Any:
+    """Take a value through JSON, so that both ways of asking give the same types."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as err:
+        raise PlanError(f"{method} put something into params that is not JSON: {err}; use numbers, text, lists") from err
+
+
+def _where(error: BaseException) -> str:
+    """Return ``file:line`` of the innermost frame of a traceback."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    return f"{step.tb_frame.f_code.co_filename}:{step.tb_lineno}" if step is not None else "the app's code"
+
+
+def _ask_child(request: Mapping[str, Any]) -> dict[str, Any]:
+    errors: dict[str, type[AgilabError]] = {
+        kind.__name__: kind for kind in (PlanError, ProjectError, SettingError, AgilabError)
+    }
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", "import sys; from agilab.planner import main; sys.exit(main())"],
+            input=json.dumps(request).encode(),
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as err:
+        raise PlanError(f"{request['app']} took more than {TIMEOUT_S:g} s to answer; look at its plan()") from err
+    if child.returncode:
+        last = child.stderr.decode(errors="replace").strip().splitlines()
+        raise PlanError(f"{request['app']} ended its process with exit code {child.returncode}: {last[-1] if last else ''}")
+    found: dict[str, Any] = json.loads(child.stdout)
+    if "error" in found:
+        raise errors.get(found["error"], PlanError)(found["message"])
+    return found

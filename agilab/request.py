@@ -1,0 +1,126 @@
+"""`RunRequest`, the complete description of a run before it runs, and `ClusterOptions`, where it is to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import param
+
+from agilab import digest
+from agilab.errors import RequestError
+from agilab.settings import Settings
+
+SCHEMA = "agilab.request/1"
+
+
+class ClusterOptions(Settings):
+    """Where and how widely a request runs; the same declaration serves shell, form and file."""
+
+    backend = param.Selector(
+        default="local",
+        objects=["local", "inline"],
+        doc="Where partitions run: worker processes on this machine, or inside this process for a debugger.",
+    )
+    workers = param.Integer(
+        default=None,
+        bounds=(1, 4096),
+        allow_None=True,
+        doc="Workers that run partitions at the same time; none means one per slot of the machine.",
+    )
+    timeout_s = param.Number(
+        default=None,
+        bounds=(0, None),
+        inclusive_bounds=(False, True),
+        allow_None=True,
+        doc="Longest time of one attempt at a partition that has no timeout of its own [s]",
+    )
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """Everything that decides what a run does; made by `AgiEnv.request` only.
+
+    Parameters
+    ----------
+    app, app_uuid
+        Name and identity of the app project.
+    code_digest
+        sha256 over manager package and worker package.
+    settings
+        Every setting of the app, as JSON; secrets are references.
+    cluster
+        Every cluster option, as JSON.
+    seed
+        What the seeds of all partitions are made from.
+    provenance, cluster_provenance
+        Where each value came from; outside the digest.
+    """
+
+    app: str
+    app_uuid: str
+    code_digest: str
+    settings: Mapping[str, Any]
+    cluster: Mapping[str, Any]
+    seed: int = 0
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    cluster_provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over app uuid, code digest, setting values, cluster options and seed."""
+        return digest.of_json(
+            {
+                "schema": SCHEMA,
+                "app_uuid": self.app_uuid,
+                "code_digest": self.code_digest,
+                "settings": dict(self.settings),
+                "cluster": dict(self.cluster),
+                "seed": self.seed,
+            }
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the request as it lies in ``request.json``."""
+        return {
+            "schema": SCHEMA,
+            "app": {"name": self.app, "uuid": self.app_uuid},
+            "code_digest": self.code_digest,
+            "settings": dict(self.settings),
+            "provenance": dict(self.provenance),
+            "cluster": dict(self.cluster),
+            "cluster_provenance": dict(self.cluster_provenance),
+            "seed": self.seed,
+            "digest": self.digest,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RunRequest:
+        """Read a complete request.
+
+        Raises
+        ------
+        RequestError
+            It is incomplete, or its digest is not that of its content.
+        """
+        try:
+            made = cls(
+                app=value["app"]["name"],
+                app_uuid=value["app"]["uuid"],
+                code_digest=value["code_digest"],
+                settings=value["settings"],
+                cluster=value["cluster"],
+                seed=value["seed"],
+                provenance=value["provenance"],
+                cluster_provenance=value["cluster_provenance"],
+            )
+        except (KeyError, TypeError) as err:
+            raise RequestError(f"the request is incomplete: {err} is missing; make it with AgiEnv.request") from err
+        if value.get("schema") != SCHEMA or value.get("digest") != made.digest:
+            raise RequestError(
+                f"the request says digest {value.get('digest')!r} and schema {value.get('schema')!r}, but its content "
+                f"has digest {made.digest} and this AGILAB reads {SCHEMA!r}; make it again with AgiEnv.request"
+            )
+        return made

@@ -1,0 +1,312 @@
+"""What a run does next: a pure state machine, events in, instructions out; no I/O and no clock.
+
+The supervisor tells it what happened (`worker_ready`, `wanted`,
+`committed`, `failed`, ...) and carries out what it answers. So every order
+of events, however unlikely, can be replayed in a test.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agilab.errors import PlanError
+from agilab.plan import Partition, Stage, WorkPlan, assign
+
+RETRIES_AFTER_DEATH = 2
+RETRIES_AFTER_MEMORY = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStage:
+    """Ask the app for the partitions of a stage whose predecessors have ended."""
+
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartStage:
+    """Record the plan of a stage durably: its first dispatch comes after this."""
+
+    stage: Stage
+    assignment: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class EndStage:
+    """Every partition of a stage has committed."""
+
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Send one attempt at a partition to a worker, with the devices it may use."""
+
+    partition: Partition
+    worker: str
+    attempt: int
+    devices: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """An attempt has failed and the partition will be tried again."""
+
+    partition: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Nothing runs and nothing will: close the run with this outcome."""
+
+    outcome: str
+    error: str | None = None
+
+
+Instruction = PlanStage | StartStage | EndStage | Dispatch | Retry | Finish
+
+
+@dataclass(slots=True)
+class _Running:
+    partition: Partition
+    worker: str
+    attempt: int
+    devices: dict[str, tuple[int, ...]]
+
+
+@dataclass(slots=True)
+class _Track:
+    """How often a partition was tried, and why an attempt failed."""
+
+    attempts: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    workers: list[str] = field(default_factory=list)
+
+
+class RunState:
+    """Decide what runs where, what is tried again, and when a run has ended.
+
+    Parameters
+    ----------
+    plan
+        The work plan; stages planned later have no partitions yet.
+    workers
+        Worker name -> relative speed.
+    devices
+        Countable resources of the machine, such as ``{"gpu": (0, 1)}``.
+
+    Raises
+    ------
+    PlanError
+        A partition asks for more of a resource than there is.
+    """
+
+    def __init__(
+        self, plan: WorkPlan, workers: Mapping[str, float], *, devices: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
+        self.plan = plan
+        self.outcome: str | None = None
+        self._workers = dict(workers)
+        self._all_devices = {name: len(numbers) for name, numbers in (devices or {}).items()}
+        self._free = {name: list(numbers) for name, numbers in (devices or {}).items()}
+        self._queues: dict[str, deque[Partition]] = {name: deque() for name in workers}
+        self._loads = dict.fromkeys(workers, 0.0)
+        self._pinned: dict[str, deque[Partition]] = {name: deque() for name in workers}
+        self._demand: dict[str, int] = dict.fromkeys(workers, 0)
+        self._tracks: dict[str, _Track] = {}
+        self._running: dict[str, _Running] = {}
+        self._remaining: dict[str, int] = {}
+        self._started: set[str] = set()
+        self._ended: set[str] = set()
+        self._error: str | None = None
+        self._stopping = ""
+
+    @property
+    def running(self) -> Mapping[str, _Running]:
+        """Partitions that were dispatched and have not come back."""
+        return self._running
+
+    def attempt_of(self, partition: str) -> int:
+        """Return how often a partition has been dispatched."""
+        track = self._tracks.get(partition)
+        return track.attempts if track else 0
+
+    def start(self) -> list[Instruction]:
+        """Start the stages that wait for nothing."""
+        return self._advance()
+
+    def planned(self, stage: str, partitions: Iterable[Partition]) -> list[Instruction]:
+        """Take in the partitions of a stage that was planned late."""
+        self.plan = self.plan.with_partitions(stage, partitions)
+        return self._begin(self.plan.stage(stage)) + self._advance()
+
+    def wanted(self, worker: str, count: int = 1) -> list[Instruction]:
+        """A worker can take `count` more partitions."""
+        self._demand[worker] += count
+        return self._serve()
+
+    def committed(self, partition: str) -> list[Instruction]:
+        """The record of a partition is durable."""
+        done = self._take_back(partition)
+        stage = done.partition.stage
+        self._remaining[stage] -= 1
+        return self._advance() + self._serve()
+
+    def failed(self, partition: str, reason: str, message: str) -> list[Instruction]:
+        """An attempt has failed, for `reason` ``exception``, ``timeout``, ``died``, ``memory`` or ``protocol``."""
+        lost = self._take_back(partition)
+        track = self._tracks[partition]
+        track.failures[reason] = track.failures.get(reason, 0) + 1
+        if not self._stopping and track.failures[reason] <= self._allowed(lost.partition, reason):
+            self._enqueue(lost.partition, avoid=lost.worker)
+            return [Retry(partition), *self._serve()]
+        if not self._stopping:
+            self._stopping = "failed"
+            self._error = self._sentence(lost.partition, reason, message)
+        return self._advance()
+
+    def returned(self, partition: str) -> list[Instruction]:
+        """A partition that was sent ahead comes back untouched; that was no attempt."""
+        back = self._take_back(partition)
+        self._tracks[partition].attempts -= 1
+        self._tracks[partition].workers.pop()
+        if not self._stopping:
+            self._enqueue(back.partition)
+        return self._advance() + self._serve()
+
+    def worker_gone(self, worker: str) -> list[Instruction]:
+        """A worker has ended; what it could take, it takes no longer."""
+        self._demand[worker] = 0
+        return []
+
+    def cancel(self) -> list[Instruction]:
+        """Stop for good: nothing more is dispatched, what runs is dropped."""
+        self._stopping = "cancelled"
+        self._error = None
+        self._running.clear()
+        return self._advance()
+
+    def fail(self, message: str) -> list[Instruction]:
+        """Stop because of something outside any partition; what runs may finish."""
+        if not self._stopping:
+            self._stopping, self._error = "failed", message
+        return self._advance()
+
+    def _allowed(self, partition: Partition, reason: str) -> int:
+        if reason == "died":
+            return RETRIES_AFTER_DEATH
+        if reason == "memory":
+            return max(RETRIES_AFTER_MEMORY, self.plan.stage(partition.stage).retries)
+        return self.plan.stage(partition.stage).retries
+
+    def _sentence(self, partition: Partition, reason: str, message: str) -> str:
+        track = self._tracks[partition.id]
+        tried = f" (attempt {track.attempts}, on {', '.join(track.workers)})" if track.attempts > 1 else ""
+        return f"partition {partition.id!r} of stage {partition.stage!r} failed: {message}{tried}"
+
+    def _take_back(self, partition: str) -> _Running:
+        run = self._running.pop(partition)
+        for name, numbers in run.devices.items():
+            self._free[name] = sorted([*self._free[name], *numbers])
+        return run
+
+    def _advance(self) -> list[Instruction]:
+        """Start what can start, end what has ended, and finish when nothing is left."""
+        answer: list[Instruction] = []
+        moved = True
+        while moved and not self._stopping:
+            moved = False
+            for stage in self.plan.stages:
+                if stage.name not in self._started and self._ended.issuperset(stage.after):
+                    moved = True
+                    self._started.add(stage.name)
+                    answer += [PlanStage(stage.name)] if stage.planned_later else self._begin(stage)
+            for name in [name for name, count in self._remaining.items() if not count]:
+                del self._remaining[name]
+                self._ended.add(name)
+                answer.append(EndStage(name))
+                moved = True
+        if self.outcome is None and not self._running:
+            if self._stopping:
+                self.outcome = self._stopping
+                answer.append(Finish(self.outcome, self._error))
+            elif len(self._ended) == len(self.plan.stages):
+                self.outcome = "succeeded"
+                answer.append(Finish(self.outcome))
+        return answer
+
+    def _begin(self, stage: Stage) -> list[Instruction]:
+        partitions = stage.partitions or ()
+        for part in partitions:
+            for name, count in part.resources.items():
+                if count > self._all_devices.get(name, 0):
+                    raise PlanError(
+                        f"partition {part.id!r} asks for {count} {name}; this machine offers "
+                        f"{self._all_devices.get(name, 0)}; set AGILAB_RESOURCES such as {name}={count} if it has them"
+                    )
+        planned = assign(partitions, self._workers)
+        by_id = {part.id: part for part in partitions}
+        for worker, ids in planned.items():
+            for part_id in ids:
+                part = by_id[part_id]
+                (self._pinned if part.pin else self._queues)[worker].append(part)
+                self._loads[worker] += 0.0 if part.pin else part.weight
+        self._remaining[stage.name] = len(partitions)
+        return [StartStage(stage, planned), *self._serve()]
+
+    def _enqueue(self, part: Partition, avoid: str = "") -> None:
+        """Put a partition at the head of a queue, on another worker than `avoid` where there is one."""
+        if part.pin:
+            self._pinned[part.pin].appendleft(part)
+            return
+        worker = min((name for name in self._queues if name != avoid), key=self._loads.__getitem__, default=avoid)
+        worker = worker or next(iter(self._queues))
+        self._queues[worker].appendleft(part)
+        self._loads[worker] += part.weight
+
+    def _serve(self) -> list[Instruction]:
+        """Give every worker that asks the next partition: its own by plan, else from the one with most left."""
+        answer: list[Instruction] = []
+        if self._stopping:
+            return answer
+        for worker, count in self._demand.items():
+            while count:
+                part = self._next(worker)
+                if part is None:
+                    break
+                count -= 1
+                answer.append(self._dispatch(part, worker))
+            self._demand[worker] = count
+        return answer
+
+    def _next(self, worker: str) -> Partition | None:
+        found = self._first_fitting(self._pinned[worker])
+        if found is not None:
+            return found
+        others = sorted(self._queues, key=lambda name: (name != worker, -self._loads[name]))
+        for name in others:
+            found = self._first_fitting(self._queues[name])
+            if found is not None:
+                self._loads[name] -= found.weight
+                return found
+        return None
+
+    def _first_fitting(self, queue: deque[Partition]) -> Partition | None:
+        for index, part in enumerate(queue):
+            if all(len(self._free[name]) >= count for name, count in part.resources.items()):
+                del queue[index]
+                return part
+        return None
+
+    def _dispatch(self, part: Partition, worker: str) -> Dispatch:
+        track = self._tracks.setdefault(part.id, _Track())
+        track.attempts += 1
+        track.workers.append(worker)
+        devices: dict[str, tuple[int, ...]] = {}
+        for name, count in part.resources.items():
+            devices[name] = tuple(self._free[name][:count])
+            del self._free[name][:count]
+        self._running[part.id] = _Running(part, worker, track.attempts, devices)
+        return Dispatch(part, worker, track.attempts, devices)

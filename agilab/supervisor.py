@@ -1,0 +1,351 @@
+"""Executes one request to its end, as a visible tuple of small steps; it alone writes the run folder.
+
+It runs in the caller's process (`AGI.run`) or detached (`AGI.submit`,
+through `main`). Whatever happens in a step, the run folder is sealed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agilab import codec, evidence, installation, manifest, slots
+from agilab.app import PartitionResult
+from agilab.artifact import Artifact
+from agilab.backends.base import Backend, Job, Pool, backend
+from agilab.committer import Committer
+from agilab.dispatch import Dispatcher, now
+from agilab.entry import PROTOCOL
+from agilab.errors import AgilabError, RunCancelledError, first_line
+from agilab.events import EventLog
+from agilab.inputs import Input, InputHasher
+from agilab.installation import Installation
+from agilab.interrupt import CancelSwitch
+from agilab.paths import HomePaths, RunPaths, WenvPaths, make_folder
+from agilab.plan import InputRef, WorkPlan
+from agilab.planner import Planner
+from agilab.project import Project, find
+from agilab.reaper import Watcher
+from agilab.request import RunRequest
+from agilab.run import hold_owner
+from agilab.settings import resolve_secrets
+from agilab.state import RunState
+
+CLOSE_GRACE_S = 10.0
+"""How long workers may take to tear down after the last partition [s]."""
+
+CANCEL_GRACE_S = 1.0
+"""How long workers may take to notice that they are to stop [s]."""
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(slots=True)
+class Execution:
+    """What the steps of one run share.
+
+    Parameters
+    ----------
+    home, wenv
+        The user's folders.
+    project
+        The app project.
+    request
+        What is to be done.
+    paths
+        The run folder; it exists and holds nothing but the request.
+    on_event
+        Told every event as it is written to the log.
+    """
+
+    home: HomePaths
+    wenv: WenvPaths
+    project: Project
+    request: RunRequest
+    paths: RunPaths
+    on_event: OnEvent | None = None
+    created: str = field(default_factory=now)
+    began: float = field(default_factory=time.monotonic)
+    started: str | None = None
+    outcome: str = ""
+    error: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    available: Mapping[str, int] = field(default_factory=dict)
+    held: slots.Slots = field(default_factory=slots.Slots)
+    plan: WorkPlan | None = None
+    input_refs: Sequence[InputRef] = ()
+    installed: Installation | None = None
+    dispatcher: Dispatcher | None = None
+    pool: Pool | None = None
+    log: EventLog = field(init=False)
+    switch: CancelSwitch = field(init=False)
+    watcher: Watcher = field(init=False)
+    committer: Committer = field(init=False)
+    backend: Backend = field(init=False)
+    planner: Planner = field(init=False)
+
+    def tell(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Write an event to the log, and hand it to whoever listens."""
+        self.log.append(event, fields)
+        if self.on_event is not None:
+            self.on_event({"event": event, **fields})
+
+    def note(self, text: str) -> None:
+        """Write a line for people to the log."""
+        self.tell("note", {"text": text})
+
+    def fail(self, error: str, details: str = "") -> None:
+        """Remember why the run failed; the first reason stands."""
+        if not self.outcome:
+            self.outcome, self.error = "failed", error
+        if details:
+            make_folder(self.paths.logs)
+            with open(self.paths.logs / "supervisor.log", "a", encoding="utf-8", errors="replace") as file:
+                file.write(details + "\n")
+
+
+def choose_backend(run: Execution) -> None:
+    """Find the backend that the request names."""
+    run.backend = backend(run.request.cluster["backend"])
+
+
+def wait_for_slots(run: Execution) -> None:
+    """Wait until the machine has cores for the run's workers; `inline` uses the caller's."""
+    run.available = slots.machine(os.environ)
+    if not run.backend.capabilities.parallel:
+        return
+    run.tell("state", {"state": "queued"})
+    _hold(run, {"cpu": run.request.cluster["workers"] or run.available["cpu"]})
+
+
+def install(run: Execution) -> None:
+    """Make what the workers need and is not there yet."""
+    run.tell("state", {"state": "installing"})
+    run.installed = installation.install(run.project, home=run.home, wenv=run.wenv, report=run.note)
+    run.planner = Planner(run.project, run.home, run.installed.data_root)
+    run.planner.snapshot()
+
+
+def plan(run: Execution) -> None:
+    """Ask the app what there is to do, and hash what it reads."""
+    run.input_refs, run.plan = run.planner.plan(run.request.settings)
+    run.backend.check(run.plan.partitions)
+    refs = [ref for part in run.plan.partitions for ref in part.inputs if isinstance(ref, InputRef)]
+    hasher = InputHasher(run.home.cache / "hashes.json")
+    run.inputs = hasher.hash([*run.input_refs, *refs], run.planner.data_root)
+    devices: dict[str, int] = {}
+    for part in run.plan.partitions:
+        for name, count in part.resources.items():
+            devices[name] = devices.get(name, 0) + count
+    if devices:
+        _hold(run, {name: min(count, run.available.get(name, 0)) for name, count in devices.items()})
+
+
+def open_workers(run: Execution) -> None:
+    """Start as many workers as the widest stage can use."""
+    assert run.plan is not None
+    assert run.installed is not None
+    width = max(len(stage.partitions) if stage.partitions is not None else sys.maxsize for stage in run.plan.stages)
+    cpus = len(run.held.numbers.get("cpu", (0,)))
+    wanted = run.request.cluster["workers"] or cpus
+    workers = max(1, min(wanted, width))
+    run.held.shrink("cpu", workers)
+    fields = run.planner.fields()
+    init = {
+        "op": "init",
+        "protocol": PROTOCOL,
+        "worker": run.project.worker_class,
+        "code": str(run.installed.worker.code),
+        "fields": codec.fields_to_json(fields),
+        "values": dict(run.request.settings),
+        "secrets": resolve_secrets(fields, run.request.settings, os.environ),
+        "seed": run.request.seed,
+        "cancel_file": str(run.paths.cancel_request),
+    }
+    name, _, marker = run.watcher.marker.partition("=")
+    job = Job(run.paths, run.installed.worker, init, workers, {name: marker})
+    run.pool = run.backend.open(job)
+
+
+def execute(run: Execution) -> None:
+    """Dispatch, retry and commit until nothing is left."""
+    assert run.plan is not None
+    assert run.pool is not None
+    run.tell("state", {"state": "running"})
+    run.started = now()
+    devices = {name: numbers for name, numbers in run.held.numbers.items() if name != "cpu"}
+    run.committer = Committer(run.paths)
+    run.dispatcher = Dispatcher(
+        paths=run.paths,
+        state=RunState(run.plan, dict.fromkeys(run.pool.workers, 1.0), devices=devices),
+        pool=run.pool,
+        committer=run.committer,
+        inputs=run.inputs,
+        plan_stage=lambda stage, artifacts: run.planner.plan_stage(run.request.settings, stage, artifacts),
+        timeout_s=run.request.cluster["timeout_s"],
+        tell=run.tell,
+        flush=lambda: run.log.flush_due(time.monotonic()) and None,
+        cancelled=run.switch,
+        started=run.watcher.watch,
+    )
+    finish = run.dispatcher.run()
+    run.plan = run.dispatcher.state.plan
+    if finish.outcome == "cancelled":
+        raise RunCancelledError("cancelled")
+    if finish.outcome == "failed":
+        run.fail(finish.error or "failed", run.dispatcher.traceback)
+
+
+def summarize(run: Execution) -> None:
+    """Ask the app for the run's metrics, once."""
+    assert run.plan is not None
+    assert run.dispatcher is not None
+    records = run.dispatcher.records
+    results = [
+        PartitionResult(
+            id=part.id,
+            stage=part.stage,
+            params=part.params,
+            metrics={item["name"]: item["value"] for item in records[part.id]["metrics"]},
+            artifacts=tuple(Artifact.from_json(item) for item in records[part.id]["artifacts"]),
+        )
+        for part in run.plan.partitions
+    ]
+    run.metrics = run.planner.summarize(run.request.settings, results)
+
+
+def close_workers(run: Execution) -> None:
+    """Let the workers tear down."""
+    assert run.pool is not None
+    run.pool.close(grace_s=CLOSE_GRACE_S)
+
+
+STEPS: tuple[Callable[[Execution], None], ...] = (
+    choose_backend,
+    wait_for_slots,
+    install,
+    plan,
+    open_workers,
+    execute,
+    summarize,
+    close_workers,
+)
+"""What a run goes through, in order, until a step gives it an outcome or raises."""
+
+
+def supervise(run: Execution) -> None:
+    """Take a run through `STEPS`, and seal it however that went.
+
+    The outcome stands in the run folder; nothing is raised for a run that fails.
+
+    Raises
+    ------
+    NoSpaceError
+        The disk is so full that the run could not even be sealed.
+    RunStateError
+        Another process owns the run.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(hold_owner(run.paths))
+        run.log = stack.enter_context(EventLog(run.paths.events))
+        run.switch = stack.enter_context(CancelSwitch(run.paths.cancel_request))
+        run.watcher = stack.enter_context(Watcher.open(run.paths.run_id))
+        stack.callback(run.held.release)
+        _created(run)
+        try:
+            for step in STEPS:
+                if run.switch():
+                    raise RunCancelledError("cancelled")
+                step(run)
+                if run.outcome:
+                    break
+            run.outcome = run.outcome or "succeeded"
+        except (RunCancelledError, KeyboardInterrupt):
+            run.outcome, run.error = "cancelled", None
+        except AgilabError as err:
+            _failed(run, str(err), err)
+        except Exception as err:  # a defect of ours must leave a sealed record too
+            _failed(run, f"AGILAB itself failed: {first_line(err)}; logs/supervisor.log has the traceback", err)
+        finally:
+            if run.pool is not None:
+                run.pool.close(grace_s=CANCEL_GRACE_S)
+            _seal(run)
+
+
+def main() -> int:
+    """Run detached: one JSON object on standard input says what, one line on standard output that it has begun."""
+    order = json.load(sys.stdin)
+    out = os.fdopen(os.dup(1), "w")
+    home, wenv = HomePaths(Path(order["home"])), WenvPaths(Path(order["wenv"]))
+    paths = RunPaths(Path(order["run"]))
+    make_folder(paths.logs)
+    log = os.open(paths.logs / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for fd in (1, 2):
+        os.dup2(log, fd)
+    os.close(log)
+
+    def begun(event: Mapping[str, Any]) -> None:
+        if event["event"] == "created":
+            out.write("begun\n")
+            out.close()
+
+    request = RunRequest.from_json(json.loads(paths.request.read_bytes()))
+    run = Execution(home, wenv, find(Path(order["project"])), request, paths, on_event=begun)
+    supervise(run)
+    signalled = run.switch.signal
+    return 128 + signalled if signalled else {"succeeded": 0, "cancelled": 130}.get(run.outcome, 1)
+
+
+def _created(run: Execution) -> None:
+    first = {"schema": "agilab.events/1", "run_id": run.paths.run_id, "app": run.project.name}
+    run.tell("created", {**first, "request_digest": run.request.digest, "attempt": 1})
+
+
+def _hold(run: Execution, wanted: Mapping[str, int]) -> None:
+    held = slots.acquire(
+        run.home.slots,
+        run_id=run.paths.run_id,
+        wanted=wanted,
+        available=run.available,
+        waiting=lambda text: (run.note(text), run.log.sync())[0],
+        stopped=run.switch,
+    )
+    if held is None:
+        raise RunCancelledError("cancelled")
+    run.held.add(held)
+
+
+def _failed(run: Execution, message: str, err: BaseException) -> None:
+    if run.switch():  # an interrupted step fails in its own way, but what happened is that the user stopped it
+        run.outcome, run.error = "cancelled", None
+    else:
+        run.fail(message, "".join(traceback.format_exception(err)))
+
+
+def _seal(run: Execution) -> None:
+    """Close the record: after this, nothing of the run changes."""
+    if run.dispatcher is not None:
+        for commit in run.committer.close():
+            if commit.error is None:
+                run.dispatcher.records[commit.record["partition"]] = commit.record
+    run.tell("state", {"state": "sealing", "outcome": run.outcome, "error": run.error})
+    run.log.close()
+    shutil.rmtree(run.paths.staging, ignore_errors=True)
+    records = run.dispatcher.records if run.dispatcher is not None else {}
+    known = run.committer.hashes if run.dispatcher is not None else {}
+    in_order = [records[part.id] for part in (run.plan.partitions if run.plan else ()) if part.id in records]
+    manifest.seal(run.paths, manifest.build(evidence.facts(run), in_order), known)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

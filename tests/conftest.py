@@ -1,0 +1,134 @@
+"""What every test may use: a home of its own, waiting without sleeping, and a watch over what tests leave behind."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL_HOME = Path.home()
+CACHES = Path(os.environ.get("XDG_CACHE_HOME") or REAL_HOME / ".cache")
+USER_FOLDERS = (REAL_HOME / ".agilab", REAL_HOME / "wenv")
+POLL_S = 0.02
+WIND_DOWN_S = 10.0
+"""How long processes of a run may take to end after the last test [s]."""
+
+WaitFor = Callable[[Callable[[], object], float], object]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Return the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment() -> None:
+    """Keep the caches of uv and pip where they are when tests move HOME, drop the user's settings of AGILAB."""
+    for name in [name for name in os.environ if name.startswith("AGILAB_")]:
+        del os.environ[name]
+    os.environ.setdefault("UV_CACHE_DIR", str(CACHES / "uv"))
+    os.environ.setdefault("PIP_CACHE_DIR", str(CACHES / "pip"))
+    os.environ["UV_PYTHON_DOWNLOADS"] = "never"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the test a HOME, an AGILAB_HOME and an AGILAB_WENV of its own; return AGILAB_HOME."""
+    user = tmp_path / "home"
+    user.mkdir(mode=0o700)
+    monkeypatch.setenv("HOME", str(user))
+    monkeypatch.setenv("AGILAB_HOME", str(user / ".agilab"))
+    monkeypatch.setenv("AGILAB_WENV", str(user / "wenv"))
+    return user / ".agilab"
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> WaitFor:
+    """Return ``wait_for(condition, deadline_s)``: the first true value of a condition, or a failed test."""
+
+    def wait(condition: Callable[[], object], deadline_s: float = 10.0) -> object:
+        end = time.monotonic() + deadline_s
+        while not (value := condition()):
+            if time.monotonic() > end:
+                pytest.fail(f"{condition} was still {value!r} after {deadline_s} s")
+            time.sleep(POLL_S)
+        return value
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return one folder for this whole test run, the same in every xdist worker."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def shared_wenv(shared_folder: Path) -> Path:
+    """Return an AGILAB_WENV that holds the worker environment of flight_telemetry, built once per test run.
+
+    Use it with a home of your own where the 60 MB of that environment matter
+    and the test is not about how it is made.
+    """
+    from agilab import AGI, AgiEnv
+
+    wenv = shared_folder / "shared_wenv"
+    with open(shared_folder / "shared_wenv.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        AGI.install(AgiEnv("flight_telemetry", home=shared_folder / "shared_home", wenv=wenv))
+    return wenv
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left(environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail the session when its tests leave a process of ours or touch the user's own folders."""
+    before = {folder: _changed(folder) for folder in USER_FOLDERS}
+    yield
+    base = tmp_path_factory.getbasetemp()
+    end = time.monotonic() + WIND_DOWN_S
+    while (left := run_processes(base)) and time.monotonic() < end:
+        time.sleep(POLL_S)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, f"tests left processes of a run behind: {left}"
+    touched = [str(folder) for folder in USER_FOLDERS if _changed(folder) != before[folder]]
+    assert not touched, f"tests wrote to the user's own folders: {touched}"
+
+
+def run_processes(home: Path) -> dict[int, str]:
+    """Return the processes, pid to command line, that belong to a run under `home`."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (process / "environ").read_bytes().split(b"\0")
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # ended meanwhile, or somebody else's
+            continue
+        named = dict(item.partition(b"=")[::2] for item in variables)
+        if b"AGILAB_RUN" in named and named.get(b"AGILAB_HOME", b"").startswith(os.fsencode(home) + b"/"):
+            found[int(process.name)] = command
+    return found
+
+
+def _changed(folder: Path) -> int:
+    return folder.stat().st_mtime_ns if folder.exists() else 0
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which Python versions were tested; `test_pythons` records them."""
+    tested = [
+        str(value)
+        for report in terminalreporter.stats.get("passed", [])
+        for name, value in report.user_properties
+        if name == "python"
+    ]
+    if tested:
+        terminalreporter.write_line(f"Python versions tested: {', '.join(sorted(tested))}")
