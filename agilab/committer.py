@@ -20,7 +20,7 @@ from typing import Any
 
 from agilab import digest
 from agilab.errors import EvidenceError
-from agilab.manifest import record_line
+from agilab.records import record_line
 from agilab.paths import RunPaths, disk_errors, make_folder, sync_folder
 from agilab.worker import RECORD_NAME
 

@@ -1,4 +1,4 @@
-"""What a project's TOML files declare, and the line of every breach: `Breach`, `TomlFile`, shape of ``[tool.agilab]``.
+"""What a project's ``pyproject.toml`` declares, and on which line it is wrong: `Breach`, `Pyproject`.
 
 It knows no folders and reads no source code.
 """
@@ -40,8 +40,8 @@ class Breach:
 
 
 @dataclass(frozen=True, slots=True)
-class TomlFile:
-    """A TOML file as data, with the lines of its keys."""
+class Pyproject:
+    """A ``pyproject.toml`` as data, with the lines of its keys."""
 
     path: Path
     text: str
@@ -80,8 +80,8 @@ class TomlFile:
         return Breach(self.path, self.line(*where), message, fix)
 
 
-def read_toml(path: Path) -> TomlFile | Breach:
-    """Read a TOML file of at most 1 MB; what is wrong with it comes back as a breach."""
+def read_pyproject(path: Path) -> Pyproject | Breach:
+    """Read a ``pyproject.toml`` of at most 1 MB; what is wrong with it comes back as a breach."""
     import tomllib
 
     try:
@@ -93,7 +93,7 @@ def read_toml(path: Path) -> TomlFile | Breach:
         return Breach(path, 1, f"{path.name} is larger than {LARGEST_TOML_BYTES} bytes", "keep data in other files")
     try:
         text = data.decode()
-        return TomlFile(path, text, tomllib.loads(text))
+        return Pyproject(path, text, tomllib.loads(text))
     except UnicodeDecodeError as err:
         line = data.count(b"\n", 0, err.start) + 1
         return Breach(path, line, f"{path.name} is not UTF-8 text", "save it as UTF-8")
@@ -109,13 +109,13 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else "".join(char if char.isprintable() else "\ufffd" for char in text)
 
 
-def uuid_of(toml: TomlFile) -> str:
+def uuid_of(toml: Pyproject) -> str:
     """Return the project's uuid; empty where there is none that is valid."""
     text = toml.text_at("tool.agilab", "uuid")
     return text if _UUID.fullmatch(text) else ""
 
 
-def identity_breaches(toml: TomlFile) -> list[Breach]:
+def identity_breaches(toml: Pyproject) -> list[Breach]:
     """Return what is wrong with uuid, name, version and dependencies in a project's ``pyproject.toml``."""
     found: list[Breach] = []
     if not uuid_of(toml):
@@ -135,17 +135,16 @@ def identity_breaches(toml: TomlFile) -> list[Breach]:
     return found
 
 
-def data_breaches(toml: TomlFile) -> list[Breach]:
+def data_breaches(toml: Pyproject) -> list[Breach]:
     """Return what is wrong with ``[tool.agilab.data]``."""
     if "data" not in toml.table("tool", "agilab"):
         return []
     data, where = toml.table("tool", "agilab", "data"), "tool.agilab.data"
     if not data:
-        fix = "write distribution, version and sha256, or root"
+        fix = "write distribution, version and sha256, or leave it out"
         return [toml.breach(("tool.agilab", "data"), "[tool.agilab.data] is not a table that says something", fix)]
     found = unknown_keys(toml, where, DATA_KEYS)
-    named = [key for key in DATA_KEYS[:3] if key in data]
-    for key in DATA_KEYS[:3] if named else ():
+    for key in DATA_KEYS[:3]:
         value = data.get(key)
         if not isinstance(value, str) or not value or (key == "sha256" and not _SHA256.fullmatch(value)):
             allowed = "64 lower case hexadecimal digits" if key == "sha256" else "text"
@@ -159,7 +158,7 @@ def data_breaches(toml: TomlFile) -> list[Breach]:
     return found
 
 
-def kind_breaches(toml: TomlFile) -> list[Breach]:
+def kind_breaches(toml: Pyproject) -> list[Breach]:
     """Return what is wrong with ``[tool.agilab.kinds]``."""
     kinds, where = toml.table("tool", "agilab").get("kinds", {}), "tool.agilab.kinds"
     if not isinstance(kinds, Mapping):
@@ -179,7 +178,7 @@ def kind_breaches(toml: TomlFile) -> list[Breach]:
     return found
 
 
-def unknown_keys(toml: TomlFile, table: str, known: tuple[str, ...]) -> list[Breach]:
+def unknown_keys(toml: Pyproject, table: str, known: tuple[str, ...]) -> list[Breach]:
     """Return a breach, with a near match, for every key of a dotted table that is not known."""
     found: list[Breach] = []
     for key in toml.table(*table.split(".")):

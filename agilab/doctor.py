@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from agilab import slots
-from agilab.environment import find_uv
 from agilab.errors import AgilabError, InstallError
 from agilab.paths import HomePaths, WenvPaths, read_json
+from agilab.uv import find_uv
 
 OLDEST_PYTHON = (3, 11)
 NEWEST_PYTHON = (3, 13)

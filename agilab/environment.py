@@ -17,9 +17,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +27,8 @@ from typing import Any
 from agilab import digest
 from agilab.errors import AgilabError, InstallError
 from agilab.paths import WenvPaths, make_folder, read_json, write_file, write_json
-from agilab.uv import OLDEST_PYTHON, Interpreter, Report, current_interpreter, probe, run_uv
+from agilab.uv import OLDEST_PYTHON, Interpreter, current_interpreter, probe, run_uv
+from agilab.uv import Report as Report  # the other modules know progress under this name
 
 SCHEMA = "agilab.environment/1"
 STAMP_NAME = "agilab-environment.json"
@@ -48,10 +48,13 @@ class Requirements:
         Version specifiers; empty for any.
     dependencies
         Requirement strings.
+    has_build_system
+        Whether it says how the worker is built; if not, there is nothing to build.
     """
 
     requires_python: str
     dependencies: tuple[str, ...]
+    has_build_system: bool = False
 
     @property
     def digest(self) -> str:
@@ -70,13 +73,14 @@ def read_requirements(pyproject: Path) -> Requirements:
     import tomllib
 
     try:
-        project = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("project", {})
+        whole = tomllib.loads(pyproject.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InstallError(
             f"{pyproject} is missing; a worker names its dependencies there, if only an empty list"
         ) from None
     except ValueError as err:
         raise InstallError(f"{pyproject} is not readable TOML: {err}; correct it and install again") from err
+    project = whole.get("project", {})
     python, dependencies = project.get("requires-python", ""), project.get("dependencies", [])
     if (
         not isinstance(python, str)
@@ -87,7 +91,7 @@ def read_requirements(pyproject: Path) -> Requirements:
             f"{pyproject}: [project] wants requires-python as text and dependencies as a list of texts; "
             f"found {python!r} and {dependencies!r}"
         )
-    return Requirements(python, tuple(dependencies))
+    return Requirements(python, tuple(dependencies), "build-system" in whole)
 
 
 @contextmanager
@@ -241,7 +245,7 @@ def ensure(lock: str, interpreter: Interpreter, *, wenv: WenvPaths, report: Repo
         damaged = False
         if folder.joinpath(STAMP_NAME).exists():
             problems = verify_environment(folder)
-            if not problems:  # copied or touched: nothing is wrong but the times
+            if not problems:  # copied, touched, or the machine was started: all files are right
                 _note_folders(folder)
                 return folder
             damaged = True
@@ -266,7 +270,7 @@ def _build(folder: Path, lock: str, interpreter: Interpreter, *, report: Report,
     report(f"building a worker environment with Python {interpreter.version}")
     uv("venv", "--no-project", "--no-config", "--python", interpreter.path, folder)
     write_file(folder / LOCK_NAME, wanted.encode(), durable=False)
-    as_shipped: tuple[_Damage, ...] = ()
+    as_shipped: tuple[Damage, ...] = ()
     if wanted:
         sync = (
             "pip",
@@ -278,14 +282,13 @@ def _build(folder: Path, lock: str, interpreter: Interpreter, *, report: Report,
             folder / LOCK_NAME,
         )
         uv(*sync)
-        as_shipped = _damages(folder)
+        as_shipped = damages(_site_packages(folder))
         if as_shipped:
             # Files are hard links into uv's cache, so what was damaged here is damaged there: fetch it again.
             names = sorted({damage.distribution for damage in as_shipped})
             report(f"uv's cache holds a damaged {', '.join(names)}: fetching again")
             uv(*sync, "--reinstall", *(word for name in names for word in ("--refresh-package", name)))
-            as_shipped = _damages(folder)
-        os.sync()  # uv does not; a stamp must not survive a power cut that its files did not
+            as_shipped = damages(_site_packages(folder))
     stamp = {
         "schema": SCHEMA,
         "digest": folder.name,
@@ -320,16 +323,17 @@ def read_stamp(folder: Path) -> dict[str, Any]:
 def looks_sound(folder: Path) -> bool:
     """Check an environment in a few milliseconds: stamp, interpreter, and that no folder of it was touched.
 
-    Sees a missing or replaced file; a file changed in place is seen by `verify_environment` only.
+    Sees a missing or replaced file; a file changed in place is seen by `verify_environment` only. The
+    first time after this machine started it says no, since a power cut may have emptied any file.
     """
     try:
         if not folder.joinpath(STAMP_NAME).is_file():
             return False
         noted = read_json(folder / _FOLDERS_NAME, _FOLDERS_SCHEMA)
-        if noted["interpreter"] != _interpreter_state(folder):
+        if noted["interpreter"] != _interpreter_state(folder) or _restarted(noted["boot"]):
             return False
         site = f"{folder}/{noted['site_packages']}/"
-        return all(Path(site + name).stat().st_mtime_ns == mtime for name, mtime in noted["folders"].items())
+        return all(os.lstat(site + name).st_mtime_ns == mtime for name, mtime in noted["folders"].items())
     except (OSError, AgilabError, KeyError):
         return False
 
@@ -358,12 +362,18 @@ def verify_environment(folder: Path) -> tuple[str, ...]:
         for name in sorted(found.keys() | stamp["distributions"].keys())
         if found.get(name) != stamp["distributions"].get(name)
     ]
-    problems += [text for damage in _damages(folder) if (text := str(damage)) not in stamp["mismatches_as_shipped"]]
+    problems += [
+        text
+        for damage in damages(_site_packages(folder))
+        if (text := str(damage)) not in stamp["mismatches_as_shipped"]
+    ]
     return tuple(problems)
 
 
 @dataclass(frozen=True, slots=True)
-class _Damage:
+class Damage:
+    """A file that is not what its distribution recorded."""
+
     distribution: str
     path: str
     problem: str
@@ -391,22 +401,24 @@ def recorded_files(site: Path) -> Iterator[tuple[str, str, str]]:
                     yield name, row[0], base64.urlsafe_b64decode(coded + "=" * (-len(coded) % 4)).hex()
 
 
-def _damages(folder: Path) -> tuple[_Damage, ...]:
-    """Hash every recorded file; two distributions may both ship one path, and then either may have won."""
-    site = _site_packages(folder)
+def damages(site: Path) -> tuple[Damage, ...]:
+    """Hash every file recorded in a folder of distributions and list those that are missing or changed.
+
+    Two distributions may both ship one path; then either may have won.
+    """
     expected: dict[str, dict[str, str]] = {}
     for name, path, sha256 in recorded_files(site):
         expected.setdefault(path, {})[sha256] = name
-    found: list[_Damage] = []
+    found: list[Damage] = []
     for path, allowed in expected.items():
         name = next(iter(allowed.values()))
         try:
             actual = digest.of_file(site / path)
         except OSError:
-            found.append(_Damage(name, path, "missing"))
+            found.append(Damage(name, path, "missing"))
             continue
         if actual not in allowed:
-            found.append(_Damage(name, path, f"changed, sha256 {actual} instead of {next(iter(allowed))}"))
+            found.append(Damage(name, path, f"changed, sha256 {actual} instead of {next(iter(allowed))}"))
     return tuple(found)
 
 
@@ -420,15 +432,29 @@ def _interpreter_state(folder: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
+def _boot() -> list[str]:
+    """Name this machine and its last start."""
+    try:
+        return [os.uname().nodename, Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()]
+    except OSError:
+        return [os.uname().nodename, ""]
+
+
+def _restarted(noted: list[str]) -> bool:
+    host, boot = _boot()
+    return noted[0] == host and noted[1] != boot
+
+
 def _note_folders(folder: Path) -> None:
     """Note the times of all folders but those of byte code, which Python may write to."""
     site = _site_packages(folder)
     times: dict[str, int] = {}
     for path, folders, _ in os.walk(site):
         folders[:] = [name for name in folders if name != "__pycache__"]
-        times[os.path.relpath(path, site)] = Path(path).stat().st_mtime_ns
+        times[os.path.relpath(path, site)] = os.lstat(path).st_mtime_ns
     value = {
         "schema": _FOLDERS_SCHEMA,
+        "boot": _boot(),
         "interpreter": _interpreter_state(folder),
         "site_packages": site.relative_to(folder).as_posix(),
         "folders": times,

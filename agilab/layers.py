@@ -6,14 +6,17 @@ the app, nor param, knows each value, its source and its line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as default_of
 from pathlib import Path
 from typing import Any
 
-from agilab.codec import Field, fill, leaves, parse_text, set_path, unknown, validate_some
+from agilab.codec import Field, allowed, fill, leaves, parse_text, set_path, unknown, validate_some
 from agilab.errors import SettingError
+from agilab.paths import make_folder, write_file
+from agilab.toml import TomlFile, comment_text, escape, key_text, read_toml, replace_table, value_text
 
 SOURCES = ("default", "app file", "workspace file", "environment", "caller")
 """What a value's source may be called, the weakest first."""
@@ -73,14 +76,38 @@ def resolve(fields: Sequence[Field], layers: Iterable[Layer]) -> Resolved:
     sources: dict[str, dict[str, str]] = {}
     for layer in layers:
         checked = validate_some(fields, layer.values, where=layer.lines)
-        for name, value in _flat(fields, checked):
-            for other in [one for one in sources if _overlap(one, name)]:
-                del sources[other]
-            sources[name] = {"source": layer.source, "where": _where(layer.lines, name)}
-            set_path(chosen, name, value)
+        _merge(fields, chosen, checked, layer=layer, sources=sources)
     values = fill(fields, chosen)
     names = (name for name, _ in _flat(fields, values))
     return Resolved(values, {name: sources.get(name, {"source": "default", "where": ""}) for name in names})
+
+
+def _merge(
+    fields: Sequence[Field],
+    chosen: dict[str, Any],
+    checked: Mapping[str, Any],
+    *,
+    layer: Layer,
+    sources: dict[str, dict[str, str]],
+    prefix: str = "",
+) -> None:
+    for field in fields:
+        if field.name not in checked:
+            continue
+        value, name = checked[field.name], prefix + field.name
+        if field.type != "settings":
+            chosen[field.name] = value
+        elif value is None:
+            chosen[field.name] = None
+            for inner in [one for one in sources if one.startswith(f"{name}.")]:
+                del sources[inner]
+        else:
+            if not isinstance(chosen.get(field.name), dict):
+                chosen[field.name] = {}
+                sources.pop(name, None)
+            _merge(field.fields, chosen[field.name], value, layer=layer, sources=sources, prefix=f"{name}.")
+            continue
+        sources[name] = {"source": layer.source, "where": _where(layer.lines, name)}
 
 
 def _flat(fields: Sequence[Field], values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -94,15 +121,112 @@ def _flat(fields: Sequence[Field], values: Mapping[str, Any], prefix: str = "") 
             yield prefix + field.name, value
 
 
-def _overlap(one: str, two: str) -> bool:
-    """Whether one of two names is the other or a table that holds it."""
-    return one == two or one.startswith(f"{two}.") or two.startswith(f"{one}.")
-
-
 def _where(lines: Mapping[str, str], name: str) -> str:
     while name not in lines and "." in name:
         name = name.rpartition(".")[0]
     return lines.get(name, "")
+
+
+# Files
+
+
+def settings_layer(source: str, file: TomlFile | Path, *, table: str = "settings") -> Layer:
+    """Read the layer that one table of a settings file holds; a missing file or table is empty.
+
+    Parameters
+    ----------
+    source
+        ``"app file"`` or ``"workspace file"``.
+    file
+        The file, or what `read_toml` returned for it.
+    table
+        ``"settings"``, ``"cluster"`` or ``"views"``.
+    """
+    if isinstance(file, Path):
+        file = read_toml(file)
+    lines = {
+        name.removeprefix(f"{table}."): f"{file.path}:{line}"
+        for name, line in file.lines.items()
+        if name.startswith(f"{table}.")
+    }
+    return Layer(source, file.tables.get(table, {}), lines)
+
+
+def write_toml(path: Path, fields: Sequence[Field], values: Mapping[str, Any], *, table: str = "settings") -> None:
+    """Write one table of a settings file, whole or not at all, with docs, units and bounds as comments.
+
+    Settings that are not given stand there as a comment with their default.
+    Other tables of the file stay as they are.
+
+    Parameters
+    ----------
+    path
+        The file; its folder is made when it is missing.
+    fields
+        What is declared.
+    values
+        Some or all values, as JSON.
+    table
+        ``"settings"``, ``"cluster"`` or ``"views"``.
+
+    Raises
+    ------
+    SettingError
+        A value is not allowed, or the file that stands there is not one of ours.
+    """
+    checked = validate_some(fields, values)
+    file = read_toml(path)
+    text = replace_table(file, table, _table_lines(fields, checked, table))
+    make_folder(path.parent)
+    write_file(path, text.encode())
+
+
+def _table_lines(fields: Sequence[Field], values: Mapping[str, Any], header: str) -> Iterator[str]:
+    """Yield the lines of a table: first what is its own, then the tables inside it."""
+    yield f"[{header}]"
+    nested = [field for field in fields if field.type == "settings" and values.get(field.name) is not None]
+    renamed = dict(zip(values, escape(values), strict=True))
+    for field in fields:
+        if field in nested:
+            continue
+        if field.type != "settings" or field.name in values:
+            words = comment_text(f"{field.doc}: {allowed(field)}" if field.doc else allowed(field))
+            yield f"# {words}"
+            given = field.name in values
+            value = _toml_value(field, values[field.name] if given else field.default)
+            yield f"{'' if given else '# '}{key_text(renamed.get(field.name, field.name))} = {value}"
+    for field in nested:
+        yield ""
+        if field.doc:
+            yield f"# {comment_text(field.doc)}"
+        key = key_text(renamed.get(field.name, field.name))
+        yield from _table_lines(field.fields, values[field.name], f"{header}.{key}")
+
+
+_DATES = ("date", "datetime", "date_range", "datetime_range")
+_NUMBERS = ("number", "range", "numeric_tuple")
+
+
+def _toml_value(field: Field, value: Any) -> str:
+    """Write dates, NaN and infinity as TOML's own, everything else as the JSON it is."""
+    kind = field.constraints.get("items") if field.type == "list" else field.type
+    leaf = _toml_date if kind in _DATES else _toml_number if kind in _NUMBERS else value_text
+    if isinstance(value, list) and leaf is not value_text:
+        return f"[{', '.join(leaf(item) for item in value)}]"
+    return leaf(value)
+
+
+def _toml_date(value: Any) -> str:
+    # TOML has no seconds in an offset; such a time is written as text, which is read all the same.
+    native = isinstance(value, str) and re.fullmatch(r"[-0-9]{10}(T[0-9:.]+([+-]\d\d:\d\d)?)?", value)
+    return value if native else value_text(value)
+
+
+def _toml_number(value: Any) -> str:
+    return value if isinstance(value, str) else value_text(value)
+
+
+# Environment
 
 
 def variable(name: str, prefix: str = VARIABLE) -> str:

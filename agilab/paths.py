@@ -78,6 +78,11 @@ class WenvPaths:
 
     root: Path
 
+    @property
+    def marker(self) -> Path:
+        """The file that says whose folder this is (schema ``agilab.home/1``)."""
+        return self.root / "wenv.json"
+
     def package(self, app: str) -> Path:
         """``<app>_worker/``: one folder per code digest, ``current`` and ``worker_manifest.json``."""
         return self.root / f"{app}_worker"

@@ -21,12 +21,12 @@ from agilab import digest, syntax
 from agilab.declaration import (
     LARGEST_TOML_BYTES,
     Breach,
-    TomlFile,
+    Pyproject,
     data_breaches,
     identity_breaches,
     kind_breaches,
     one_line,
-    read_toml,
+    read_pyproject,
     uuid_of,
 )
 from agilab.errors import ProjectError, ProjectNotFoundError
@@ -106,8 +106,15 @@ class Project:
         return self.worker / "pyproject.toml"
 
     def manager_digest(self) -> str:
-        """Return the digest of the manager package."""
-        return digest.of_tree(self.manager)
+        """Return the digest of the manager package: the same in a checkout and where its wheel is installed."""
+        if self.root.name != _INSTALLED:
+            return digest.of_tree(self.manager)
+        from shutil import copytree, ignore_patterns
+        from tempfile import TemporaryDirectory
+
+        with TemporaryDirectory() as folder:  # what the wheel has added to the package does not count
+            source = copytree(self.manager, Path(folder, self.name), symlinks=True, ignore=ignore_patterns(_INSTALLED))
+            return digest.of_tree(source)
 
     def git(self) -> dict[str, Any] | None:
         """Return commit and whether the project differs from it; None where git does not keep the project."""
@@ -407,8 +414,8 @@ def _declares(root: Path) -> bool:
 
 
 def _uuid(root: Path) -> str:
-    toml = read_toml(root / "pyproject.toml")
-    return uuid_of(toml) if isinstance(toml, TomlFile) else ""
+    toml = read_pyproject(root / "pyproject.toml")
+    return uuid_of(toml) if isinstance(toml, Pyproject) else ""
 
 
 def _marked(project: Project, same: Sequence[Project]) -> Project:
@@ -430,10 +437,10 @@ def read(root: Path, *, source: str = "path") -> Project:
     """Read the project in a folder; what is wrong with it is in its `breaches`, nothing is raised."""
     root = Path(os.path.normpath(root.absolute()))
     name, manager, worker = _layout(root)
-    toml = read_toml(root / "pyproject.toml")
+    toml = read_pyproject(root / "pyproject.toml")
     breaches = [toml] if isinstance(toml, Breach) else _toml_breaches(toml)
     if isinstance(toml, Breach):
-        toml = TomlFile(root / "pyproject.toml", "", {})
+        toml = Pyproject(root / "pyproject.toml", "", {})
     if problem := name_problem(name):
         message = f"folder {root.name!r:.80} does not make an app's name"
         breaches.insert(0, Breach(toml.path, 1, message, f"call it <name>_project; {problem}"))
@@ -467,7 +474,7 @@ def read(root: Path, *, source: str = "path") -> Project:
     )
 
 
-def _toml_breaches(toml: TomlFile) -> list[Breach]:
+def _toml_breaches(toml: Pyproject) -> list[Breach]:
     return [*identity_breaches(toml), *data_breaches(toml), *kind_breaches(toml)]
 
 
@@ -480,7 +487,7 @@ def _layout(root: Path) -> tuple[str, Path, Path]:
     return name, root / "src" / name, root / "src" / f"{name}_worker"
 
 
-def _class(package: Path, base: str, toml: TomlFile) -> str | Breach:
+def _class(package: Path, base: str, toml: Pyproject) -> str | Breach:
     """Return ``module:Class`` of the class that derives from App or Worker, as declared or as found in the source."""
     key, init = base.lower(), package / "__init__.py"
     if not init.is_file():

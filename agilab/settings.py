@@ -17,10 +17,13 @@ import param
 from param.parameterized import ParameterizedMetaclass
 
 from agilab import codec
-from agilab.codec import CODECS, Field
+from agilab.codec import Field
 from agilab.errors import SettingError, first_line
-from agilab.layers import Layer, Resolved, environment_layer, resolve, resolve_secrets
-from agilab.values import NotAllowedError, scalar, show
+from agilab.layers import Layer, Resolved, environment_layer, resolve, resolve_secrets, settings_layer, write_toml
+from agilab.matching import matches
+from agilab.schema import json_schema
+from agilab.toml import read_toml
+from agilab.codec import CODECS, NotAllowedError, scalar, show
 
 __all__ = [
     "Input",
@@ -29,8 +32,12 @@ __all__ = [
     "Secret",
     "Settings",
     "environment_layer",
+    "json_schema",
+    "read_toml",
     "resolve",
     "resolve_secrets",
+    "settings_layer",
+    "write_toml",
 ]
 
 if TYPE_CHECKING:
@@ -47,7 +54,7 @@ class Secret(_TextParameter):
     """
 
     def _validate(self, val: Any) -> None:
-        super()._validate(val)
+        super()._validate(val)  # type: ignore[no-untyped-call]
         _validate_text(self, "secret", val, shown=False)
 
 
@@ -63,7 +70,7 @@ class Input(_TextParameter):
     """
 
     __slots__ = ["kind"]
-    _slot_defaults = dict(param.Parameter._slot_defaults, kind="glob")
+    _slot_defaults = {**param.Parameter._slot_defaults, "kind": "glob"}  # noqa: RUF012, as param declares it
     kind: str
 
     def __init__(self, default: str | None = None, *, kind: str = "glob", **params: Any) -> None:
@@ -74,7 +81,7 @@ class Input(_TextParameter):
         self._validate(self.default)
 
     def _validate(self, val: Any) -> None:
-        super()._validate(val)
+        super()._validate(val)  # type: ignore[no-untyped-call]
         _validate_text(self, "input", val, shown=True)
 
 
@@ -93,7 +100,7 @@ def _validate_text(parameter: Any, kind: str, value: Any, *, shown: bool) -> Non
 class _SettingsClass(ParameterizedMetaclass):
     """Checks a settings class when it is made, so that a run never meets a setting without a codec."""
 
-    def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> None:
+    def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> None:  # noqa: N805
         super().__init__(name, bases, body)
         if any(isinstance(base, _SettingsClass) for base in bases):
             _check_class(cls, body)
@@ -144,7 +151,31 @@ class Settings(param.Parameterized, metaclass=_SettingsClass):
         SettingError
             A name is unknown or a value is not allowed.
         """
-        return _build(cls, codec.validate(cls.fields(), values, where=where))
+        made: Self = _build(cls, codec.validate(cls.fields(), values, where=where))
+        return made
+
+    def input_matches(self, data_root: Path) -> dict[str, list[str]]:
+        """Find the files that the `Input` settings mean.
+
+        Returns
+        -------
+        dict
+            Dotted setting name -> sorted POSIX paths relative to the data
+            root, regular files only. One that is None is left out.
+
+        Raises
+        ------
+        SettingError
+            A named file or folder does not exist or lies outside the root.
+        """
+        values = self.to_json()
+        found: dict[str, list[str]] = {}
+        for name, field in codec.leaves(self.fields()):
+            text = codec.get_path(values, name) if field.type == "input" else None
+            if text is not None:
+                kind = str(field.constraints["kind"])
+                found[name] = matches(name, text, kind=kind, root=Path(data_root))
+        return found
 
 
 def _check_class(cls: Any, body: Mapping[str, Any]) -> None:
@@ -289,16 +320,19 @@ def _selector(kind: str) -> Callable[[Any], tuple[str, dict[str, Any]]]:
     def declare(parameter: Any) -> tuple[str, dict[str, Any]]:
         options = list(parameter.objects)
         names = {id(option): label for label, option in parameter.names.items()} if parameter.names else {}
-        constraints: dict[str, Any] = {"options": [], "labels": []}
+        constraints: dict[str, Any] = {"options": []}
+        labels: list[str] = []
         for option in options:
             plain = codec.native(option)
             if plain is None and kind == "selector":
                 constraints["optional"] = True
             elif isinstance(plain, str | int | float):
                 constraints["options"].append(scalar(plain))
-                constraints["labels"].append(str(names.get(id(option), plain)))
+                labels.append(str(names.get(id(option), plain)))
             else:
                 raise NotAllowedError(f"its objects hold {show(plain)}; allowed: text, numbers, true, false")
+        if names:
+            constraints["labels"] = labels
         if not parameter.check_on_set:
             constraints["open"] = True
         return kind, constraints

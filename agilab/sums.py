@@ -118,7 +118,7 @@ def hash_file(path: str, *, durable: bool = False) -> tuple[str, int]:
         if durable:
             os.fsync(fd)
         if os.fstat(fd).st_size > _BIG_FILE:
-            return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()  # type: ignore[arg-type]
+            return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
         data = file.readall()
     return hashlib.sha256(data).hexdigest(), len(data)
 

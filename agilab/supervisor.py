@@ -30,14 +30,14 @@ from agilab.events import EventLog
 from agilab.inputs import Input, InputHasher
 from agilab.installation import Installation
 from agilab.interrupt import CancelSwitch
+from agilab.layers import resolve_secrets
+from agilab.owner import hold_owner
 from agilab.paths import HomePaths, RunPaths, WenvPaths, make_folder
 from agilab.plan import InputRef, WorkPlan
 from agilab.planner import Planner
 from agilab.project import Project, find
 from agilab.reaper import Watcher
 from agilab.request import RunRequest
-from agilab.run import hold_owner
-from agilab.settings import resolve_secrets
 from agilab.state import RunState
 
 CLOSE_GRACE_S = 10.0
@@ -65,6 +65,8 @@ class Execution:
         The run folder; it exists and holds nothing but the request.
     on_event
         Told every event as it is written to the log.
+    owner_fd
+        Descriptor of the owner's lock when another process took it for us; -1 to take it here.
     """
 
     home: HomePaths
@@ -73,6 +75,7 @@ class Execution:
     request: RunRequest
     paths: RunPaths
     on_event: OnEvent | None = None
+    owner_fd: int = -1
     created: str = field(default_factory=now)
     began: float = field(default_factory=time.monotonic)
     started: str | None = None
@@ -139,7 +142,7 @@ def install(run: Execution) -> None:
 def plan(run: Execution) -> None:
     """Ask the app what there is to do, and hash what it reads."""
     run.input_refs, run.plan = run.planner.plan(run.request.settings)
-    run.backend.check(run.plan.partitions)
+    run.backend.check(run.plan.partitions, timeout_s=run.request.cluster["timeout_s"])
     refs = [ref for part in run.plan.partitions for ref in part.inputs if isinstance(ref, InputRef)]
     hasher = InputHasher(run.home.cache / "hashes.json")
     run.inputs = hasher.hash([*run.input_refs, *refs], run.planner.data_root)
@@ -155,11 +158,9 @@ def open_workers(run: Execution) -> None:
     """Start as many workers as the widest stage can use."""
     assert run.plan is not None
     assert run.installed is not None
-    width = max(len(stage.partitions) if stage.partitions is not None else sys.maxsize for stage in run.plan.stages)
-    cpus = len(run.held.numbers.get("cpu", (0,)))
-    wanted = run.request.cluster["workers"] or cpus
-    workers = max(1, min(wanted, width))
-    run.held.shrink("cpu", workers)
+    cpus = run.request.cluster["workers"] or len(run.held.numbers.get("cpu", (0,)))
+    workers = run.backend.worker_names(cpus, run.plan)
+    run.held.shrink("cpu", len(workers))
     fields = run.planner.fields()
     init = {
         "op": "init",
@@ -256,7 +257,7 @@ def supervise(run: Execution) -> None:
         Another process owns the run.
     """
     with ExitStack() as stack:
-        stack.enter_context(hold_owner(run.paths))
+        stack.enter_context(hold_owner(run.paths, fd=run.owner_fd))
         run.log = stack.enter_context(EventLog(run.paths.events))
         run.switch = stack.enter_context(CancelSwitch(run.paths.cancel_request))
         run.watcher = stack.enter_context(Watcher.open(run.paths.run_id))
@@ -300,7 +301,8 @@ def main() -> int:
             out.close()
 
     request = RunRequest.from_json(json.loads(paths.request.read_bytes()))
-    run = Execution(home, wenv, find(Path(order["project"])), request, paths, on_event=begun)
+    project = find(Path(order["project"]))
+    run = Execution(home, wenv, project, request, paths, on_event=begun, owner_fd=order["owner_fd"])
     supervise(run)
     signalled = run.switch.signal
     return 128 + signalled if signalled else {"succeeded": 0, "cancelled": 130}.get(run.outcome, 1)

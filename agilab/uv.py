@@ -32,7 +32,7 @@ UV_VARIABLES = (
     *("http_proxy", "https_proxy", "all_proxy", "no_proxy", "CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS"),
     *("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS"),
 )
-"""The variables that uv gets to see, besides ``UV_INDEX_<NAME>_USERNAME`` and ``_PASSWORD``; no other reaches a build."""
+"""The variables that uv gets to see, besides ``UV_INDEX_<NAME>_USERNAME`` and ``_PASSWORD``; no other is passed."""
 
 _PROGRESS = re.compile(r"\s*(Downloading|Downloaded|Building|Built|Resolved|Prepared|Installed|Bytecode compiled) ")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")

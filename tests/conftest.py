@@ -89,32 +89,31 @@ def shared_wenv(shared_folder: Path) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left(environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Fail the session when its tests leave a process of ours or touch the user's own folders."""
+    """Fail when the tests of this process leave a process behind or touch the user's own folders."""
     before = {folder: _changed(folder) for folder in USER_FOLDERS}
     yield
     base = tmp_path_factory.getbasetemp()
     end = time.monotonic() + WIND_DOWN_S
-    while (left := run_processes(base)) and time.monotonic() < end:
+    while (left := processes_of(base)) and time.monotonic() < end:
         time.sleep(POLL_S)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
-    assert not left, f"tests left processes of a run behind: {left}"
+    assert not left, f"tests left processes behind: {left}"
     touched = [str(folder) for folder in USER_FOLDERS if _changed(folder) != before[folder]]
     assert not touched, f"tests wrote to the user's own folders: {touched}"
 
 
-def run_processes(home: Path) -> dict[int, str]:
-    """Return the processes, pid to command line, that belong to a run under `home`."""
+def processes_of(base: Path) -> dict[int, str]:
+    """Return the processes, pid to command line, that tests started: their HOME or command lies under `base`."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            variables = (process / "environ").read_bytes().split(b"\0")
-            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            command = (process / "cmdline").read_bytes()
+            variables = (process / "environ").read_bytes()
         except OSError:  # ended meanwhile, or somebody else's
             continue
-        named = dict(item.partition(b"=")[::2] for item in variables)
-        if b"AGILAB_RUN" in named and named.get(b"AGILAB_HOME", b"").startswith(os.fsencode(home) + b"/"):
-            found[int(process.name)] = command
+        if os.fsencode(base) + b"/" in command + variables:
+            found[int(process.name)] = command.replace(b"\0", b" ").decode(errors="replace")
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from agilab.errors import BackendRefusedError
 from agilab.package import Installed
 from agilab.paths import RunPaths
-from agilab.plan import Partition
+from agilab.plan import Partition, WorkPlan
 
 BACKENDS: Mapping[str, str] = {
     "inline": "agilab.backends.inline:InlineBackend",
@@ -60,7 +60,7 @@ class Job:
     init
         The ``init`` message of `agilab.entry`, secrets included; never written to disk.
     workers
-        How many workers to open.
+        Names of the workers to open, from `Backend.worker_names`.
     environment
         Variables that worker processes get, beyond the allowed ones of the manager.
     """
@@ -68,7 +68,7 @@ class Job:
     paths: RunPaths
     installed: Installed
     init: Mapping[str, Any]
-    workers: int
+    workers: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -172,8 +172,21 @@ class Backend(ABC):
     def open(self, job: Job) -> Pool:
         """Start the workers of a run."""
 
-    def check(self, partitions: Sequence[Partition]) -> None:
+    def worker_names(self, count: int, plan: WorkPlan) -> tuple[str, ...]:
+        """Name the workers of a run: at most `count`, and no more than its widest stage can use."""
+        width = max(len(stage.partitions) if stage.partitions is not None else count for stage in plan.stages)
+        most = count if self.capabilities.parallel else 1
+        return tuple(f"{self.name}-{number}" for number in range(max(1, min(most, width))))
+
+    def check(self, partitions: Sequence[Partition], *, timeout_s: float | None) -> None:
         """Refuse partitions that ask for what this backend cannot promise.
+
+        Parameters
+        ----------
+        partitions
+            Those known before the start.
+        timeout_s
+            Limit for partitions that have none of their own [s].
 
         Raises
         ------
@@ -183,10 +196,11 @@ class Backend(ABC):
         if self.capabilities.timeouts:
             return
         for part in partitions:
-            if part.timeout_s is not None:
+            limit = part.timeout_s if part.timeout_s is not None else timeout_s
+            if limit is not None:
                 raise BackendRefusedError(
                     f"backend {self.name!r} cannot end a partition after its timeout, and {part.id!r} "
-                    f"has one of {part.timeout_s:g} s; choose another backend, such as 'local'"
+                    f"has one of {limit:g} s; choose another backend, such as 'local'"
                 )
 
 

@@ -92,14 +92,14 @@ class LocalPool(Pool):
     def __init__(self, job: Job) -> None:
         self._job = job
         self._init = json.dumps(job.init, separators=(",", ":")).encode() + b"\n"
-        self._environment = worker_environment(job.workers, job.environment)
+        self._environment = worker_environment(len(job.workers), job.environment)
         self._selector = selectors.DefaultSelector()
         self._pending: list[Event] = []
         self._closing = False
         self._next_sample = 0.0
         self._oom_kills = _oom_kills()
-        self._slots = {name: _Slot(name) for name in (f"local-{number}" for number in range(job.workers))}
-        self.workers = tuple(self._slots)
+        self._slots = {name: _Slot(name) for name in job.workers}
+        self.workers = job.workers
         for slot in self._slots.values():
             self._start(slot)
 

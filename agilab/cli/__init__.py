@@ -117,18 +117,19 @@ def added_commands() -> list[str]:
     importlib.metadata answers the same in fifteen times the time; it is asked
     when such a command is called.
     """
-    from os import listdir
+    from os import scandir
 
     known = {name for _, commands in SECTIONS for name, _, _ in commands}
     found: set[str] = set()
     for folder in sys.path:
         try:
-            packages = [name for name in listdir(folder or ".") if name.endswith((".dist-info", ".egg-info"))]
+            with scandir(folder or ".") as entries:
+                packages = [entry.path for entry in entries if entry.name.endswith((".dist-info", ".egg-info"))]
         except OSError:
             continue
         for package in packages:
             try:
-                with open(f"{folder or '.'}/{package}/entry_points.txt", encoding="utf-8") as file:
+                with open(f"{package}/entry_points.txt", encoding="utf-8") as file:
                     text = file.read()
             except (OSError, ValueError):
                 continue

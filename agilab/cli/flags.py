@@ -34,7 +34,7 @@ class _Read:
     value: Any
 
 
-class FieldType(click.ParamType):
+class FieldType(click.ParamType):  # type: ignore[type-arg,unused-ignore] - generic from click 8.3 on
     """Reads the text of one setting with its codec; a wrong value is the codec's sentence."""
 
     def __init__(self, setting: Field, dotted: str) -> None:

@@ -6,9 +6,7 @@ cancels it: the first Ctrl-C waits for the workers to end, the second does not.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,15 @@ import click
 
 from agilab.agi import AGI
 from agilab.cli.flags import CHOSEN, CLUSTER, SETTINGS, Chosen, DeclaredCommand, assignments, options
-from agilab.cli.interrupt import Interrupts
 from agilab.cli.outcome import exit_code, print_failures, print_run, run_json
 from agilab.cli.progress import watch
-from agilab.cli.screen import count, document, json_option, note, out, pairs, safe, size, table
+from agilab.cli.screen import count, document, json_option, out, pairs, size, table
+from agilab.cli.signals import Signals
+from agilab.cli.stdout import app_output_aside
 from agilab.env import AgiEnv
-from agilab.errors import AgilabError
+from agilab.errors import RequestError
 from agilab.paths import read_json
-from agilab.request import ClusterOptions, RunRequest
+from agilab.request import SCHEMA, ClusterOptions, RunRequest
 
 LISTED = 30
 """How many partitions `plan` lists of each stage, unless all are asked for."""
@@ -38,9 +37,8 @@ the app's own file or the declaration: `agilab settings APP` shows which.
 
 def choose(app: str | None, before: Mapping[str, str]) -> Chosen | None:
     """Select the app that a command line names, or the one its request file is for, and make its flags."""
-    file = before.get("--request")
-    if app is None and file:
-        app = str(read_json(_readable(Path(file)), "agilab.request/1")["app"]["name"])
+    if app is None and before.get("--request"):
+        app = _app_of(Path(before["--request"]))
     cluster = options(ClusterOptions.fields(), CLUSTER, taken=TAKEN)
     if app is None:
         return Chosen(None, "", cluster)
@@ -50,10 +48,14 @@ def choose(app: str | None, before: Mapping[str, str]) -> Chosen | None:
     return Chosen(env, f"Settings of {env.project.name}", (*settings, *cluster))
 
 
-def _readable(path: Path) -> Path:
-    if not path.is_file():
-        raise AgilabError(f"no file {path}; --request takes the request.json of a run")
-    return path
+def _app_of(file: Path) -> str:
+    """Return the name of the app that a request file is for."""
+    if not file.is_file():
+        raise RequestError(f"no file {file}; --request takes a request.json, such as that of a run folder")
+    try:
+        return str(read_json(file, SCHEMA)["app"]["name"])
+    except (KeyError, TypeError):
+        raise RequestError(f"{file} names no app; write `agilab run APP --request {file}`") from None
 
 
 class AppCommand(DeclaredCommand):
@@ -66,7 +68,9 @@ def app_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command what `plan` and `run` have in common."""
     for decorate in (
         json_option,
-        click.option("--request", "file", metavar="FILE", type=click.Path(path_type=Path), help="Take all from a request.json."),
+        click.option(
+            "--request", "file", metavar="FILE", type=click.Path(path_type=Path), help="Take all from a request.json."
+        ),
         click.option("--set", "sets", metavar="NAME=VALUE", multiple=True, help="Set any setting by its name."),
         click.option("--seed", type=int, help="What the seeds of all partitions are made from; default: 0"),
         click.argument("app", required=False, metavar="APP"),
@@ -79,7 +83,11 @@ TAKEN = ("--help", "--json", "--request", "--set", "--seed", "--detach", "--all"
 """Flags of these commands; a setting of such a name is reached with --set."""
 
 
-@click.command("plan", cls=AppCommand, help="Show what a run would do, without running it.\n\n" + INTRODUCTION.format(command="plan"))
+@click.command(
+    "plan",
+    cls=AppCommand,
+    help="Show what a run would do, without running it.\n\n" + INTRODUCTION.format(command="plan"),
+)
 @app_options
 @click.option("--all", "everything", is_flag=True, help="List every partition.")
 @click.pass_context
@@ -97,7 +105,7 @@ def plan_command(
     with app_output_aside():
         distribution = AGI.get_distrib(env, request)
     if as_json:
-        document("plan", {"request": request.to_json(), **distribution.to_json()})
+        document("plan", {"request": request.to_json(), "distribution": distribution.to_json()})
         return 0
     _print_plan(request, distribution, limit=None if everything else LISTED)
     return 0
@@ -126,21 +134,14 @@ def run_command(
         else:
             out(f"{run.run_id} is on its way", f"  agilab logs {run.run_id} --follow", f"  agilab cancel {run.run_id}")
         return 0
-    with app_output_aside(), watch() as view, Interrupts(env, view.tally) as interrupts:
+    with app_output_aside(), watch() as view, Signals(view.say) as signals:
         run = AGI.run(env, request, on_event=view)
     if as_json:
         document("run", run_json(run))
     else:
         print_run(run)
-    print_failures(env, run)
-    return interrupts.exit_code or exit_code(run)
-
-
-@contextmanager
-def app_output_aside() -> Iterator[None]:
-    """Send what app code prints while it plans to stderr: stdout is for our answer."""
-    with redirect_stdout(sys.stderr):
-        yield
+    print_failures(run, view.tally.failures, env.wenv)
+    return exit_code(run, signals.number)
 
 
 def _request(
@@ -192,10 +193,12 @@ def _print_plan(request: RunRequest, distribution: Any, *, limit: int | None) ->
             table(("partition", "weight", "worker", "reads"), rows, right=("weight",))
         if len(shown) < len(parts):
             out(f"... and {len(parts) - len(shown):,} more; --all lists them")
-        loads = {worker: sum(part.weight for part in parts if worker_of.get(part.id) == worker) for worker in assignment}
+        loads = {
+            worker: sum(part.weight for part in parts if worker_of.get(part.id) == worker) for worker in assignment
+        }
         out(f"load: {', '.join(f'{worker} {load:g}' for worker, load in loads.items())}")
 
 
 def _reads(part: Any) -> str:
     names = [ref.name for ref in part.inputs]
-    return f"{safe(names[0])} and {len(names) - 1} more" if len(names) > 1 else safe(names[0]) if names else "-"
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0] if names else "-"

@@ -68,22 +68,20 @@ class Tally:
         By name, in the order in which they were planned.
     failures
         ``failed`` events that were not tried again.
-    skew
-        This process's monotonic clock less the one in the events [s].
     """
 
     run_id: str = ""
     app: str = ""
+    created: str | None = None
     state: str = ""
     stages: dict[str, StageTally] = field(default_factory=dict)
     failures: list[Event] = field(default_factory=list)
-    skew: float = 0.0
 
     def apply(self, event: Event) -> None:
         """Take one event into account; unknown ones change nothing."""
         name = event["event"]
         if name == "created":
-            self.run_id, self.app = event["run_id"], event["app"]
+            self.run_id, self.app, self.created = event["run_id"], event["app"], event.get("t")
         elif name == "state":
             self.state = event["state"]
         elif name in ("planned", "stage", "dispatched", "committed", "failed"):
@@ -91,13 +89,15 @@ class Tally:
             self._apply_to_stage(stage, name, event)
 
     def _apply_to_stage(self, stage: StageTally, name: str, event: Event) -> None:
+        # Events from a log carry their time, those handed over live happen now.
+        moment = event.get("mono", time.monotonic())
         if name == "planned":
             planned = event["partitions"]
-            stage.partitions = planned if isinstance(planned, int | None) else len(planned)
+            stage.partitions = planned if isinstance(planned, int) else len(planned)
         elif name == "stage" and event["status"] == "started":
-            stage.started = event["mono"]
+            stage.started = moment
         elif name == "stage":
-            stage.ended = event["mono"]
+            stage.ended = moment
         elif name == "dispatched":
             stage.running.add(event["partition"])
         elif name == "committed":
@@ -114,15 +114,19 @@ class Tally:
 class PlainView:
     """Writes a line when something changes: states, starts and ends of stages, notes, failed attempts."""
 
-    def __init__(self, say: Callable[[str], None] = note) -> None:
+    def __init__(self, write: Callable[[str], None] = note) -> None:
         self.tally = Tally()
-        self._say = say
+        self._write = write
 
     def __call__(self, event: Event) -> None:
         self.tally.apply(event)
         line = change(event, self.tally)
         if line:
-            self._say(line)
+            self._write(line)
+
+    def say(self, line: str) -> None:
+        """Write a line of somebody else."""
+        self._write(line)
 
     def close(self) -> None:
         """Do nothing: every line stands already."""
@@ -156,7 +160,7 @@ def attempt_line(event: Event) -> str:
 def _stage_change(event: Event, stage: StageTally) -> str:
     if event["status"] == "started":
         return f"stage {stage.name}: {count(stage.partitions or 0, 'partition')}"
-    took = duration(stage.elapsed_s(event["mono"]))
+    took = duration(stage.elapsed_s(stage.ended or 0.0))
     return f"stage {stage.name}: {stage.committed} of {stage.partitions or 0} committed in {took}"
 
 
@@ -174,9 +178,13 @@ class TerminalView:
     def __call__(self, event: Event) -> None:
         with self._guard:
             self.tally.apply(event)
-            self.tally.skew = time.monotonic() - event["mono"]
             if event["event"] in ("note", "failed"):
                 self._lines.append(change(event, self.tally))
+
+    def say(self, line: str) -> None:
+        """Let a line of somebody else scroll by."""
+        with self._guard:
+            self._lines.append(line)
 
     def close(self) -> None:
         """Leave the last state of the lines on the screen."""
@@ -198,7 +206,7 @@ class TerminalView:
                 over = self._over.wait(REDRAW_S)
                 with self._guard:
                     lines, self._lines = self._lines, []
-                    drawn = _stage_table(self.tally, time.monotonic() - self.tally.skew)
+                    drawn = _stage_table(self.tally, time.monotonic())
                 _scroll(console, lines)
                 live.update(drawn, refresh=True)
 

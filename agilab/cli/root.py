@@ -80,7 +80,7 @@ def call(words: Sequence[str]) -> int:
         return CANCELLED
     except click.ClickException as err:
         return _usage(err)
-    except Exception as err:  # the last one who can say it in a line
+    except Exception as err:  # noqa: BLE001 - the last one who can say it in a line
         return complain(err)
 
 

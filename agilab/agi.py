@@ -1,0 +1,212 @@
+"""`AGI`: the control path in a few verbs, each taking an `AgiEnv`; thin, all work is done below."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from agilab import installation, slots
+from agilab.backends.base import backend
+from agilab.env import AgiEnv
+from agilab.errors import RequestError, RunStateError
+from agilab.inputs import InputHasher
+from agilab.installation import Installation
+from agilab.owner import hold_owner
+from agilab.paths import make_folder, write_json
+from agilab.plan import InputRef, WorkPlan, assign
+from agilab.request import RunRequest
+from agilab.run import Run
+
+if TYPE_CHECKING:
+    from agilab.environment import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """What a request is going to do, before anything runs.
+
+    Parameters
+    ----------
+    plan
+        The work plan.
+    inputs
+        What the run reads, with digest and size [bytes].
+    assignment
+        Stage -> worker -> partition ids in their planned order; a hint that balancing may overrule.
+    later
+        Stages that are planned when those before them have ended.
+    """
+
+    plan: WorkPlan
+    inputs: tuple[InputRef, ...]
+    assignment: Mapping[str, Mapping[str, tuple[str, ...]]]
+    later: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": "agilab.distribution/1",
+            "plan": self.plan.to_json(),
+            "inputs": [{"path": ref.path, "sha256": ref.sha256, "size_bytes": ref.size_bytes} for ref in self.inputs],
+            "assignment": {
+                stage: {worker: list(ids) for worker, ids in workers.items()}
+                for stage, workers in self.assignment.items()
+            },
+            "later": list(self.later),
+        }
+
+
+class AGI:
+    """Install, plan, run, submit and cancel: `AgiEnv -> AGI.run -> worker package -> artifacts`."""
+
+    @staticmethod
+    def install(env: AgiEnv, *, report: Report | None = None) -> Installation:
+        """Make data set, worker package and worker environment of the selected app; what is there already is kept.
+
+        Parameters
+        ----------
+        env
+            An environment with an app.
+        report
+            Told what happens, a line at a time, download sizes included.
+
+        Raises
+        ------
+        InstallError
+            Something could not be made.
+        """
+        env.prepare()
+        return installation.install(env.project, home=env.home, wenv=env.wenv, report=report or _silent)
+
+    @staticmethod
+    def get_distrib(env: AgiEnv, request: RunRequest) -> Distribution:
+        """Plan a request without running it.
+
+        Raises
+        ------
+        PlanError
+            The app's plan does not hold together.
+        DataError
+            An input is missing; when the data set is not there yet, install the app first.
+        """
+        _check(env, request)
+        refs, plan = env.planner.plan(request.settings)
+        runs_on = backend(request.cluster["backend"])
+        runs_on.check(plan.partitions, timeout_s=request.cluster["timeout_s"])
+        more = [ref for part in plan.partitions for ref in part.inputs if isinstance(ref, InputRef)]
+        hashed = InputHasher(env.home.cache / "hashes.json").hash([*refs, *more], env.planner.data_root)
+        inputs = tuple(
+            replace(InputRef(path, path), sha256=item.sha256, size_bytes=item.size_bytes)
+            for path, item in sorted(hashed.items())
+        )
+        workers = runs_on.worker_names(request.cluster["workers"] or slots.machine(os.environ)["cpu"], plan)
+        assignment = {
+            stage.name: assign(stage.partitions, dict.fromkeys(workers, 1.0))
+            for stage in plan.stages
+            if stage.partitions is not None
+        }
+        return Distribution(plan, inputs, assignment, tuple(stage.name for stage in plan.stages if stage.planned_later))
+
+    @staticmethod
+    def run(
+        env: AgiEnv, request: RunRequest, *, on_event: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> Run:
+        """Run a request to its end in this process; return the run, however it ended.
+
+        Parameters
+        ----------
+        env
+            Where the app and the folders are.
+        request
+            From `AgiEnv.request`.
+        on_event
+            Told every event of the run as it happens.
+
+        Returns
+        -------
+        Run
+            Final: `Run.check` raises unless it succeeded.
+        """
+        from agilab.supervisor import Execution, supervise
+
+        run = _create(env, request)
+        supervise(Execution(env.home, env.wenv, env.project, request, run.paths, on_event=on_event))
+        return run
+
+    @staticmethod
+    def submit(env: AgiEnv, request: RunRequest) -> Run:
+        """Start a request in a process that outlives this one; return its run at once.
+
+        Raises
+        ------
+        RunStateError
+            The supervisor did not start; the message says where its log is.
+        """
+        run = _create(env, request)
+        log = make_folder(run.paths.logs) / "supervisor.log"
+        with open(log, "ab") as file, hold_owner(run.paths) as owner:
+            order = {
+                "home": str(env.home.root),
+                "wenv": str(env.wenv.root),
+                "project": str(env.project.root),
+                "run": str(run.paths.root),
+                "owner_fd": owner.fileno(),
+            }
+            process = subprocess.Popen(
+                [sys.executable, "-m", "agilab.supervisor"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                start_new_session=True,
+                pass_fds=[owner.fileno()],
+            )
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with process.stdout:
+                with process.stdin:
+                    process.stdin.write(json.dumps(order).encode())
+                begun = process.stdout.readline()
+        if begun != b"begun\n":
+            process.wait()
+            raise RunStateError(f"run {run.run_id} did not start; see {log}")
+        process.returncode = 0  # it is not ours to wait for, and Popen must not warn that it goes on
+        return run
+
+    @staticmethod
+    def cancel(env: AgiEnv, run_id: str) -> Run:
+        """Ask a run to stop, and wait until it has.
+
+        Raises
+        ------
+        RunNotFoundError
+            There is no such run.
+        """
+        run = env.runs.get(run_id)
+        run.cancel()
+        return run.wait()
+
+
+def _check(env: AgiEnv, request: RunRequest) -> None:
+    project = env.project
+    if (request.app, request.app_uuid) != (project.name, project.uuid):
+        raise RequestError(
+            f"the request is for app {request.app!r} ({request.app_uuid}), the environment has {project.name!r} "
+            f"({project.uuid}); use env.select({request.app!r})"
+        )
+    env.prepare()
+
+
+def _create(env: AgiEnv, request: RunRequest) -> Run:
+    """Make the run folder with its request."""
+    _check(env, request)
+    paths = env.runs.create(env.project.name)
+    write_json(paths.request, request.to_json())
+    return Run(paths)
+
+
+def _silent(text: str) -> None:
+    """Report to nobody."""

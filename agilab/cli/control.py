@@ -1,0 +1,61 @@
+"""`agilab cancel` and `agilab debug`: stop a run, and repeat one of its partitions in this process."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import click
+
+from agilab.agi import AGI
+from agilab.cli.named import named_run
+from agilab.cli.outcome import run_json
+from agilab.cli.screen import block, document, json_option, note, out
+from agilab.env import AgiEnv
+from agilab.errors import AgilabError, first_line
+
+
+@click.command(
+    "cancel", help="Cancel a run, or seal a lost one as cancelled.\n\nRUN is a run id, the head of one, or `last`."
+)
+@click.argument("run_id", metavar="RUN")
+@json_option
+def cancel_command(*, run_id: str, as_json: bool) -> int:
+    env = AgiEnv()
+    run = named_run(env, run_id)
+    run = AGI.cancel(env, f"{run.app}/{run.run_id}")
+    if as_json:
+        document("cancel", run_json(run))
+    elif run.state == "cancelled":
+        out(f"cancelled: {run.run_id}")
+    if run.state == "cancelled":
+        return 0
+    note(f"agilab: error: run {run.run_id} is {run.state}, so there was nothing to cancel")
+    return 1
+
+
+@click.command(
+    "debug",
+    help="Repeat one partition in this process, under a debugger.\n\nRUN is a run id, the head of one, or `last`; "
+    "PARTITION is one that it planned. Nothing of the run's record changes.",
+)
+@click.argument("run_id", metavar="RUN")
+@click.argument("partition", metavar="PARTITION")
+@click.option("--no-pdb", is_flag=True, help="Only print the traceback.")
+def debug_command(*, run_id: str, partition: str, no_pdb: bool) -> int:
+    env = AgiEnv()
+    run = named_run(env, run_id)
+    try:
+        AGI.debug(env, f"{run.app}/{run.run_id}", partition)
+    except AgilabError:
+        raise
+    except Exception as err:  # noqa: BLE001 - the worker's own: it is what the user wants to see
+        block("".join(traceback.format_exception(err)))
+        note(f"agilab: error: partition {partition} raised {first_line(err)}")
+        if not no_pdb and sys.stdin.isatty():
+            import pdb
+
+            pdb.post_mortem(err.__traceback__)
+        return 1
+    out(f"partition {partition} of {run.run_id} ended without an error")
+    return 0

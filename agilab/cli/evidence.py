@@ -1,0 +1,205 @@
+"""`agilab runs`, `show` and `logs`: what runs did, read from their folders; nothing of an app is imported or run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agilab.cli.named import named_run
+from agilab.cli.outcome import print_failures, print_metrics, run_json, tallied
+from agilab.cli.screen import clock, count, document, duration, json_option, out, pairs, size, table
+from agilab.env import AgiEnv
+from agilab.run import Run
+
+ENDED = ("succeeded", "failed", "cancelled", "lost", "unknown")
+POLL_S = 0.1
+"""How often a followed log is looked at [s]."""
+
+
+@click.command("runs", help="List runs, newest first.\n\nAPP lists those of one app.")
+@click.argument("app", required=False, metavar="[APP]")
+@click.option("--limit", type=click.IntRange(min=1), default=30, show_default=True, help="How many to list.")
+@click.option("--all", "everything", is_flag=True, help="List every run.")
+@json_option
+def runs_command(*, app: str | None, limit: int, everything: bool, as_json: bool) -> int:
+    found = AgiEnv().runs.list(app)
+    shown = found if everything else found[:limit]
+    described = [run_json(run) for run in shown]
+    if as_json:
+        document("runs", {"count": len(found), "runs": described})
+        return 0
+    if not found:
+        out("no run yet; `agilab run APP` makes one, `agilab apps` lists the apps")
+        return 0
+    table(
+        ("run", "app", "state", "started (UTC)", "took", "partitions", "request"),
+        [
+            (
+                item["run_id"],
+                item["app"],
+                item["state"],
+                clock(item["started"] or item["created"]),
+                duration(item["duration_s"]),
+                f"{item['partitions']['committed']}/{item['partitions']['count']}",
+                item["request_digest"][:8],
+            )
+            for item in described
+        ],
+        right=("took", "partitions"),
+    )
+    if len(shown) < len(found):
+        out(f"... and {len(found) - len(shown):,} older; --all lists them")
+    return 0
+
+
+@click.command(
+    "show", help="Show what a run did and what it left.\n\nRUN is a run id, the head of one, `last`, or a run folder."
+)
+@click.argument("run_id", metavar="RUN")
+@click.option("--artifacts", is_flag=True, help="List every artifact with its digest.")
+@json_option
+def show_command(*, run_id: str, artifacts: bool, as_json: bool) -> int:
+    env = AgiEnv()
+    run = named_run(env, run_id)
+    if as_json:
+        listed = [artifact.to_json() for artifact in run.artifacts()] if artifacts else None
+        extra = {} if listed is None else {"artifact_list": listed}
+        document("show", {**run_json(run), "request": run.request.to_json(), "manifest": run.manifest, **extra})
+        return 0
+    if artifacts:
+        rows = [(item.path, item.kind, size(item.size_bytes), item.sha256) for item in run.artifacts()]
+        table(("path", "kind", "size", "sha256"), rows, right=("size",))
+        return 0
+    _print_summary(run)
+    tally = tallied(run)
+    if tally.stages:
+        out("stages")
+        for stage in tally.stages.values():
+            planned = "?" if stage.partitions is None else stage.partitions
+            retried = f", {count(stage.retries, 'retry', 'retries')}" if stage.retries else ""
+            out(f"  {stage.name}  {stage.committed} of {planned} committed{retried}")
+    print_metrics(run.metrics)
+    print_failures(run, tally.failures, env.wenv)
+    return 0
+
+
+def _print_summary(run: Run) -> None:
+    """Write what ran: the manifest's answers, one per line."""
+    manifest: Mapping[str, Any] = run.manifest or {}
+    request = run.request
+    app = manifest.get("app") or {}
+    pairs(
+        (
+            ("run", run.run_id),
+            ("app", " ".join(str(app[key]) for key in ("name", "version") if app.get(key)) or run.app),
+            ("state", run.state),
+            ("error", run.error),
+            ("folder", run.paths.root),
+            ("started", _when(manifest)),
+            ("request", f"sha256 {request.digest}"),
+            ("seed", request.seed),
+            *_where(manifest),
+            ("reproduce", manifest.get("reproduce")),
+        )
+    )
+    out("settings")
+    pairs(_settings(run), indent="  ")
+
+
+def _when(manifest: Mapping[str, Any]) -> str:
+    if not manifest.get("started"):
+        return ""
+    attempt = f", attempt {manifest['attempt']}" if manifest.get("attempt", 1) > 1 else ""
+    return f"{clock(manifest['started'])} UTC, took {duration(manifest['duration_s'])}{attempt}"
+
+
+def _where(manifest: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Yield what is known of backend, code, environment, inputs and artifacts."""
+    backend, code, environment = (manifest.get(name) or {} for name in ("backend", "code", "environment"))
+    if backend:
+        workers = count(len(backend.get("workers") or ()), "worker")
+        yield "backend", f"{backend['name']}, {workers} on {', '.join(map(str, backend.get('hosts') or ())) or '-'}"
+    if code:
+        git = code.get("git")
+        commit = f", git {git['commit'][:12]}{' (changed since)' if git['dirty'] else ''}" if git else ""
+        yield "code", f"sha256 {code['code_digest']}{commit}"
+    if environment:
+        isolated = "" if environment.get("isolated") else ", not isolated: it ran in the manager's own"
+        yield "environment", f"Python {environment['python']}, lock sha256 {environment['lock_sha256'][:16]}{isolated}"
+        differences = environment.get("differences") or ()
+        if differences:
+            yield (
+                "differs",
+                f"{count(len(differences), 'package')} from the worker's lock: {', '.join(map(str, differences[:5]))}",
+            )
+    inputs = manifest.get("inputs")
+    if inputs is not None:
+        total = sum(item["size_bytes"] for item in inputs)
+        yield "inputs", f"{count(len(inputs), 'file')}, {size(total)}"
+    artifacts = manifest.get("artifacts")
+    if artifacts:
+        yield "artifacts", f"{count(artifacts['count'], 'file')}, {size(artifacts['size_bytes'])}"
+
+
+def _settings(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield every setting of a run with its value and where that came from."""
+    for name, source in run.request.provenance.items():
+        value: Any = run.request.settings
+        for part in name.split("."):
+            value = value[part]
+        where = f", {source['where']}" if source.get("where") else ""
+        yield name, f"{value}  ({source['source']}{where})"
+
+
+@click.command(
+    "logs", help="Print the log of a run, or follow it.\n\nRUN is a run id, the head of one, `last`, or a run folder."
+)
+@click.argument("run_id", metavar="RUN")
+@click.option("--worker", metavar="NAME", help="Only what this worker wrote.")
+@click.option("--follow", "-f", is_flag=True, help="Go on until the run has ended.")
+def logs_command(*, run_id: str, worker: str | None, follow: bool) -> int:
+    run = named_run(AgiEnv(), run_id)
+    if not follow:
+        for line in run.logs(worker).splitlines():
+            out(line)
+        return 0
+    for line in follow_logs(run, worker):
+        out(line)
+        sys.stdout.flush()
+    return 0
+
+
+def follow_logs(run: Run, worker: str | None) -> Iterator[str]:
+    """Yield the lines of a run's log files as they are written, until the run has ended.
+
+    Parameters
+    ----------
+    run
+        The run.
+    worker
+        Only this worker's; None for all, each line headed by its file's name.
+    """
+    offsets: dict[Path, int] = {}
+    over = False
+    while not over:
+        over = run.state in ENDED
+        for path in sorted(run.paths.logs.glob("*.log" if worker is None else f"{worker}.log")):
+            for line in _new_lines(path, offsets, last=over):
+                yield line if worker is not None else f"{path.stem}: {line}"
+        if not over:
+            time.sleep(POLL_S)
+
+
+def _new_lines(path: Path, offsets: dict[Path, int], *, last: bool) -> list[str]:
+    """Read the complete lines after the offset of a file, and the torn one too when nothing follows."""
+    with open(path, "rb") as file:
+        file.seek(offsets.get(path, 0))
+        data = file.read()
+    end = len(data) if last else data.rfind(b"\n") + 1
+    offsets[path] = offsets.get(path, 0) + end
+    return data[:end].decode(errors="backslashreplace").splitlines()

@@ -1,0 +1,143 @@
+"""What is said about a run that has ended: its numbers, what failed in which partition, and what to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from agilab.cli.progress import Event, Tally, attempt_line
+from agilab.cli.screen import block, count, duration, note, number, out, pairs, size
+from agilab.errors import AgilabError, EvidenceError, RunStateError
+from agilab.paths import WenvPaths
+
+if TYPE_CHECKING:
+    from agilab.run import Run
+
+MOST_METRICS = 20
+"""How many metrics are printed at the end of a run; `show` and --json have all."""
+TRACEBACK_LINES = 20
+"""How much of a remote traceback is printed, from its end; the log has all."""
+MOST_FAILURES = 3
+
+EXIT = {"succeeded": 0, "cancelled": 130}
+"""State -> exit code; every other state is a failure."""
+
+
+def exit_code(run: Run, signal: int = 0) -> int:
+    """Return what the shell is told about a run that ended by itself (0) or after a signal of that number."""
+    return 128 + signal if signal and run.state == "cancelled" else EXIT.get(run.state, 1)
+
+
+def record_of(run: Run) -> Mapping[str, Any]:
+    """Return the manifest of a run, empty while it has none or when it cannot be read."""
+    try:
+        return run.manifest
+    except (RunStateError, EvidenceError):
+        return {}
+
+
+def request_of(run: Run) -> Mapping[str, Any]:
+    """Return the request of a run, empty when it cannot be read."""
+    try:
+        return record_of(run).get("request") or run.request
+    except (AgilabError, OSError):
+        return {}
+
+
+def run_json(run: Run) -> dict[str, Any]:
+    """Return a run as one JSON value: what lists show, and what `agilab run --json` says at the end."""
+    manifest = record_of(run)
+    tally = None if manifest else tallied(run)
+    return {
+        "run_id": run.run_id,
+        "app": run.app,
+        "state": run.state,
+        "error": run.error,
+        "folder": str(run.paths.root),
+        "created": manifest.get("created", tally.created if tally else None),
+        "started": manifest.get("started"),
+        "ended": manifest.get("ended"),
+        "duration_s": manifest.get("duration_s"),
+        "partitions": partitions(manifest, tally),
+        "artifacts": manifest.get("artifacts"),
+        "metrics": run.metrics,
+        "request_digest": str(request_of(run).get("digest") or ""),
+    }
+
+
+def partitions(manifest: Mapping[str, Any], tally: Tally | None) -> dict[str, int]:
+    """Return how many partitions are known and how many have committed, from the record or from the events."""
+    if tally is None:
+        found = manifest["partitions"]
+        return {"count": found.get("count", 0), "committed": found.get("committed", 0)}
+    stages = tally.stages.values()
+    return {
+        "count": sum(stage.partitions or 0 for stage in stages),
+        "committed": sum(stage.committed for stage in stages),
+    }
+
+
+def tallied(run: Run) -> Tally:
+    """Add up the events of a run; one that makes no sense, in a damaged folder, counts for nothing."""
+    tally = Tally()
+    for event in run.events():
+        with suppress(LookupError, TypeError, AttributeError):
+            tally.apply(event)
+    return tally
+
+
+def print_run(run: Run) -> None:
+    """Write what a run came to: state, folder, artifacts, metrics, and the commands that come next."""
+    manifest = record_of(run)
+    took = f" in {duration(manifest['duration_s'])}" if manifest.get("duration_s") is not None else ""
+    out(f"{run.state}: {run.run_id} of {run.app}{took}")
+    found = manifest.get("artifacts") or {"count": 0, "size_bytes": 0}
+    pairs(
+        (
+            ("folder", run.paths.root),
+            ("artifacts", f"{count(found['count'], 'file')}, {size(found['size_bytes'])}"),
+        ),
+        indent="  ",
+    )
+    print_metrics(run.metrics, limit=MOST_METRICS)
+    out("next", f"  agilab show {run.run_id}", f"  agilab verify {run.run_id}", f"  agilab logs {run.run_id}")
+
+
+def print_metrics(metrics: Mapping[str, float], *, limit: int | None = None) -> None:
+    """Write metrics, one per line; those beyond `limit` are counted."""
+    if not metrics:
+        return
+    shown = list(metrics.items())[:limit]
+    out("metrics")
+    width = max(len(name) for name, _ in shown)
+    for name, value in shown:
+        out(f"  {name.ljust(width)}  {number(value)}")
+    if len(shown) < len(metrics):
+        out(f"  ... and {len(metrics) - len(shown)} more; --json has all")
+
+
+def print_failures(run: Run, failures: list[Event], wenv: WenvPaths) -> None:
+    """Write to stderr which partitions failed: the remote traceback's end, where the code lies, what repeats it."""
+    for event in failures[:MOST_FAILURES]:
+        note("")
+        note(attempt_line(event))
+        lines = str(event.get("traceback") or "").splitlines()
+        if len(lines) > TRACEBACK_LINES:
+            note(f"  ... {len(lines) - TRACEBACK_LINES} lines before this: agilab logs {run.run_id}")
+        block("\n".join(f"  {line}" for line in lines[-TRACEBACK_LINES:]))
+        note(f"worker code   {code_folder(run, wenv)}")
+        note(f"worker files  {wenv.package(run.app) / 'worker_manifest.json'}")
+        note(f"repeat it     agilab debug {run.run_id} {event['partition']}")
+    if len(failures) > MOST_FAILURES:
+        note(f"... and {count(len(failures) - MOST_FAILURES, 'more failed partition')}")
+    if run.state == "failed":
+        note(f"agilab: error: run {run.run_id} failed: {run.error}")
+
+
+def code_folder(run: Run, wenv: WenvPaths) -> str:
+    """Return where the worker code of a run lies."""
+    code = record_of(run).get("code") or {}
+    return str(
+        wenv.code(run.app, code["worker_digest"]) if code.get("worker_digest") else wenv.package(run.app) / "current"
+    )

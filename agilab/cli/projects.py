@@ -1,0 +1,129 @@
+"""`agilab apps`, `new`, `check` and `install`: app projects, before anything of them runs."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from agilab.cli.screen import count, document, json_option, note, out, pairs, table
+from agilab.cli.stdout import app_output_aside
+from agilab.declaration import Breach
+from agilab.env import AgiEnv
+from agilab.errors import AgilabError
+from agilab.project import Project, locate
+
+
+@click.command("apps", help="List the app projects that can be run.")
+@json_option
+def apps_command(*, as_json: bool) -> int:
+    projects = AgiEnv().apps()
+    if as_json:
+        document("apps", {"apps": [project.to_json() for project in projects]})
+        return 0
+    if not projects:
+        out("no app project found; `agilab new NAME` writes one")
+        return 0
+    table(
+        ("app", "version", "source", "what it does"),
+        [
+            (
+                item.name,
+                item.version,
+                item.source,
+                "broken: " + str(item.breaches[0]) if item.breaches else item.description,
+            )
+            for item in projects
+        ],
+    )
+    for item in projects:
+        if item.breaches:
+            note(f"{item.name}: `agilab check {shlex.quote(str(item.root))}` names what is wrong")
+    return 0
+
+
+@click.command(
+    "new", help="Write a new app project that runs at once.\n\nNAME is the app's name; the folder is NAME_project."
+)
+@click.argument("name", metavar="NAME")
+@click.option("--folder", type=click.Path(path_type=Path), default=Path(), help="Where to put it; default: here.")
+@json_option
+def new_command(*, name: str, folder: Path, as_json: bool) -> int:
+    from agilab.template import create
+
+    project = create(name, folder)
+    if as_json:
+        document("new", project.to_json())
+        return 0
+    root = shlex.quote(str(project.root))
+    out(f"wrote {project.root}")
+    files = sorted(path.relative_to(project.root).as_posix() for path in project.root.rglob("*") if path.is_file())
+    out(*(f"  {file}" for file in files))
+    out("next", f"  agilab check {root}", f"  agilab run {root}", f"  agilab run {root} --help")
+    return 0
+
+
+@click.command(
+    "check",
+    help="Name every breach of the app contract, with its fix.\n\nAPP is a name or a path; default: the project here.",
+)
+@click.argument("app", default=".", metavar="[APP]")
+@json_option
+def check_command(*, app: str, as_json: bool) -> int:
+    from agilab.contract import check
+
+    project = locate(app)
+    # The app's own code is asked only when nothing that it imports is missing.
+    found = check(project) or _check_code(project)
+    if as_json:
+        breaches = [
+            {"file": str(item.file), "line": item.line, "message": item.message, "fix": item.fix} for item in found
+        ]
+        document("check", {"app": project.name, "root": str(project.root), "ok": not found, "breaches": breaches})
+    elif found:
+        out(*found)
+        note(f"agilab: error: {project.name or project.root.name} has {count(len(found), 'breach', 'breaches')}")
+    else:
+        out(f"ok: {project.name} keeps the app contract")
+    return 1 if found else 0
+
+
+def _check_code(project: Project) -> tuple[Breach, ...]:
+    """Ask the app for its settings and its plan, and hold the project against both."""
+    from agilab.contract import check
+
+    source = project.manager / "__init__.py"
+    env = AgiEnv(project.root)
+    with app_output_aside():
+        try:
+            fields = env.fields()
+        except AgilabError as err:
+            return (Breach(source, 1, str(err), "correct it, then check again"),)
+        try:
+            _, plan = env.planner.plan(env.settings().values)
+        except AgilabError as err:
+            found = check(project, fields=fields)
+            if project.data is None:
+                return (*found, Breach(source, 1, str(err), "correct it, then check again"))
+            note(f"stages were not checked against the plan, which needs the data set: {err}")
+            return found
+    return check(project, fields=fields, stages=[stage.name for stage in plan.stages])
+
+
+@click.command(
+    "install", help="Make an app's worker package and worker environment.\n\nNothing is done when nothing has changed."
+)
+@click.argument("app", metavar="APP")
+@json_option
+def install_command(*, app: str, as_json: bool) -> int:
+    from agilab.agi import AGI
+
+    installed = AGI.install(AgiEnv(app), report=note)
+    body = installed.to_json()
+    if as_json:
+        document("install", body)
+        return 0
+    names = ("app", "code", "environment", "python", "lock", "runtime", "data_root")
+    pairs((name, body[name]) for name in names if body.get(name))
+    return 0

@@ -1,0 +1,80 @@
+"""`agilab settings`: an app's settings, where each value came from, and how the workspace file is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from agilab import codec
+from agilab.cli.flags import assignments
+from agilab.cli.screen import document, json_option, out, table
+from agilab.env import AgiEnv
+
+
+@click.command(
+    "settings",
+    help="Show an app's settings and where each value came from.\n\n"
+    "`agilab settings APP set NAME=VALUE ...` keeps values in the workspace file, where they go before the app's own.",
+)
+@click.argument("app", metavar="APP")
+@click.argument("action", type=click.Choice(["set"]), required=False, metavar="[set]")
+@click.argument("pairs", nargs=-1, metavar="[NAME=VALUE]...")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of the settings.")
+@json_option
+def settings_command(*, app: str, action: str | None, pairs: tuple[str, ...], schema: bool, as_json: bool) -> int:
+    env = AgiEnv(app)
+    fields = env.fields()
+    if schema:
+        from agilab.schema import json_schema
+
+        document("settings", json_schema(fields, env.project.name))
+        return 0
+    if action == "set":
+        if not pairs:
+            raise click.UsageError("nothing to set; write NAME=VALUE", click.get_current_context())
+        env.save_settings(assignments(fields, pairs, where="set"))
+    resolved = env.settings()
+    rows = [
+        {
+            "name": name,
+            "type": setting.type,
+            "value": _value(resolved.values, name),
+            "unit": setting.unit,
+            **resolved.provenance.get(name, {"source": "default", "where": ""}),
+            "allowed": codec.allowed(setting),
+            "doc": setting.doc,
+        }
+        for name, setting in codec.leaves(fields)
+    ]
+    if as_json:
+        document("settings", {"app": env.project.name, "values": resolved.values, "settings": rows})
+        return 0
+    known = dict(codec.leaves(fields))
+    out(f"settings of {env.project.name}; the workspace file is {env.home.app_settings(env.project.name)}")
+    table(
+        ("setting", "value", "unit", "source", "allowed", "where"),
+        [
+            (
+                row["name"],
+                codec.format_text(known[row["name"]], row["value"]),
+                row["unit"],
+                row["source"],
+                row["allowed"],
+                row["where"],
+            )
+            for row in rows
+        ],
+    )
+    return 0
+
+
+def _value(values: Mapping[str, Any], dotted: str) -> Any:
+    """Return a value by dotted name; None when a table around it is none."""
+    found: Any = values
+    for part in dotted.split("."):
+        if not isinstance(found, Mapping):
+            return None
+        found = found[part]
+    return found

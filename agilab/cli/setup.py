@@ -1,0 +1,25 @@
+"""`agilab env`: which folders and environment variables are in use."""
+
+from __future__ import annotations
+
+import click
+
+from agilab.cli.screen import document, json_option, out, pairs, table
+from agilab.env import AgiEnv
+
+
+@click.command("env", help="Print every path and environment variable in use.")
+@json_option
+def env_command(*, as_json: bool) -> int:
+    env = AgiEnv()
+    if as_json:
+        document("env", env.describe())
+        return 0
+    out("paths")
+    pairs(env.describe()["paths"].items(), indent="  ")
+    out("", "environment variables")
+    table(
+        ("name", "value", "source", "what it does"),
+        [(item.name, item.value, item.source, item.doc) for item in env.variables()],
+    )
+    return 0

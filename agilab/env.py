@@ -1,0 +1,357 @@
+"""`AgiEnv`: which app, which folders, which settings; it runs nothing and owns no global state."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agilab import digest, package, toml
+from agilab.codec import Field
+from agilab.errors import HomeError, ProjectNotFoundError, RequestError
+from agilab.installation import data_root
+from agilab.layers import Layer, Resolved, environment_layer, resolve
+from agilab.package import WorkerSource
+from agilab.paths import HomePaths, WenvPaths, make_folder, write_json
+from agilab.planner import Planner
+from agilab.project import Project, find, find_all
+from agilab.run import RunStore
+
+if TYPE_CHECKING:
+    from agilab.request import RunRequest
+    from agilab.settings import Settings
+
+HOME_SCHEMA = "agilab.home/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """An environment variable that AGILAB reads.
+
+    Parameters
+    ----------
+    name
+        Its name.
+    value
+        What holds now, whatever it came from; empty when there is nothing.
+    source
+        ``"environment"``, ``"argument"`` or ``"default"``.
+    doc
+        What it decides.
+    """
+
+    name: str
+    value: str
+    source: str
+    doc: str
+
+
+class AgiEnv:
+    """Where an app is prepared and run from: project, folders, settings, runs.
+
+    Two of them may live in one process, with different folders and apps.
+
+    Parameters
+    ----------
+    app
+        Name or path of an app project; None to choose one later with `select`.
+    apps_path
+        Folders that are or hold app projects, looked at first.
+    home
+        AGILAB_HOME: settings, data and runs; default ``~/.agilab``.
+    wenv
+        AGILAB_WENV: worker packages and environments; default ``~/wenv``.
+
+    Raises
+    ------
+    ProjectError
+        The app is not there, or breaks its contract.
+
+    Examples
+    --------
+    >>> env = AgiEnv("flight_telemetry")  # doctest: +SKIP
+    >>> run = AGI.run(env, env.request({"sample_s": 120}))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        app: str | Path | None = None,
+        *,
+        apps_path: str | Path | Sequence[str | Path] | None = None,
+        home: str | Path | None = None,
+        wenv: str | Path | None = None,
+    ) -> None:
+        self._given = {"AGILAB_HOME": home, "AGILAB_WENV": wenv}
+        self._apps_path = apps_path
+        self.home = HomePaths(_folder(home, "AGILAB_HOME", ".agilab"))
+        self.wenv = WenvPaths(_folder(wenv, "AGILAB_WENV", "wenv"))
+        self._project = None if app is None else find(app, apps_path=apps_path)
+
+    def __repr__(self) -> str:
+        app = f"{self._project.name!r}, " if self._project else ""
+        return f"AgiEnv({app}home={str(self.home.root)!r}, wenv={str(self.wenv.root)!r})"
+
+    @property
+    def project(self) -> Project:
+        """The selected app project; ProjectNotFoundError when none is selected."""
+        if self._project is None:
+            names = ", ".join(project.name for project in self.apps()) or "none found"
+            raise ProjectNotFoundError(f"no app is selected; choose one with select(name): {names}")
+        return self._project
+
+    @property
+    def runs(self) -> RunStore:
+        """Every run in AGILAB_HOME."""
+        return RunStore(self.home)
+
+    @property
+    def planner(self) -> Planner:
+        """Asks the selected app's manager code."""
+        return Planner(self.project, self.home, data_root(self.project, self.home))
+
+    def apps(self) -> tuple[Project, ...]:
+        """Return every app project that can be found, broken ones too."""
+        return find_all(apps_path=self._apps_path)
+
+    def select(self, app: str | Path) -> AgiEnv:
+        """Return an environment for another app with the same folders."""
+        return AgiEnv(app, apps_path=self._apps_path, home=self.home.root, wenv=self.wenv.root)
+
+    def fields(self) -> tuple[Field, ...]:
+        """Return the declared settings of the app."""
+        self.prepare()
+        return self.planner.fields()
+
+    def settings(self, caller: Mapping[str, Any] | None = None) -> Resolved:
+        """Return every setting with its value and where it came from.
+
+        Parameters
+        ----------
+        caller
+            Values on top of default, app file, workspace file and environment.
+        """
+        fields = self.fields()
+        layers = [*self._files("settings"), environment_layer(fields, os.environ)]
+        return resolve(fields, [*layers, Layer("caller", caller or {})])
+
+    def cluster(self, caller: Mapping[str, Any] | None = None) -> Resolved:
+        """Return every cluster option with its value and where it came from; environment: ``AGILAB_CLUSTER_<NAME>``."""
+        from agilab.request import ClusterOptions
+
+        fields = ClusterOptions.fields()
+        layers = [*self._files("cluster"), environment_layer(fields, os.environ, prefix="AGILAB_CLUSTER_")]
+        return resolve(fields, [*layers, Layer("caller", caller or {})])
+
+    def save_settings(self, values: Mapping[str, Any]) -> Path:
+        """Write values into the user's workspace file of the app; return its path."""
+        self.prepare()
+        path = self.home.app_settings(self.project.name)
+        make_folder(path.parent)
+        fields = self.fields()
+        kept = toml.read_toml(path).tables.get("settings", {})
+        toml.write_toml(path, fields, {**kept, **values})
+        return path
+
+    def request(
+        self,
+        settings: Mapping[str, Any] | Settings | None = None,
+        *,
+        cluster: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        file: str | Path | None = None,
+    ) -> RunRequest:
+        """Return a complete, validated request: the only way to `AGI.run`.
+
+        Parameters
+        ----------
+        settings
+            Values that differ from what the files say, as JSON or Python values, or a complete `Settings` object.
+        cluster
+            Cluster options, likewise.
+        seed
+            What the seeds of all partitions are made from; default 0.
+        file
+            A JSON file of schema ``agilab.request/1``, complete (as in a run
+            folder) or with any of ``settings``, ``cluster`` and ``seed``;
+            what it leaves out is as it would be without it. Arguments win.
+
+        Raises
+        ------
+        SettingError
+            A value is not allowed; the message names setting, value, what is allowed, and where it stands.
+        RequestError
+            The file is not a request, is for another app, or for other code than there is now.
+        """
+        from agilab.request import RunRequest
+
+        given = self._from_file(Path(file)) if file is not None else {}
+        values = settings if settings is None or isinstance(settings, Mapping) else settings.to_json()
+        chosen = self.settings({**given.get("settings", {}), **(values or {})})
+        options = self.cluster({**given.get("cluster", {}), **(cluster or {})})
+        number = seed if seed is not None else given.get("seed", 0)
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 2**63:
+            raise RequestError(f"seed is {number!r}; allowed: a whole number from 0 to 2**63 - 1")
+        return RunRequest(
+            app=self.project.name,
+            app_uuid=self.project.uuid,
+            code_digest=self.code_digest(),
+            settings=chosen.values,
+            cluster=options.values,
+            seed=number,
+            provenance=chosen.provenance,
+            cluster_provenance=options.provenance,
+        )
+
+    def code_digest(self) -> str:
+        """Return the sha256 over manager package and worker package as they are now."""
+        project = self.project
+        worker_digest = package.code_digest(WorkerSource(project.name, project.worker, project.writable))
+        return digest.of_json({"manager": project.manager_digest(), "worker": worker_digest})
+
+    def variables(self) -> tuple[Variable, ...]:
+        """Return every environment variable that is read, with its value and where that came from."""
+        cores = str(len(os.sched_getaffinity(0)))
+        default = {"AGILAB_HOME": str(self.home.root), "AGILAB_WENV": str(self.wenv.root), "AGILAB_SLOTS": cores}
+        found = []
+        for name, doc in VARIABLES.items():
+            source = "environment" if os.environ.get(name) else "default"
+            value = os.environ.get(name) or default.get(name, "")
+            if self._given.get(name) is not None:
+                source, value = "argument", default[name]
+            found.append(Variable(name, value, source, doc))
+        patterns = ("AGILAB_SETTING_", "AGILAB_CLUSTER_")
+        for name in sorted(name for name in os.environ if name.startswith(patterns)):
+            doc = "One setting of the app." if name.startswith(patterns[0]) else "One cluster option."
+            found.append(Variable(name, os.environ[name], "environment", doc))
+        return tuple(found)
+
+    def describe(self) -> dict[str, Any]:
+        """Return every path and every environment variable, as JSON."""
+        project = self._project
+        paths = {name: str(getattr(self.home, name)) for name in ("root", "apps", "data", "snapshots", "cache", "runs")}
+        paths |= {"wenv": str(self.wenv.root), "environments": str(self.wenv.environments)}
+        if project is not None:
+            paths |= {
+                "project": str(project.root),
+                "manager": str(project.manager),
+                "worker": str(project.worker),
+                "app_settings": str(project.settings_file),
+                "workspace_settings": str(self.home.app_settings(project.name)),
+                "data_root": str(data_root(project, self.home)),
+                "worker_package": str(self.wenv.package(project.name)),
+                "app_runs": str(self.home.runs / project.name),
+            }
+        return {
+            "schema": "agilab.env/1",
+            "app": project.to_json() if project is not None else None,
+            "paths": paths,
+            "variables": [asdict(variable) for variable in self.variables()],
+        }
+
+    def prepare(self) -> None:
+        """Make AGILAB_HOME and AGILAB_WENV ours before the first write into them.
+
+        Raises
+        ------
+        HomeError
+            One of them holds files of another program, or cannot be written.
+        """
+        for folder, marker, name in (
+            (self.home.root, self.home.marker, "AGILAB_HOME"),
+            (self.wenv.root, self.wenv.marker, "AGILAB_WENV"),
+        ):
+            if not marker.is_file():
+                _claim(folder, marker, name)
+            elif _schema(marker) != HOME_SCHEMA:
+                raise HomeError(
+                    f"{marker} says schema {_schema(marker)!r}; this AGILAB reads {HOME_SCHEMA!r}; "
+                    f"choose another folder with {name}=PATH"
+                )
+
+    def _files(self, table: str) -> list[Layer]:
+        project = self.project
+        places = (("app file", project.settings_file), ("workspace file", self.home.app_settings(project.name)))
+        return [_layer(path, table, source) for source, path in places]
+
+    def _from_file(self, path: Path) -> dict[str, Any]:
+        """Read a request file; SettingErrors about its values come later, with their names."""
+        from agilab.request import SCHEMA, RunRequest
+
+        try:
+            value = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as err:
+            raise RequestError(f"{path} is not a request that can be read: {err}; it holds JSON of schema {SCHEMA!r}") from err
+        if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+            raise RequestError(f'{path} does not say "schema": "{SCHEMA}"; take request.json of a run as an example')
+        app = value.get("app") or {"name": self.project.name, "uuid": self.project.uuid}
+        if app != {"name": self.project.name, "uuid": self.project.uuid}:
+            raise RequestError(f"{path} is for app {app}, not for {self.project.name} ({self.project.uuid})")
+        if "digest" in value:
+            request = RunRequest.from_json(value)
+            if request.code_digest != self.code_digest():
+                raise RequestError(
+                    f"{path} was made for code {request.code_digest[:12]} of {self.project.name}, which is now "
+                    f"{self.code_digest()[:12]}; remove code_digest and digest from a copy of it to run the new code"
+                )
+        known = {"schema", "app", "settings", "cluster", "seed", "code_digest", "digest", "provenance"}
+        unknown = sorted(value.keys() - known - {"cluster_provenance"})
+        if unknown:
+            raise RequestError(f"{path} holds {', '.join(unknown)}; a request has {', '.join(sorted(known))}")
+        return value
+
+
+VARIABLES: Mapping[str, str] = {
+    "AGILAB_HOME": "Folder of settings, data sets and runs.",
+    "AGILAB_WENV": "Folder of worker packages and worker environments.",
+    "AGILAB_APPS": "Folders that are or hold app projects, separated by ':'.",
+    "AGILAB_SLOTS": "How many workers this machine runs at the same time, over all runs.",
+    "AGILAB_RESOURCES": "Countable devices of this machine, such as gpu=2,licence=1.",
+    "AGILAB_TRACEBACK": "Set to 1 to get Python tracebacks instead of one-line errors.",
+    "NO_COLOR": "Set to anything to get no colours in the terminal.",
+}
+"""Every fixed environment variable that is read, and what it decides."""
+
+
+def _folder(given: str | Path | None, variable: str, default: str) -> Path:
+    text = given if given is not None else os.environ.get(variable) or Path.home() / default
+    return Path(os.path.abspath(os.path.expanduser(text)))
+
+
+def _layer(path: Path, table: str, source: str) -> Layer:
+    file = toml.read_toml(path)
+    lines = {
+        name.removeprefix(f"{table}."): f"{path}:{line}"
+        for name, line in file.lines.items()
+        if name.startswith(f"{table}.")
+    }
+    return Layer(source, file.tables.get(table, {}), lines)
+
+
+def _schema(path: Path) -> Any:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value.get("schema") if isinstance(value, dict) else None
+
+
+def _claim(folder: Path, marker: Path, name: str) -> None:
+    """Take an empty folder as ours; leave one alone that holds files we do not know."""
+    try:
+        make_folder(folder)
+        strangers = sorted(path.name for path in folder.iterdir() if path.name != marker.name)
+    except OSError as err:
+        raise HomeError(f"{folder} cannot be used: {err.strerror}; choose another folder with {name}=PATH") from err
+    if strangers and not marker.is_file():  # another process of ours may have claimed it just now
+        shown = ", ".join(strangers[:3])
+        raise HomeError(
+            f"{folder} holds files that are not AGILAB's ({shown}); they are left alone: "
+            f"choose another folder with {name}=PATH, for example {name}={folder}-holoviz"
+        )
+    try:
+        write_json(marker, {"schema": HOME_SCHEMA, "of": name})
+    except OSError as err:
+        raise HomeError(f"{folder} cannot be written: {err.strerror}; choose another folder with {name}=PATH") from err

@@ -1,0 +1,185 @@
+"""What a new app project is made of: a small one that runs at once and is meant to be overwritten; it runs nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from string import Template
+
+from agilab.errors import NoSpaceError, ProjectError, ProjectNotFoundError
+from agilab.paths import disk_errors
+from agilab.project import Project, locate, name_problem, read
+
+_PYPROJECT = """\
+[build-system]
+requires = ["hatchling>=1.27"]
+build-backend = "hatchling.build"
+
+[project]
+name = "${dashed}"
+version = "0.1.0"
+description = "Sums squares, until it does your work"
+license = "LicenseRef-Proprietary"
+requires-python = ">=3.11"
+dependencies = []
+
+[project.entry-points."agilab.apps"]
+${name} = "${name}:${title}"
+
+[tool.agilab]
+uuid = "${uuid}"
+
+[tool.hatch.build.targets.wheel]
+packages = ["src/${name}", "src/${name}_worker"]
+[tool.hatch.build.targets.wheel.force-include]
+"pyproject.toml" = "${name}/_project/pyproject.toml"
+"README.md" = "${name}/_project/README.md"
+"""
+
+_README = """\
+# ${name}
+
+Squares the numbers below `count` in `partitions` parts and adds them up: replace this by your own work.
+Each part leaves an artifact `sum`, the last stage one called `total`.
+
+    agilab run ${name} --count 5000
+"""
+
+_MANAGER = '''\
+"""What there is to do: settings and plan of ${name}."""
+
+import agilab
+import param
+
+
+class ${title}(agilab.App):
+    class Settings(agilab.Settings):
+        count = param.Integer(1000, bounds=(1, 10**9), doc="How many numbers to square [numbers]")
+        partitions = param.Integer(1, bounds=(1, 10_000), doc="How many parts the work is cut into")
+
+    def plan(self):
+        count, size = self.settings.count, -(-self.settings.count // self.settings.partitions)
+        parts = [(start, min(start + size, count)) for start in range(0, count, size)]
+        squares = [
+            agilab.Partition(f"from-{start}", params={"start": start, "stop": stop}, weight=stop - start)
+            for start, stop in parts
+        ]
+        return agilab.WorkPlan([agilab.Stage("squares", squares), agilab.Stage("total", after="squares")])
+'''
+
+_SETTINGS = """\
+[settings]
+partitions = 4
+"""
+
+_WORKER = '''\
+"""The work itself: one method per stage; it runs in its own environment, without the package ${name}."""
+
+import json
+
+import agilab
+
+
+class ${title}Worker(agilab.Worker):
+    def squares(self, part):
+        numbers = range(part.params["start"], part.params["stop"])
+        part.write("sum", "json", sum(number * number for number in numbers))
+        part.metric("numbers", len(numbers))
+
+    def total(self, part):
+        total = sum(json.loads(path.read_text()) for path in part.inputs.named("sum"))
+        part.write("total", "json", total)
+        part.metric("total", total)
+'''
+
+_WORKER_PYPROJECT = """\
+[project]
+name = "${dashed}-worker"
+version = "0.1.0"
+requires-python = ">=3.11"
+dependencies = []
+"""
+
+FILES = {
+    "pyproject.toml": _PYPROJECT,
+    "README.md": _README,
+    "src/${name}/__init__.py": _MANAGER,
+    "src/${name}/app_settings.toml": _SETTINGS,
+    "src/${name}_worker/__init__.py": _WORKER,
+    "src/${name}_worker/pyproject.toml": _WORKER_PYPROJECT,
+}
+"""Path -> text of every file of a new project; both are templates."""
+
+
+def create(name: str, folder: Path) -> Project:
+    """Write ``<name>_project`` into a folder: a project that keeps the contract and runs at once.
+
+    Parameters
+    ----------
+    name
+        Lower case letters, digits and ``_``; the ending is added.
+    folder
+        Where; it must exist.
+
+    Raises
+    ------
+    ProjectError
+        The name is not allowed or taken, or the folder cannot be written to; nothing has been written.
+    """
+    if problem := name_problem(name):
+        near = re.sub(r"[^a-z0-9]+", "_", name.lower()[:50]).strip("_")
+        hint = f"; did you mean {near!r}?" if not name_problem(near) else ""
+        raise ProjectError(f"{name!r:.80} cannot be the name of an app: {problem}{hint}")
+    if not folder.is_dir():
+        raise ProjectError(f"{folder} is not a folder; make it first, or choose another")
+    target = folder.absolute() / f"{name}_project"
+    _require_free(name, target)
+    _write(name, target)
+    return read(target)
+
+
+def _require_free(name: str, target: Path) -> None:
+    if os.path.lexists(target):
+        raise ProjectError(f"{target} already exists; choose another name or folder")
+    if _is_importable(name):
+        raise ProjectError(f"{name!r} is an installed Python package, which the app would hide; choose another name")
+    try:
+        other = locate(name, cwd=target.parent)
+    except ProjectNotFoundError:
+        return
+    raise ProjectError(f"there is an app {name!r} in {other.root}; two of one name would be in each other's way")
+
+
+def _is_importable(name: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError):  # half loaded, or made by hand
+        return True
+    return spec is not None and spec.origin is not None
+
+
+def _write(name: str, target: Path) -> None:
+    import shutil
+    from uuid import uuid4
+
+    title = "".join(part.capitalize() for part in name.split("_"))
+    words = {"name": name, "dashed": name.strip("_").replace("_", "-"), "title": title, "uuid": str(uuid4())}
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with disk_errors(target.parent, "writing a project to"):
+            for path, text in FILES.items():
+                file = aside / Template(path).substitute(words)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(Template(text).substitute(words), encoding="utf-8")
+            aside.rename(target)
+    except NoSpaceError:
+        raise
+    except PermissionError as err:
+        raise ProjectError(f"{target.parent} cannot be written to ({err.strerror}); choose another folder") from err
+    except OSError as err:
+        raise ProjectError(f"{target} cannot be written ({err.strerror or err}); choose another folder") from err
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

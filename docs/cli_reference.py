@@ -1,0 +1,66 @@
+"""Writes the reference of the command line from the commands themselves, as Markdown; `conf.py` puts it in its page."""
+
+from __future__ import annotations
+
+import click
+
+from agilab.cli import EXIT_CODES, SECTIONS
+from agilab.cli.flags import CLUSTER, options
+from agilab.cli.launch import TAKEN, AppCommand
+from agilab.cli.root import GROUP
+from agilab.request import ClusterOptions
+
+
+def markdown() -> str:
+    """Return every command with its usage, arguments and options, and every exit code."""
+    root = click.Context(GROUP, info_name="agilab")
+    parts = []
+    for title, commands in SECTIONS:
+        parts.append(f"## {title}")
+        for name, _, _ in commands:
+            command = GROUP.get_command(root, name)
+            assert command is not None, name
+            parts.append(_command(command, click.Context(command, info_name=name, parent=root)))
+    parts.append("## Exit codes")
+    parts.append("0 never follows a failure.")
+    parts.append(_table(("code", "means"), [(str(code), text) for code, text in EXIT_CODES]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _command(command: click.Command, context: click.Context) -> str:
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    parts = [f"### `{context.command_path}`", f"```text\n{usage}\n```", _text(command.help or "")]
+    records = _records(command.get_params(context), context)
+    if isinstance(command, AppCommand):
+        records = [*_records(options(ClusterOptions.fields(), CLUSTER, taken=TAKEN), context), *records]
+        parts.append(
+            "The settings of the app are flags too: `--sample-s` for `sample_s`, `--model.depth` for a nested one, "
+            f"`--flag` and `--no-flag` for a boolean. `{context.command_path} APP --help` lists them."
+        )
+    parts.append(_table(("option", "what it does"), records))
+    return "\n\n".join(parts)
+
+
+def _records(
+    params: list[click.Parameter] | tuple[click.Parameter, ...], context: click.Context
+) -> list[tuple[str, str]]:
+    records = (param.get_help_record(context) for param in params)
+    return [(f"`{option}`", text) for option, text in filter(None, records)]
+
+
+def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> str:
+    lines = [f"| {head[0]} | {head[1]} |", "| --- | --- |"]
+    lines += [f"| {_cell(name)} | {_cell(text)} |" for name, text in rows]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def _text(text: str) -> str:
+    return text.replace("<", "&lt;").strip()
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
