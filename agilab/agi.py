@@ -23,6 +23,7 @@ from agilab.request import RunRequest
 from agilab.run import Run
 
 if TYPE_CHECKING:
+    from agilab.debug import Repetition
     from agilab.environment import Report
 
 
@@ -177,6 +178,39 @@ class AGI:
         return run
 
     @staticmethod
+    def debug(
+        env: AgiEnv, run_id: str, partition: str, *, tell: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> Repetition:
+        """Repeat one partition of a run in this process; what its method raises passes through to a debugger.
+
+        Parameters
+        ----------
+        env
+            Folders.
+        run_id
+            The run, or ``last``.
+        partition
+            Id of the partition.
+        tell
+            Told progress, metrics and log messages.
+
+        Returns
+        -------
+        Repetition
+            Where its files lie, and what it reported.
+
+        Raises
+        ------
+        RunNotFoundError
+            There is no such run or partition.
+        BackendRefusedError
+            This Python lacks what the worker needs.
+        """
+        from agilab.debug import repeat
+
+        return repeat(env, env.runs.get(run_id), partition, environ=os.environ, tell=tell or _ignore)
+
+    @staticmethod
     def cancel(env: AgiEnv, run_id: str) -> Run:
         """Ask a run to stop, and wait until it has.
 
@@ -210,3 +244,7 @@ def _create(env: AgiEnv, request: RunRequest) -> Run:
 
 def _silent(text: str) -> None:
     """Report to nobody."""
+
+
+def _ignore(message: Mapping[str, Any]) -> None:
+    """Tell nobody."""

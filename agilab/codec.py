@@ -133,6 +133,13 @@ def _datetime(value: Any) -> str:
     return (moment.date() if len(text) == len("2013-01-31") else moment).isoformat()
 
 
+def _time(value: Any) -> str:
+    text = _datetime(value)
+    if "T" not in text:
+        raise NotAllowedError
+    return text
+
+
 def _moment(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
@@ -368,13 +375,11 @@ class _Sequence(Codec):
         super().__init__(words=words)
         self._item, self._length, self._ordered = item, length, ordered
 
-    def item(self, c: Constraints) -> Codec:
-        items = self._item or c.get("items") or "any"
-        return _ITEMS[items] if isinstance(items, str) else _union(tuple(items))
-
     def canonical(self, c: Constraints, value: Any) -> Any:
-        item = self.item(c)
-        values = [item.canonical(c if item is _CHOICE else NONE, one) for one in array(value)]
+        item, inner = self._of(c)
+        # One count for all items where they may hold anything.
+        plain = _plain(array(value)) if isinstance(item, _Any) else array(value)
+        values = plain if item is _ANY else [item.canonical(inner, one) for one in plain]
         if not c.get("min_length", 0) <= len(values) <= (c.get("max_length") or MAX_ITEMS):
             raise NotAllowedError
         if len(values) != (self._length or c.get("length", len(values))):
@@ -383,41 +388,52 @@ class _Sequence(Codec):
             _bounded(c, one, item.key)
         if self._ordered or c.get("ordered"):
             _bounded({"max": values[1]}, values[0], item.key)
-        left = [MAX_ITEMS]
-        return [_plain(one, 1, left) for one in values] if item is _ANY else values
+        return values
 
     def value(self, c: Constraints, value: Any, *, frozen: bool) -> Any:
-        item = self.item(c)
-        return tuple(item.value(c, one, frozen=True) for one in value)
+        item, inner = self._of(c)
+        return tuple(item.value(inner, one, frozen=True) for one in value)
 
     def parse(self, c: Constraints, text: str) -> Any:
         text = text.strip()
         if text.startswith("["):
             return _json_from_text(text)
-        item = self.item(c)
-        return [item.canonical(c, item.parse(c, part.strip())) for part in text.split(",")] if text else []
+        item, inner = self._of(c)
+        return [item.canonical(inner, item.parse(inner, part.strip())) for part in text.split(",")] if text else []
 
     def write(self, c: Constraints, value: Any) -> str:
-        item = self.item(c)
-        return ",".join(item.write(c, one) for one in value)
+        item, inner = self._of(c)
+        return ",".join(item.write(inner, one) for one in value)
 
     def allowed(self, c: Constraints) -> str:
         if self.words:
             return f"{self.words} {_range_text(c)}".strip()
-        length = c.get("length")
-        low, high = c.get("min_length", 0), c.get("max_length")
-        count = (
-            f"{length} " if length is not None else f"{low} to {high} " if high else f"{low} or more " if low else ""
-        )
-        return f"a list of {count}{self.item(c).allowed(c if self.item(c) is _CHOICE else NONE)}"
+        item, inner = self._of(c)
+        each = "" if item is _ANY else f", each {item.allowed(inner)}"
+        return f"a list of {_count_text(c)}values{each}"
+
+    def _of(self, c: Constraints) -> tuple[Codec, Constraints]:
+        """Return the codec of the items and the constraints that are about them."""
+        items = self._item or c.get("items") or "any"
+        item = _ITEMS[items] if isinstance(items, str) else _union(tuple(items))
+        return item, c if item is _CHOICE else NONE
+
+
+def _count_text(c: Constraints) -> str:
+    if "length" in c:
+        return f"{c['length']} "
+    low, high = c.get("min_length", 0), c.get("max_length")
+    if high is not None:
+        return f"{low} to {high} "
+    return f"{low} or more " if low else ""
 
 
 class _List(_Sequence):
     """Like `_Sequence`, but a list where the value need not be frozen."""
 
     def value(self, c: Constraints, value: Any, *, frozen: bool) -> Any:
-        item = self.item(c)
-        items = (item.value(c, one, frozen=frozen) for one in value)
+        item, inner = self._of(c)
+        items = (item.value(inner, one, frozen=frozen) for one in value)
         return tuple(items) if frozen else list(items)
 
 
@@ -486,8 +502,9 @@ _INSTANT = Codec(
     value=_instant,
     key=_moment,
 )
+_MOMENT = Codec(_time, "a time such as 2013-01-31T12:00:00", parse=str, write=str, value=_instant, key=_moment)
 _CHOICE = _Selector()
-_ANY = _Any(words="JSON values")
+_ANY = _Any(words="a JSON value")
 
 _ITEMS: Mapping[str, Codec] = MappingProxyType(
     {
@@ -497,11 +514,11 @@ _ITEMS: Mapping[str, Codec] = MappingProxyType(
         "string": _STRING,
         "boolean": _BOOLEAN,
         "date": _DAY,
-        "datetime": _INSTANT,
-        "path": _STRING,
+        "datetime": _MOMENT,
+        "instant": _INSTANT,
         "option": _CHOICE,
-        "dict": _Dict(words="tables"),
-        "list": _List("any"),
+        "dict": _Dict(words="a table"),
+        "list": _List(),
     }
 )
 
@@ -518,7 +535,7 @@ CODECS: Mapping[str, Codec] = MappingProxyType(
         "date": _DAY,
         "datetime": _INSTANT,
         "date_range": _Sequence("date", "two dates, the first one first", length=2, ordered=True),
-        "datetime_range": _Sequence("datetime", "two dates or times, the first one first", length=2, ordered=True),
+        "datetime_range": _Sequence("instant", "two dates or times, the first one first", length=2, ordered=True),
         "range": _Sequence("number", "two numbers", length=2),
         "tuple": _Sequence(),
         "numeric_tuple": _Sequence("number"),
@@ -716,7 +733,9 @@ def validate_some(
     checked: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            raise unknown(f"{prefix}{name}", [prefix + one for one in known], where=where)
+            raise unknown(
+                prefix + name if isinstance(name, str) else name, [prefix + one for one in known], where=where
+            )
         field, dotted = known[name], prefix + name
         if field.type == "settings" and isinstance(value, Mapping):
             checked[name] = validate_some(field.fields, value, where=where, prefix=f"{dotted}.")
@@ -838,16 +857,18 @@ def encode(field: Field, value: Any) -> Any:
     return check_one(field, native(value))
 
 
-def native(value: Any, depth: int = 0) -> Any:
-    """Turn what stands for a JSON value (paths, numpy scalars, named tuples) into it."""
-    if depth > MAX_DEPTH:
+def native(value: Any, depth: int = 0, left: list[int] | None = None) -> Any:
+    """Turn what stands for a JSON value (a path, a numpy scalar, a tuple) into it, within the limits of a value."""
+    left = [MAX_ITEMS] if left is None else left
+    left[0] -= 1
+    if depth > MAX_DEPTH or left[0] < 0:
         return value
+    if isinstance(value, list | tuple):
+        return [native(item, depth + 1, left) for item in value]
+    if isinstance(value, Mapping):
+        return {key: native(item, depth + 1, left) for key, item in value.items()}
     if type(value).__module__ == "numpy" and hasattr(value, "item") and not getattr(value, "shape", ()):
         return value.item()
-    if isinstance(value, list | tuple):
-        return [native(item, depth + 1) for item in value]
-    if isinstance(value, Mapping):
-        return {key: native(item, depth + 1) for key, item in value.items()}
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 

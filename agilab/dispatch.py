@@ -57,6 +57,8 @@ class Dispatcher:
         Whether somebody wants the run to stop.
     started
         Told process group and start time of every process the pool starts.
+    advice
+        Says, for the id of a partition that failed for good, where to look and how to repeat it.
     """
 
     paths: RunPaths
@@ -70,6 +72,7 @@ class Dispatcher:
     flush: Callable[[], None]
     cancelled: Callable[[], bool]
     started: Callable[[int, int], None]
+    advice: Callable[[str], str]
     records: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     planned: dict[str, bytes] = field(default_factory=dict)
     traceback: str = ""
@@ -255,8 +258,9 @@ class Dispatcher:
         self._metrics.pop(event.partition, None)
         answer = self.state.failed(event.partition, event.reason, event.message)
         retry = any(isinstance(step, Retry) for step in answer)
+        traceback = event.traceback if retry else f"{event.traceback}{self.advice(event.partition)}"
         if not retry and not self.traceback:
-            self.traceback = event.traceback
+            self.traceback = traceback
         self.tell(
             "failed",
             {
@@ -266,7 +270,7 @@ class Dispatcher:
                 "attempt": task["attempt"],
                 "reason": event.reason,
                 "message": event.message,
-                "traceback": event.traceback,
+                "traceback": traceback,
                 "retry": retry,
             },
         )

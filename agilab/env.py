@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agilab import digest, package, toml
+from agilab import digest, package
 from agilab.codec import Field
 from agilab.errors import HomeError, ProjectNotFoundError, RequestError
 from agilab.installation import data_root
-from agilab.layers import Layer, Resolved, environment_layer, resolve
+from agilab.layers import Layer, Resolved, environment_layer, resolve, settings_layer, write_toml
 from agilab.package import WorkerSource
 from agilab.paths import HomePaths, WenvPaths, make_folder, write_json
 from agilab.planner import Planner
@@ -151,8 +151,8 @@ class AgiEnv:
         path = self.home.app_settings(self.project.name)
         make_folder(path.parent)
         fields = self.fields()
-        kept = toml.read_toml(path).tables.get("settings", {})
-        toml.write_toml(path, fields, {**kept, **values})
+        kept = settings_layer("workspace file", path).values
+        write_toml(path, fields, {**kept, **values})
         return path
 
     def request(
@@ -274,7 +274,7 @@ class AgiEnv:
     def _files(self, table: str) -> list[Layer]:
         project = self.project
         places = (("app file", project.settings_file), ("workspace file", self.home.app_settings(project.name)))
-        return [_layer(path, table, source) for source, path in places]
+        return [settings_layer(source, path, table=table) for source, path in places]
 
     def _from_file(self, path: Path) -> dict[str, Any]:
         """Read a request file; SettingErrors about its values come later, with their names."""
@@ -318,16 +318,6 @@ VARIABLES: Mapping[str, str] = {
 def _folder(given: str | Path | None, variable: str, default: str) -> Path:
     text = given if given is not None else os.environ.get(variable) or Path.home() / default
     return Path(os.path.abspath(os.path.expanduser(text)))
-
-
-def _layer(path: Path, table: str, source: str) -> Layer:
-    file = toml.read_toml(path)
-    lines = {
-        name.removeprefix(f"{table}."): f"{path}:{line}"
-        for name, line in file.lines.items()
-        if name.startswith(f"{table}.")
-    }
-    return Layer(source, file.tables.get(table, {}), lines)
 
 
 def _schema(path: Path) -> Any:

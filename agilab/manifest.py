@@ -1,8 +1,7 @@
 """The sealed record of a run: building the manifest, closing the folder, seeing that it is closed.
 
 `build` and `seal` belong to the owner of a run; nothing is written after
-them. What a partition record is, `records` knows; `verify` comes from
-`verification`.
+them. What a partition record is, `records` knows.
 """
 
 from __future__ import annotations
@@ -12,27 +11,18 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agilab import digest, sums
 from agilab.errors import EvidenceError, RunStateError
 from agilab.events import plain
 from agilab.paths import RunPaths, make_folder, sync_folder, write_file
 from agilab.records import FIRST_RECORDS, read_records, record_line, records_digest
-from agilab.verification import NOT_LISTED, Problem, Verification, verify
 
-__all__ = [
-    "Problem",
-    "Verification",
-    "build",
-    "is_sealed",
-    "read_records",
-    "record_line",
-    "seal",
-    "sealed_manifest",
-    "set_aside",
-    "verify",
-]
+if TYPE_CHECKING:
+    from agilab.verification import Verification
+
+__all__ = ["build", "is_sealed", "read_records", "record_line", "seal", "sealed_manifest", "set_aside", "verify"]
 
 SCHEMA = "agilab.run/1"
 
@@ -123,7 +113,7 @@ def seal(paths: RunPaths, manifest: Mapping[str, Any], known: Mapping[str, str])
     if os.path.lexists(paths.sums):
         raise RunStateError(f"run {paths.run_id} has a seal already, {paths.sums}; it is never written over")
     root = str(paths.root)
-    files, odd = sums.walk(root, NOT_LISTED)
+    files, odd = sums.walk(root)
     if odd:
         named = ", ".join(f"{path} ({what})" for path, what in sorted(odd.items())[:5])
         raise EvidenceError(f"run {paths.run_id} holds what cannot be sealed: {named}; only regular files can be")
@@ -167,7 +157,7 @@ def set_aside(paths: RunPaths, committed: Collection[tuple[str, str]]) -> dict[s
         POSIX path -> ``"uncommitted"``, ``"link"`` or ``"odd"``.
     """
     root = str(paths.root)
-    files, odd = sums.walk(root, NOT_LISTED)
+    files, odd = sums.walk(root)
     found = dict(odd)
     for path in files:
         parts = path.split("/")
@@ -202,6 +192,13 @@ def sealed_manifest(paths: RunPaths) -> bytes | None:
     except (OSError, EvidenceError):
         return None
     return data if digest.of_bytes(data).encode() == match[1] else None
+
+
+def verify(paths: RunPaths) -> Verification:
+    """Hash every file of a run again and hold the records against each other: see `agilab.verification`."""
+    from agilab import verification
+
+    return verification.verify(paths)
 
 
 def _layout(value: Any, margin: str = "") -> str:

@@ -537,7 +537,7 @@ def _is_writable(root: Path, source: str) -> bool:
 
 
 def _git_state(root: Path) -> dict[str, Any] | None:
-    """Ask git, within `GIT_TIMEOUT_S`, running no program that the repository configures for this."""
+    """Ask git, within `GIT_TIMEOUT_S`, with the monitor and the hooks that a repository may configure left out."""
     import subprocess
     import time
 

@@ -1,4 +1,4 @@
-"""The files of a folder and their digests, as `sha256sum` writes them; what the files mean it does not know.
+"""The files of a run folder and their digests, as `sha256sum` writes them; what the files say it does not know.
 
 A list of sums is ``<sha256>  <POSIX path>`` per line, sorted by path. There
 is one way only to write down a set of files, so a list that was edited in
@@ -18,21 +18,24 @@ from agilab.errors import EvidenceError
 HASH = re.compile(r"[0-9a-f]{64}")
 """How a digest is spelled: lower case, nothing shorter."""
 
+OUTSIDE = frozenset({".owner", ".staging", "sidecar"})
+"""What the seal does not cover: the lock, unfinished work, and what is added to a finished run."""
+NOT_LISTED = OUTSIDE | {"manifest-sha256.txt"}
+"""What the list of sums leaves out: the same, and itself."""
+
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _ODD_NAME = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
 _BIG_FILE = 1 << 20
 _LIST_LIMIT = 256 << 20
 
 
-def walk(root: str, outside: frozenset[str]) -> tuple[list[str], dict[str, str]]:
-    """List what a folder holds, without following links or opening anything.
+def walk(root: str) -> tuple[list[str], dict[str, str]]:
+    """List what a run folder holds, all but `NOT_LISTED`, without following links or opening anything.
 
     Parameters
     ----------
     root
         The folder.
-    outside
-        Names directly inside it that do not count.
 
     Returns
     -------
@@ -54,7 +57,7 @@ def walk(root: str, outside: frozenset[str]) -> tuple[list[str], dict[str, str]]
         with os.scandir(folder) as entries:
             for entry in entries:
                 path = prefix + entry.name
-                if not prefix and path in outside:
+                if not prefix and path in NOT_LISTED:
                     continue
                 if entry.is_symlink():
                     odd[path] = "link"

@@ -198,6 +198,7 @@ def execute(run: Execution) -> None:
         flush=lambda: run.log.flush_due(time.monotonic()) and None,
         cancelled=run.switch,
         started=run.watcher.watch,
+        advice=lambda partition: _advice(run, partition),
     )
     finish = run.dispatcher.run()
     run.plan = run.dispatcher.state.plan
@@ -311,6 +312,15 @@ def main() -> int:
 def _created(run: Execution) -> None:
     first = {"schema": "agilab.events/1", "run_id": run.paths.run_id, "app": run.project.name}
     run.tell("created", {**first, "request_digest": run.request.digest, "attempt": 1})
+
+
+def _advice(run: Execution, partition: str) -> str:
+    folder = run.wenv.package(run.project.name)
+    return (
+        f"worker code: {folder / 'current'}\n"
+        f"environment and lock: {folder / 'worker_manifest.json'}\n"
+        f"repeat it here: agilab debug {run.paths.run_id} {partition}\n"
+    )
 
 
 def _hold(run: Execution, wanted: Mapping[str, int]) -> None:

@@ -124,21 +124,22 @@ def find_interpreter(requires_python: str, *, asked_by: Path, environ: Mapping[s
 
 
 def _candidates(environ: Mapping[str, str] | None) -> list[Path]:
-    """List executables that may be a Python 3, each file once."""
+    """List executables that may be a Python 3.11 or newer, each file once, those on PATH first."""
     env = os.environ if environ is None else environ
-    home = env.get("HOME", str(Path.home()))
-    uv_data = Path(env.get("XDG_DATA_HOME") or f"{home}/.local/share") / "uv" / "python"
-    roots = (
-        Path(env.get("PYENV_ROOT") or f"{home}/.pyenv") / "versions",
-        Path(env.get("UV_PYTHON_INSTALL_DIR") or uv_data),
-    )
-    names = re.compile(r"python3(\.(1[1-9]|[2-9]\d))?")
-    found = [
-        path for folder in env.get("PATH", "").split(os.pathsep) if folder for path in Path(folder).glob("python3*")
-    ]
-    found = [path for path in found if names.fullmatch(path.name)]
-    found += [path for root in roots for path in root.glob("*/bin/python3")]
-    return list({os.path.realpath(path): path for path in reversed(found)}.values())
+    home = env.get("HOME") or str(Path.home())
+    pyenv = Path(env.get("PYENV_ROOT") or f"{home}/.pyenv")
+    uv_data = Path(env.get("XDG_DATA_HOME") or f"{home}/.local/share", "uv", "python")
+    shims = str(pyenv / "shims")  # slow, and what they lead to is looked at anyway
+    folders = [Path(name) for name in env.get("PATH", "").split(os.pathsep) if name and name != shims]
+    new_enough = r"3\.(1[1-9]|[2-9]\d)(?!\d)"
+    named = re.compile(rf"python(3|{new_enough}t?)")
+    found = [path for folder in folders for path in folder.glob("python3*") if named.fullmatch(path.name)]
+    for root in (pyenv / "versions", Path(env.get("UV_PYTHON_INSTALL_DIR") or uv_data)):
+        found += [path for path in root.glob("*/bin/python3") if re.search(new_enough, path.parts[-3])]
+    distinct: dict[str, Path] = {}
+    for path in found:
+        distinct.setdefault(os.path.realpath(path), path)
+    return list(distinct.values())
 
 
 def probe(path: Path) -> Interpreter | None:

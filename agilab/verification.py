@@ -18,11 +18,6 @@ from agilab import digest, records, sums
 from agilab.errors import EvidenceError
 from agilab.paths import NAME_PATTERN, RunPaths
 
-OUTSIDE = frozenset({".owner", ".staging", "sidecar"})
-"""What the seal does not cover: the lock, unfinished work, and what is added to a finished run."""
-NOT_LISTED = OUTSIDE | {"manifest-sha256.txt"}
-"""What the list of sums leaves out: the same, and itself."""
-
 _SUMS = "manifest-sha256.txt"
 _MANIFEST = "run_manifest.json"
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4,}")
@@ -160,13 +155,13 @@ class _Check:
         """Hold the files against the seal."""
         root = str(self.paths.root)
         try:
-            files, odd = sums.walk(root, NOT_LISTED)
+            files, odd = sums.walk(root)
         except OSError as err:
             self.add(".", "unreadable", "a run folder", err)
             return
         for path, what in odd.items():
             self.add(path, what, "a regular file")
-        for name in OUTSIDE:
+        for name in sums.OUTSIDE:
             if (self.paths.root / name).is_symlink():
                 self.add(name, "link", "a file or a folder")
         self._read_sums()
@@ -198,7 +193,7 @@ class _Check:
             where = f"line {number} of {_SUMS}"
             if not sha256:
                 self.add(_SUMS, "bad line", "64 hexadecimal digits, two spaces, a path", f"line {number}: {path}")
-            elif not sums.safe_path(path) or path.split("/")[0] in NOT_LISTED:
+            elif not sums.safe_path(path) or path.split("/")[0] in sums.NOT_LISTED:
                 self.add(path, "unsafe", "a path that a seal may list", where)
             elif path in self.listed:
                 self.add(path, "duplicate", "one line per path", where)

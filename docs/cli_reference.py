@@ -44,7 +44,7 @@ def _command(command: click.Command, context: click.Context) -> str:
 def _records(
     params: list[click.Parameter] | tuple[click.Parameter, ...], context: click.Context
 ) -> list[tuple[str, str]]:
-    records = (param.get_help_record(context) for param in params)
+    records = (param.get_help_record(context) for param in params if isinstance(param, click.Option))
     return [(f"`{option}`", text) for option, text in filter(None, records)]
 
 

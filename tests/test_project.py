@@ -409,7 +409,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "pyproject.toml:17: worker = 'os:system' does not name a class of package demo_app_worker",
     ),
     "data": (append('[tool.agilab.data]\ndistribution = "x"\nversion = "1"\nsha256 = "12"\n'), "sha256 of the data set"),
-    "data incomplete": (append('[tool.agilab.data]\ndistribution = "x"\n'), ":25: version of the data set is missing"),
+    "data incomplete": (append('[tool.agilab.data]\ndistribution = "x"\n'), ":24: version of the data set is missing"),
     "data outside": (
         append(f'[tool.agilab.data]\ndistribution = "x"\nversion = "1"\nsha256 = "{"0" * 64}"\nroot = "../.."\n'),
         ":28: data root '../..' leads out of the data set",

@@ -42,7 +42,7 @@ SECTIONS = (
         (
             ("runs", "evidence", "List runs, newest first."),
             ("show", "evidence", "Show what a run did and what it left."),
-            ("logs", "evidence", "Print the log of a run, or follow it."),
+            ("logs", "logs", "Print the log of a run, or follow it."),
             ("verify", "prove", "Hash a run folder again and name what has changed."),
         ),
     ),

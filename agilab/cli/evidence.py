@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-import time
+import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
+from agilab.cli.flags import setting_value
 from agilab.cli.named import named_run
-from agilab.cli.outcome import print_failures, print_metrics, run_json, tallied
+from agilab.cli.outcome import print_failures, print_metrics, record_of, request_of, run_json, tallied
 from agilab.cli.screen import clock, count, document, duration, json_option, out, pairs, size, table
 from agilab.env import AgiEnv
 from agilab.run import Run
-
-ENDED = ("succeeded", "failed", "cancelled", "lost", "unknown")
-POLL_S = 0.1
-"""How often a followed log is looked at [s]."""
 
 
 @click.command("runs", help="List runs, newest first.\n\nAPP lists those of one app.")
@@ -67,9 +62,9 @@ def show_command(*, run_id: str, artifacts: bool, as_json: bool) -> int:
     env = AgiEnv()
     run = named_run(env, run_id)
     if as_json:
-        listed = [artifact.to_json() for artifact in run.artifacts()] if artifacts else None
-        extra = {} if listed is None else {"artifact_list": listed}
-        document("show", {**run_json(run), "request": run.request.to_json(), "manifest": run.manifest, **extra})
+        extra = {"artifact_list": [item.to_json() for item in run.artifacts()]} if artifacts else {}
+        manifest = dict(record_of(run)) or None
+        document("show", {**run_json(run), "request": dict(request_of(run)) or None, "manifest": manifest, **extra})
         return 0
     if artifacts:
         rows = [(item.path, item.kind, size(item.size_bytes), item.sha256) for item in run.artifacts()]
@@ -90,8 +85,7 @@ def show_command(*, run_id: str, artifacts: bool, as_json: bool) -> int:
 
 def _print_summary(run: Run) -> None:
     """Write what ran: the manifest's answers, one per line."""
-    manifest: Mapping[str, Any] = run.manifest or {}
-    request = run.request
+    manifest, request = record_of(run), request_of(run)
     app = manifest.get("app") or {}
     pairs(
         (
@@ -101,14 +95,14 @@ def _print_summary(run: Run) -> None:
             ("error", run.error),
             ("folder", run.paths.root),
             ("started", _when(manifest)),
-            ("request", f"sha256 {request.digest}"),
-            ("seed", request.seed),
+            ("request", f"sha256 {request.get('digest', '-')}"),
+            ("seed", request.get("seed")),
             *_where(manifest),
             ("reproduce", manifest.get("reproduce")),
         )
     )
     out("settings")
-    pairs(_settings(run), indent="  ")
+    pairs(_settings(request), indent="  ")
 
 
 def _when(manifest: Mapping[str, Any]) -> str:
@@ -146,60 +140,8 @@ def _where(manifest: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
         yield "artifacts", f"{count(artifacts['count'], 'file')}, {size(artifacts['size_bytes'])}"
 
 
-def _settings(run: Run) -> Iterator[tuple[str, str]]:
-    """Yield every setting of a run with its value and where that came from."""
-    for name, source in run.request.provenance.items():
-        value: Any = run.request.settings
-        for part in name.split("."):
-            value = value[part]
+def _settings(request: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield every setting of a request with its value and where that came from."""
+    for name, source in (request.get("provenance") or {}).items():
         where = f", {source['where']}" if source.get("where") else ""
-        yield name, f"{value}  ({source['source']}{where})"
-
-
-@click.command(
-    "logs", help="Print the log of a run, or follow it.\n\nRUN is a run id, the head of one, `last`, or a run folder."
-)
-@click.argument("run_id", metavar="RUN")
-@click.option("--worker", metavar="NAME", help="Only what this worker wrote.")
-@click.option("--follow", "-f", is_flag=True, help="Go on until the run has ended.")
-def logs_command(*, run_id: str, worker: str | None, follow: bool) -> int:
-    run = named_run(AgiEnv(), run_id)
-    if not follow:
-        for line in run.logs(worker).splitlines():
-            out(line)
-        return 0
-    for line in follow_logs(run, worker):
-        out(line)
-        sys.stdout.flush()
-    return 0
-
-
-def follow_logs(run: Run, worker: str | None) -> Iterator[str]:
-    """Yield the lines of a run's log files as they are written, until the run has ended.
-
-    Parameters
-    ----------
-    run
-        The run.
-    worker
-        Only this worker's; None for all, each line headed by its file's name.
-    """
-    offsets: dict[Path, int] = {}
-    over = False
-    while not over:
-        over = run.state in ENDED
-        for path in sorted(run.paths.logs.glob("*.log" if worker is None else f"{worker}.log")):
-            for line in _new_lines(path, offsets, last=over):
-                yield line if worker is not None else f"{path.stem}: {line}"
-        if not over:
-            time.sleep(POLL_S)
-
-
-def _new_lines(path: Path, offsets: dict[Path, int], *, last: bool) -> list[str]:
-    """Read the complete lines after the offset of a file, and the torn one too when nothing follows."""
-    with open(path, "rb") as file:
-        file.seek(offsets.get(path, 0))
-        data = file.read()
-    end = len(data) if last else data.rfind(b"\n") + 1
-    offsets[path] = offsets.get(path, 0) + end
-    return data[:end].decode(errors="backslashreplace").splitlines()
+        yield name, f"{json.dumps(setting_value(request['settings'], name))}  ({source['source']}{where})"

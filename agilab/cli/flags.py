@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,6 +27,24 @@ CHOSEN = "agilab.chosen"
 """Key of `click.Context.meta`: what the command line names, and the flags that follow from it."""
 
 
+METAVARS: Mapping[str, str] = {
+    "string": "text",
+    "color": "colour",
+    "selector": "choice",
+    "list_selector": "choice,...",
+    "date_range": "date,date",
+    "datetime_range": "datetime,datetime",
+    "range": "number,number",
+    "numeric_tuple": "number,...",
+    "tuple": "item,...",
+    "list": "item,...",
+    "dict": "json",
+    "secret": "reference",
+    "input": "path",
+}
+"""What help shows after a flag, where the name of the type would say less."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Read:
     """A value read from text; None inside is a value too."""
@@ -34,12 +52,18 @@ class _Read:
     value: Any
 
 
-class FieldType(click.ParamType):  # type: ignore[type-arg,unused-ignore] - generic from click 8.3 on
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[_Read]
+else:  # generic from click 8.3 on only
+    _ParamType = click.ParamType
+
+
+class FieldType(_ParamType):
     """Reads the text of one setting with its codec; a wrong value is the codec's sentence."""
 
     def __init__(self, setting: Field, dotted: str) -> None:
         self.setting, self.dotted = setting, dotted
-        self.name = setting.type.replace("_", " ")
+        self.name = METAVARS.get(setting.type, setting.type)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> _Read:
         if isinstance(value, _Read):
@@ -125,6 +149,16 @@ def assignments(fields: Sequence[Field], pairs: Iterable[str], *, where: str = "
     return values
 
 
+def setting_value(values: Mapping[str, Any], dotted: str) -> Any:
+    """Return a value by dotted name; None when a table around it is none."""
+    found: Any = values
+    for part in dotted.split("."):
+        if not isinstance(found, Mapping):
+            return None
+        found = found.get(part)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """What a command line names: the thing itself, how help titles its flags, and the flags."""
@@ -166,7 +200,7 @@ class DeclaredCommand(click.Command):
         titles = {SETTINGS: chosen.title if chosen else "Settings", CLUSTER: "Cluster options"}
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None:
                 place = param.place if isinstance(param, FieldOption) else ""
                 groups.setdefault(titles.get(place, "Options"), []).append(record)

@@ -3,14 +3,69 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
 from agilab.cli.named import named_run
+from agilab.cli.outcome import exit_code, print_failures
+from agilab.cli.progress import watch
 from agilab.cli.screen import count, document, json_option, note, out, size
+from agilab.cli.signals import Signals
+from agilab.cli.stdout import app_output_aside
 from agilab.env import AgiEnv
+from agilab.errors import RunFailedError
+
+if TYPE_CHECKING:
+    from agilab.proof import Proof
 
 MARKS = {"ok": "ok  ", "note": "note", "warn": "warn", "fail": "FAIL"}
+
+
+@click.command(
+    "first-proof",
+    help="Install, run and verify a small job on real data.\n\n"
+    "Installs flight_telemetry, runs it on one day of flights, hashes every file again and compares the counts with "
+    "an independent count of the source.",
+)
+@click.option("--run", "run_id", metavar="RUN", help="Check this run of flight_telemetry again instead of making one.")
+@json_option
+def first_proof_command(*, run_id: str | None, as_json: bool) -> int:
+    from agilab.proof import prove
+
+    env = AgiEnv()
+    if run_id is None:
+        found = _first_proof(env)
+        if isinstance(found, int):
+            return found
+    else:
+        found = prove(env, named_run(env, run_id))
+    if as_json:
+        document("first-proof", found.to_json())
+        return 0 if found.ok else 1
+    width = max(len(item.name) for item in found.findings)
+    out(*(f"{'ok  ' if item.ok else 'FAIL'}  {item.name.ljust(width)}  {item.detail}" for item in found.findings))
+    if not found.ok:
+        failed = [item for item in found.findings if not item.ok]
+        note(f"agilab: error: the proof failed: {failed[0].name}: {failed[0].detail}")
+        return 1
+    out(f"proved: {found.run.run_id}", f"  folder  {found.run.paths.root}")
+    out("next", *(f"  {command}" for command in found.next_commands))
+    return 0
+
+
+def _first_proof(env: AgiEnv) -> Proof | int:
+    """Make the first proof, or return the exit code of a run that did not succeed, after saying why."""
+    from agilab.proof import first_proof
+
+    with app_output_aside(), watch() as view, Signals(view.say) as signals:
+        try:
+            return first_proof(env, report=view.say, on_event=view)
+        except RunFailedError:
+            tally = view.tally
+    run = env.runs.get(f"{tally.app}/{tally.run_id}")
+    print_failures(run, tally.failures, env.wenv)
+    return exit_code(run, signals.number)
 
 
 @click.command(

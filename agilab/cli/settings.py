@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import click
 
 from agilab import codec
-from agilab.cli.flags import assignments
+from agilab.cli.flags import assignments, setting_value
 from agilab.cli.screen import document, json_option, out, table
 from agilab.env import AgiEnv
 
@@ -40,7 +37,7 @@ def settings_command(*, app: str, action: str | None, pairs: tuple[str, ...], sc
         {
             "name": name,
             "type": setting.type,
-            "value": _value(resolved.values, name),
+            "value": setting_value(resolved.values, name),
             "unit": setting.unit,
             **resolved.provenance.get(name, {"source": "default", "where": ""}),
             "allowed": codec.allowed(setting),
@@ -68,13 +65,3 @@ def settings_command(*, app: str, action: str | None, pairs: tuple[str, ...], sc
         ],
     )
     return 0
-
-
-def _value(values: Mapping[str, Any], dotted: str) -> Any:
-    """Return a value by dotted name; None when a table around it is none."""
-    found: Any = values
-    for part in dotted.split("."):
-        if not isinstance(found, Mapping):
-            return None
-        found = found[part]
-    return found

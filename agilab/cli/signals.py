@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 
-FIRST = "cancelling: waiting for the workers to end; interrupt again to stop at once"
+FIRST = "cancelling; interrupt again to stop at once"
 SECOND = "stopping at once"
 
 
