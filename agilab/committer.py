@@ -12,7 +12,6 @@ import queue
 import stat
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -67,7 +66,6 @@ class Committer:
     _inbox: queue.SimpleQueue[Finished | None] = field(default_factory=queue.SimpleQueue)
     _outbox: queue.SimpleQueue[Commit] = field(default_factory=queue.SimpleQueue)
     _thread: threading.Thread | None = None
-    _disk: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "agilab-disk"))
     _records: dict[str, int] = field(default_factory=dict)
     _folders: set[str] = field(default_factory=set)
 
@@ -94,7 +92,6 @@ class Committer:
             self._inbox.put(None)
             self._thread.join()
             self._thread = None
-        self._disk.shutdown()
         while self._records:
             os.close(self._records.popitem()[1])
         return self.take()
@@ -116,7 +113,8 @@ class Committer:
     def _commit(self, batch: list[Finished]) -> None:
         """Take a batch through every step; one that fails drops out with its reason."""
         sealed: list[tuple[Finished, bytes]] = []
-        for finished, outcome in zip(batch, self._disk.map(_stage, batch), strict=True):
+        for finished in batch:
+            outcome = _stage(finished)
             if isinstance(outcome, BaseException):
                 self._outbox.put(Commit(finished.record, outcome))
                 continue
@@ -175,15 +173,12 @@ def _stage(finished: Finished) -> bytes | BaseException:
             for item in record["artifacts"]:
                 path = os.path.join(folder, os.path.basename(item["path"]))
                 item["sha256"], item["size_bytes"] = _seal_file(path)
+            sync_folder(folder)
+            # The copy need not be durable by itself: what counts is the line in partitions/, and it can be restored.
             line = record_line(record)
             fd = os.open(os.path.join(folder, RECORD_NAME), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 _write_all(fd, line)
-            finally:
-                os.close(fd)
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
             finally:
                 os.close(fd)
     except (OSError, EvidenceError) as err:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,13 @@ from agilab.uv import Report, run_uv
 SCHEMA = "agilab.data/1"
 STAMP_NAME = "agilab-data.json"
 
+# Checked since they become a path, a line of requirements and a line of TOML.
+_ALLOWED = {
+    "distribution": r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?",
+    "version": r"[A-Za-z0-9.!+_-]+",
+    "sha256": r"[0-9a-f]{64}",
+    "folder": r"(?!/)(?!(.*/)?\.\.(/|$)).+",
+}
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 60
 
@@ -45,6 +53,11 @@ class DataSpec:
         Digest of the one file of it that is meant.
     folder
         The folder inside that becomes the data root; ``"."`` for all of it.
+
+    Raises
+    ------
+    DataError
+        One of them is not what it can be.
     """
 
     distribution: str
@@ -54,7 +67,15 @@ class DataSpec:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> DataSpec:
-        return cls(value["distribution"], value["version"], value["sha256"], value.get("root", "."))
+        return cls(
+            value.get("distribution", ""), value.get("version", ""), value.get("sha256", ""), value.get("root", ".")
+        )
+
+    def __post_init__(self) -> None:
+        for name, pattern in _ALLOWED.items():
+            value = getattr(self, name)
+            if not (isinstance(value, str) and re.fullmatch(pattern, value)):
+                raise DataError(f"[tool.agilab.data] has {name} {value!r:.100}; correct it, then install again")
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"

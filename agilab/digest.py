@@ -13,6 +13,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
 _IGNORED_FOLDERS = frozenset(
     {"__pycache__", ".git", ".hg", ".venv", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints"}
 )
@@ -27,7 +29,7 @@ def canonical_json(value: Any) -> bytes:
     ValueError
         The value holds NaN or infinity, which JSON has no words for.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _encode(value).encode()
 
 
 def of_json(value: Any) -> str:

@@ -131,7 +131,10 @@ class Dispatcher:
 
     def _start_stage(self, stage: Stage, assignment: Mapping[str, tuple[str, ...]]) -> None:
         """Record a stage's plan durably, with the digest of everything its partitions read."""
-        parts = tuple(replace(part, inputs=tuple(map(self._fill, part.inputs))) for part in stage.partitions or ())
+        parts = [
+            replace(part, inputs=tuple(map(self._fill, part.inputs))) if part.inputs else part
+            for part in stage.partitions or ()
+        ]
         value = {
             "schema": "agilab.stage/1",
             "stage": stage.name,

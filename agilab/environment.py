@@ -82,15 +82,14 @@ def read_requirements(pyproject: Path) -> Requirements:
         raise InstallError(f"{pyproject} is not readable TOML: {err}; correct it and install again") from err
     project = whole.get("project", {})
     python, dependencies = project.get("requires-python", ""), project.get("dependencies", [])
-    if (
-        not isinstance(python, str)
-        or not isinstance(dependencies, list)
-        or any(type(d) is not str for d in dependencies)
-    ):
+    if not isinstance(python, str) or not isinstance(dependencies, list):
         raise InstallError(
             f"{pyproject}: [project] wants requires-python as text and dependencies as a list of texts; "
-            f"found {python!r} and {dependencies!r}"
+            f"found {python!r:.100} and {dependencies!r:.100}"
         )
+    for item in dependencies:
+        if not isinstance(item, str) or not re.fullmatch(r"\s*[A-Za-z0-9].*", item):  # one line, and no option of uv
+            raise InstallError(f"{pyproject}: {item!r:.100} is not a requirement; write it like 'numpy>=2'")
     return Requirements(python, tuple(dependencies), "build-system" in whole)
 
 

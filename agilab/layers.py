@@ -176,12 +176,12 @@ def write_toml(path: Path, fields: Sequence[Field], values: Mapping[str, Any], *
     """
     checked = validate_some(fields, values)
     file = read_toml(path)
-    text = replace_table(file, table, _table_lines(fields, checked, table))
+    text = replace_table(file, table, table_lines(fields, checked, table))
     make_folder(path.parent)
     write_file(path, text.encode())
 
 
-def _table_lines(fields: Sequence[Field], values: Mapping[str, Any], header: str) -> Iterator[str]:
+def table_lines(fields: Sequence[Field], values: Mapping[str, Any], header: str) -> Iterator[str]:
     """Yield the lines of a table: first what is its own, then the tables inside it."""
     yield f"[{header}]"
     nested = [field for field in fields if field.type == "settings" and values.get(field.name) is not None]
@@ -200,7 +200,7 @@ def _table_lines(fields: Sequence[Field], values: Mapping[str, Any], header: str
         if field.doc:
             yield f"# {comment_text(field.doc)}"
         key = key_text(renamed.get(field.name, field.name))
-        yield from _table_lines(field.fields, values[field.name], f"{header}.{key}")
+        yield from table_lines(field.fields, values[field.name], f"{header}.{key}")
 
 
 _DATES = ("date", "datetime", "date_range", "datetime_range")

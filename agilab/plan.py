@@ -135,7 +135,10 @@ class Stage:
     def __post_init__(self) -> None:
         object.__setattr__(self, "after", tuple([self.after] if isinstance(self.after, str) else self.after))
         if self.partitions is not None:
-            object.__setattr__(self, "partitions", tuple(replace(part, stage=self.name) for part in self.partitions))
+            object.__setattr__(self, "partitions", tuple(map(self._own, self.partitions)))
+
+    def _own(self, part: Partition) -> Partition:
+        return part if part.stage == self.name else replace(part, stage=self.name)
 
     @property
     def planned_later(self) -> bool:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from agilab.plan import InputRef, Partition, WorkPlan, reference_from_json, refe
 from agilab.project import Project
 
 if TYPE_CHECKING:
-    from agilab.app import App, PartitionResult
+    from agilab.app import App
 
 TIMEOUT_S = 120.0
 """Longest time an app may take to describe itself or to plan in a child process [s]."""
@@ -85,10 +85,21 @@ class Planner:
         found = self._ask({**question, "artifacts": [item.to_json() for item in artifacts]})
         return tuple(Partition.from_json(item) for item in found["partitions"])
 
-    def summarize(self, values: Mapping[str, Any], results: Sequence[PartitionResult]) -> dict[str, float]:
-        """Return the metrics of the run."""
-        question = {"op": "summarize", "values": dict(values), "results": [asdict(item) for item in results]}
-        return dict(self._ask(question)["metrics"])
+    def summarize(
+        self, values: Mapping[str, Any], partitions: Sequence[Partition], records: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, float]:
+        """Return the metrics of the run, from its partitions and their records by id."""
+        results = [
+            {
+                "id": part.id,
+                "stage": part.stage,
+                "params": part.params,
+                "metrics": {item["name"]: item["value"] for item in records[part.id]["metrics"]},
+                "artifacts": records[part.id]["artifacts"],
+            }
+            for part in partitions
+        ]
+        return dict(self._ask({"op": "summarize", "values": dict(values), "results": results})["metrics"])
 
     def snapshot(self) -> Path:
         """Keep the manager package as it is now, by digest, for as long as a run of it can be resumed."""

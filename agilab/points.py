@@ -81,7 +81,7 @@ def write(
     deltas, the rest by dictionary: half the size and a third of the time of
     dictionaries throughout, for data such as tracks.
     """
-    from pyarrow import parquet
+    from pyarrow import parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     schema, batches = _open(table)
     _check_columns(schema, (x, y))
@@ -99,7 +99,7 @@ def write(
             bounds.append(_bounds(xs, ys))
             if counter is not None:
                 counter.keep(xs, ys)
-        writer.add_key_value_metadata({METADATA_KEY.decode(): _metadata(x, y, order, rows, bounds)})
+        writer.add_key_value_metadata({METADATA_KEY.decode(): _metadata(x, y, order=order, rows=rows, bounds=bounds)})
     if counter is not None and pyramid is not None:
         counter.write(pyramid, bounds)
 
@@ -112,7 +112,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     WorkerError
         The file is parquet, but not one that `write` made.
     """
-    from pyarrow import parquet
+    from pyarrow import parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     found = parquet.read_metadata(path).metadata or {}
     if METADATA_KEY not in found:
@@ -121,13 +121,13 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return value
 
 
-def _metadata(x: str, y: str, order: str | None, rows: int, bounds: Sequence[_Bounds | None]) -> str:  # noqa: PLR0913
+def _metadata(x: str, y: str, *, order: str | None, rows: int, bounds: Sequence[_Bounds | None]) -> str:
     value = {"schema": SCHEMA, "x": x, "y": y, "order": order, "count": rows, "row_groups": list(bounds)}
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
 def _open(table: Any) -> tuple[Any, Iterator[Any]]:
-    import pyarrow as pa
+    import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     if isinstance(table, pa.Table):
         return table.schema, iter(table.to_batches(max_chunksize=ROW_GROUP_ROWS))
@@ -145,7 +145,7 @@ def _open(table: Any) -> tuple[Any, Iterator[Any]]:
 
 
 def _check_columns(schema: Any, names: Iterable[str]) -> None:
-    from pyarrow import types
+    from pyarrow import types  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     for name in names:
         places = schema.get_all_field_indices(name)
@@ -158,7 +158,7 @@ def _check_columns(schema: Any, names: Iterable[str]) -> None:
 
 
 def _encodings(schema: Any) -> dict[str, Any]:
-    from pyarrow import types
+    from pyarrow import types  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     encodings: dict[str, str] = {}
     for field in schema:
@@ -174,7 +174,7 @@ def _encodings(schema: Any) -> dict[str, Any]:
 
 def _groups(batches: Iterator[Any]) -> Iterator[Any]:
     """Gather batches into tables of at most `ROW_GROUP_ROWS` rows."""
-    import pyarrow as pa
+    import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     pending: list[Any] = []
     rows = 0
@@ -184,9 +184,7 @@ def _groups(batches: Iterator[Any]) -> Iterator[Any]:
             pending, rows = [], 0
         if batch.num_rows > ROW_GROUP_ROWS:
             whole = pa.Table.from_batches([batch])
-            yield from (
-                whole.slice(start, ROW_GROUP_ROWS) for start in range(0, batch.num_rows, ROW_GROUP_ROWS)
-            )
+            yield from (whole.slice(start, ROW_GROUP_ROWS) for start in range(0, batch.num_rows, ROW_GROUP_ROWS))
         elif batch.num_rows:
             pending.append(batch)
             rows += batch.num_rows
@@ -195,7 +193,7 @@ def _groups(batches: Iterator[Any]) -> Iterator[Any]:
 
 
 def _table(batches: Sequence[Any], schema: Any = None) -> Any:
-    import pyarrow as pa
+    import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     try:
         # One dictionary for the row group: a second one would make the writer fall back to plain strings.
@@ -206,7 +204,7 @@ def _table(batches: Sequence[Any], schema: Any = None) -> Any:
 
 def _in_morton_order(schema: Any, batches: Iterator[Any], x: str, y: str) -> Iterator[Any]:
     import numpy as np
-    import pyarrow as pa
+    import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     table = _table(list(batches), schema).combine_chunks()
     xs, ys = _coordinates(table, x, y)
@@ -292,7 +290,7 @@ class _Counter:
     def _groups(self, count: int) -> Iterator[tuple[Any, Any]]:
         yield from self._kept
         if len(self._kept) < count:
-            from pyarrow import parquet
+            from pyarrow import parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
             with parquet.ParquetFile(self._path) as file:
                 for index in range(len(self._kept), count):

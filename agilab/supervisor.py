@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from agilab import codec, evidence, installation, manifest, slots
-from agilab.app import PartitionResult
-from agilab.artifact import Artifact
 from agilab.backends.base import Backend, Job, Pool, backend
 from agilab.committer import Committer
 from agilab.dispatch import Dispatcher, now
@@ -212,18 +210,7 @@ def summarize(run: Execution) -> None:
     """Ask the app for the run's metrics, once."""
     assert run.plan is not None
     assert run.dispatcher is not None
-    records = run.dispatcher.records
-    results = [
-        PartitionResult(
-            id=part.id,
-            stage=part.stage,
-            params=part.params,
-            metrics={item["name"]: item["value"] for item in records[part.id]["metrics"]},
-            artifacts=tuple(Artifact.from_json(item) for item in records[part.id]["artifacts"]),
-        )
-        for part in run.plan.partitions
-    ]
-    run.metrics = run.planner.summarize(run.request.settings, results)
+    run.metrics = run.planner.summarize(run.request.settings, run.plan.partitions, run.dispatcher.records)
 
 
 def close_workers(run: Execution) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 from string import Template
 
@@ -142,7 +143,7 @@ def create(name: str, folder: Path) -> Project:
 def _require_free(name: str, target: Path) -> None:
     if os.path.lexists(target):
         raise ProjectError(f"{target} already exists; choose another name or folder")
-    if _is_importable(name):
+    if _is_installed(name):
         raise ProjectError(f"{name!r} is an installed Python package, which the app would hide; choose another name")
     try:
         other = locate(name, cwd=target.parent)
@@ -151,14 +152,12 @@ def _require_free(name: str, target: Path) -> None:
     raise ProjectError(f"there is an app {name!r} in {other.root}; two of one name would be in each other's way")
 
 
-def _is_importable(name: str) -> bool:
-    from importlib.util import find_spec
+def _is_installed(name: str) -> bool:
+    """Whether a package of that name is installed; an app that this process has imported does not count."""
+    from importlib.machinery import PathFinder
 
-    try:
-        spec = find_spec(name)
-    except (ImportError, ValueError):  # half loaded, or made by hand
-        return True
-    return spec is not None and spec.origin is not None
+    folders = [folder for folder in sys.path if Path(folder).name in ("site-packages", "dist-packages")]
+    return PathFinder.find_spec(name, folders) is not None
 
 
 def _write(name: str, target: Path) -> None:

@@ -110,7 +110,7 @@ def read_toml(path: Path) -> TomlFile:
             raise _unknown_table(name, at)
         if not isinstance(table, dict):
             raise SettingError(f"{name!r} is not a table; write it as [{name}] ({at})")
-    tables = {name: {key: _unescape(value) for key, value in table.items()} for name, table in content.items()}
+    tables = {name: {key: unescape(value) for key, value in table.items()} for name, table in content.items()}
     return TomlFile(path, tables, lines, text, schema is not None)
 
 
@@ -143,18 +143,18 @@ def _end(text: str) -> tuple[int, int]:
     return text.count("\n") + 1, len(text) - (text.rfind("\n") + 1) + 1
 
 
-def _unescape(value: Any, depth: int = 0) -> Any:
+def unescape(value: Any, depth: int = 0) -> Any:
     if depth > 200:  # whoever checks the value says so
         return value
     if isinstance(value, list):
-        return [_unescape(item, depth + 1) for item in value]
+        return [unescape(item, depth + 1) for item in value]
     if not isinstance(value, dict):
         return value
     if value == {"none": True} and value["none"] is True:
         return None
     if len(value) == 1 and _ESCAPED.fullmatch(key := next(iter(value))):
-        return {key[:-1]: _unescape(value[key], depth + 1)}
-    return {key: _unescape(item, depth + 1) for key, item in value.items()}
+        return {key[:-1]: unescape(value[key], depth + 1)}
+    return {key: unescape(item, depth + 1) for key, item in value.items()}
 
 
 def _statements(text: str) -> Iterator[_Statement]:

@@ -294,5 +294,5 @@ def first_reason(said: Sequence[str]) -> str:
     complaint = next(
         (line.strip() for line in said[: heads[-1]] if re.search(r":\d+: (fatal )?error: |^\w*Error: ", line)), ""
     )
-    chosen = dict.fromkeys(part for part in [*parts[:2], parts[-1], complaint] if part)
+    chosen = dict.fromkeys(part.rstrip(":") for part in [*parts[:2], parts[-1], complaint] if part)
     return ": ".join(chosen)

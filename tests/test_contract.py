@@ -49,6 +49,14 @@ def added(name: str, text: str) -> Callable[[Path], None]:
     return change
 
 
+def together(*changes: Callable[[Path], None]) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        for one in changes:
+            one(root)
+
+    return change
+
+
 def test_a_new_project_keeps_it(made: Project) -> None:
     assert checked(made) == []
 
@@ -77,7 +85,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
         'pyproject.toml:14: the entry point does not name demo_app:DemoApp; write demo_app = "demo_app:DemoApp"',
     ),
     "wheel without project": (
-        replaced("pyproject.toml", '"pyproject.toml" = ', '"LICENSE" = '),
+        replaced("pyproject.toml", '"demo_app/_project/pyproject.toml"', '"demo_app/pyproject.toml"'),
         "pyproject.toml:13: the wheel would not carry this file",
     ),
     # manager dependencies
@@ -106,7 +114,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "user interface in the worker": (
         replaced(WORKER_TOML, "[]", '[\n  "numpy",\n  "HoloViews>=1.21",\n]'),
-        f"{WORKER_TOML}:7: worker dependency 'HoloViews>=1.21' is a user interface, and workers have none; leave it out",
+        f"{WORKER_TOML}:7: worker dependency 'HoloViews>=1.21' is a user interface, and workers have none; leave",
     ),
     "agilab in the worker": (
         replaced(WORKER_TOML, "[]", '["agilab_holoviz"]'),
@@ -164,7 +172,10 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
         replaced(MANAGER, 'Stage("squares"', 'Stage("_squares"'),
         f"{MANAGER}:19: stage '_squares' has a name no stage method can have",
     ),
-    "stage called setup": (replaced(MANAGER, 'Stage("squares"', 'Stage(name="setup"'), "stage 'setup' has a name"),
+    "stage called setup": (
+        replaced(MANAGER, '"squares", squares', 'name="setup", partitions=squares'),
+        "stage 'setup' has a name",
+    ),
     "method without part": (
         replaced(WORKER, "def squares(self, part)", "def squares(self)"),
         f"{WORKER}:9: stage method squares cannot be called with one partition; write `def squares(self, part)`",
@@ -175,17 +186,19 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
         "stage method squares cannot be called",
     ),
     "no stage method": (
-        lambda root: (
-            replaced(WORKER, "    def squares", "    def _squares")(root),
-            replaced(WORKER, "    def total", "    def setup")(root),
-            replaced(MANAGER, "agilab.Stage", "getattr(agilab, 'Stage')")(root),
-        )
-        and None,
+        together(
+            replaced(WORKER, "    def squares", "    def _squares"),
+            replaced(WORKER, "    def total", "    def setup"),
+            replaced(MANAGER, "agilab.Stage", "getattr(agilab, 'Stage')"),
+        ),
         f"{WORKER}:1: DemoAppWorker has no stage method; write one",
     ),
     # settings
     "settings file": (replaced(SETTINGS, "[settings]", "[settings"), f"{SETTINGS}:1: is not valid TOML"),
-    "settings table": (added(SETTINGS, "[veiws]\n"), f"{SETTINGS}:3: unknown table or key 'veiws'; did you mean [views]?"),
+    "settings table": (
+        added(SETTINGS, "[veiws]\n"),
+        f"{SETTINGS}:3: unknown table or key 'veiws'; did you mean [views]?",
+    ),
 }
 
 
@@ -200,7 +213,9 @@ def test_a_breach_is_named_with_file_line_and_fix(made: Project, breach: str) ->
 
 
 def test_imports_that_stay_in_the_worker_are_its_own_business(made: Project) -> None:
-    added("src/demo_app_worker/sub/__init__.py", "from .. import sub\nfrom . import deep\nfrom ..sub import deep\n")(made.root)
+    added("src/demo_app_worker/sub/__init__.py", "from .. import sub\nfrom . import deep\nfrom ..sub import deep\n")(
+        made.root
+    )
     added("src/demo_app_worker/sub/deep.py", "import demo_app_worker.sub\nimport demo_app_2\nimport numpy\n")(made.root)
     added(WORKER, "from agilab import Worker, errors, points\nfrom agilab.errors import WorkerError\n")(made.root)
     assert checked(made) == []
@@ -259,7 +274,14 @@ def test_a_project_with_nothing_in_it_has_its_breaches_named_all_the_same(tmp_pa
     (root / "pyproject.toml").touch()
     found = check(locate(root))
     messages = [breach.message for breach in found]
-    for expected in ("no uuid", "no name", "no version", "no manager package", "no worker package", "no requires-python"):
+    for expected in (
+        "no uuid",
+        "no name",
+        "no version",
+        "no manager package",
+        "no worker package",
+        "no requires-python",
+    ):
         assert any(expected in message for message in messages), messages
     shutil.rmtree(root)
     root.mkdir()

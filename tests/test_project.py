@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agilab import digest, project
+from agilab import AGI, AgiEnv, Run, digest, project
 from agilab.errors import ProjectError, ProjectNotFoundError
 from agilab.project import Project, find, find_all, locate, read
 from agilab.template import create
@@ -130,7 +130,7 @@ def test_a_path_without_a_project_says_what_is_there(here: Path) -> None:
     make(here)
     with pytest.raises(ProjectNotFoundError, match="it holds: demo_app_project"):
         find(here, environ=NOTHING)
-    with pytest.raises(ProjectNotFoundError, match="no folder .*nowhere"):
+    with pytest.raises(ProjectNotFoundError, match=r"no folder .*nowhere"):
         find(here / "nowhere", environ=NOTHING)
 
 
@@ -273,6 +273,30 @@ def test_a_process_of_the_other_environment_finds_its_installed_app(
     assert (done.stdout, done.stderr) == ("installed\n", "")
 
 
+def hashes(run: Run) -> dict[str, str]:
+    assert run.state == "succeeded", run.error
+    return {artifact.path: artifact.sha256 for artifact in run.artifacts()}
+
+
+def test_an_installed_app_runs_with_the_same_hashes_and_nothing_is_written_into_it(
+    installed: tuple[Project, Path], tmp_path: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, site = installed
+    before = everything(site)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
+    # What the machine may have switched off: nobody asked for byte code in that folder.
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.chdir(here)
+    found = {}
+    for app in ("wheel_app", made.root):
+        env = AgiEnv(app, home=tmp_path / "home", wenv=tmp_path / "wenv")
+        found[env.project.source] = hashes(AGI.run(env, env.request({"count": 50})))
+    assert found["installed"] == found["path"]
+    assert len(found["path"]) == 5
+    assert everything(site) == before
+
+
 def fake_install(site: Path, name: str, *, dist_info: str = "x-1.dist-info") -> None:
     """Write only what finding looks at: the entry points of a distribution."""
     (site / dist_info).mkdir(parents=True)
@@ -280,9 +304,7 @@ def fake_install(site: Path, name: str, *, dist_info: str = "x-1.dist-info") -> 
     (site / dist_info / "entry_points.txt").write_text(f"[agilab.apps]\n{name} = {name}:App\n")
 
 
-def test_an_app_installed_in_place_is_its_checkout(
-    tmp_path: Path, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_app_installed_in_place_is_its_checkout(tmp_path: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make(tmp_path / "code", "editable_app")
     fake_install(tmp_path / "site", "editable_app")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "site"), str(made.root / "src")])
@@ -408,7 +430,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         replace_text("pyproject.toml", "[tool.agilab]", '[tool.agilab]\nworker = "os:system"'),
         "pyproject.toml:17: worker = 'os:system' does not name a class of package demo_app_worker",
     ),
-    "data": (append('[tool.agilab.data]\ndistribution = "x"\nversion = "1"\nsha256 = "12"\n'), "sha256 of the data set"),
+    "data": (
+        append('[tool.agilab.data]\ndistribution = "x"\nversion = "1"\nsha256 = "12"\n'),
+        "sha256 of the data set",
+    ),
     "data incomplete": (append('[tool.agilab.data]\ndistribution = "x"\n'), ":24: version of the data set is missing"),
     "data outside": (
         append(f'[tool.agilab.data]\ndistribution = "x"\nversion = "1"\nsha256 = "{"0" * 64}"\nroot = "../.."\n'),
@@ -424,7 +449,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "kind comparison": (append('[tool.agilab.kinds.maps]\ndoc = "x"\ncomparison = "eye"\n'), ":26: comparison 'eye'"),
     "kind columns": (append('[tool.agilab.kinds.maps]\ndoc = "x"\ncolumns = ["a"]\n'), ":26: columns of kind 'maps'"),
     "kind suffix": (append('[tool.agilab.kinds.maps]\ndoc = "x"\nsuffix = "/x"\n'), ":26: suffix '/x'"),
-    "not UTF-8": (lambda root: (root / "pyproject.toml").write_bytes(b"a = 1\nb = '\xff'\n"), ":2: pyproject.toml is not"),
+    "not UTF-8": (
+        lambda root: (root / "pyproject.toml").write_bytes(b"a = 1\nb = '\xff'\n"),
+        ":2: pyproject.toml is not",
+    ),
     "deep": (lambda root: (root / "pyproject.toml").write_text("a = " + "[" * 100_000), ":1: not valid TOML: nested"),
     "long number": (lambda root: (root / "pyproject.toml").write_text("a = " + "1" * 5000), ":1: not valid TOML"),
     "unfinished": (lambda root: (root / "pyproject.toml").write_text('a = 1\nb = """x\n'), ":3: not valid TOML"),
@@ -476,7 +504,7 @@ def test_a_folder_without_write_permission_is_read_only(here: Path, monkeypatch:
     made = make(here)
     made.root.chmod(0o555)
     # root may write everywhere, so the answer of the system is put in its mouth
-    monkeypatch.setattr(os, "access", lambda path, mode: bool(os.stat(path).st_mode & stat.S_IWUSR))
+    monkeypatch.setattr(os, "access", lambda path, mode: bool(Path(path).stat().st_mode & stat.S_IWUSR))
     assert find(made.root).writable is False
 
 

@@ -39,6 +39,7 @@ SHORT_S = 0.02
 """A partition shorter than this gets the next one sent ahead, so that the pipe's latency is hidden."""
 
 _STARTS_WITHOUT_READY = 3
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _SAMPLE_EVERY_S = 0.5
 _PASSED_ON = ("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "USER", "LOGNAME", "SSL_CERT_FILE", "LD_LIBRARY_PATH")
 _THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLIS_NUM_THREADS")
@@ -91,7 +92,7 @@ class LocalPool(Pool):
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._init = json.dumps(job.init, separators=(",", ":")).encode() + b"\n"
+        self._init = _encode(job.init).encode() + b"\n"
         self._environment = worker_environment(len(job.workers), job.environment)
         self._selector = selectors.DefaultSelector()
         self._pending: list[Event] = []
@@ -109,7 +110,7 @@ class LocalPool(Pool):
         if not slot.sent:
             _start_clock(sent)
         slot.sent.append(sent)
-        self._write(slot, json.dumps(task, separators=(",", ":")).encode() + b"\n")
+        self._write(slot, _encode(task).encode() + b"\n")
 
     def wait(self, timeout_s: float) -> Sequence[Event]:
         self._expire()
@@ -136,13 +137,10 @@ class LocalPool(Pool):
             with suppress(OSError):
                 slot.process.stdin.close()
         for share, number in ((0.5, signal.SIGTERM), (1.0, signal.SIGKILL)):
+            ended = {slot.name: _ended(slot.pidfd, begun + share * grace_s) for slot in alive}
             for slot in alive:
                 assert slot.process is not None
-                with suppress(subprocess.TimeoutExpired):
-                    slot.process.wait(max(0.0, begun + share * grace_s - time.monotonic()))
-            for slot in alive:
-                assert slot.process is not None
-                if slot.process.returncode is None or number == signal.SIGKILL:
+                if not ended[slot.name] or number == signal.SIGKILL:
                     _signal_group(slot.process.pid, number)
         for slot in alive:
             assert slot.process is not None
@@ -377,6 +375,13 @@ def _start_clock(sent: _Sent) -> None:
 def _signal_group(pgid: int, number: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pgid, number)
+
+
+def _ended(pidfd: int, deadline: float) -> bool:
+    """Wait for a process to end, without the polling of `Popen.wait`."""
+    import select
+
+    return bool(select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))[0])
 
 
 def _readable(pipe: BinaryIO | Any) -> bool:

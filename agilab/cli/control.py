@@ -15,12 +15,14 @@ from agilab.env import AgiEnv
 from agilab.errors import AgilabError, first_line
 
 
-@click.command(
-    "cancel", help="Cancel a run, or seal a lost one as cancelled.\n\nRUN is a run id, the head of one, or `last`."
-)
+@click.command("cancel")
 @click.argument("run_id", metavar="RUN")
 @json_option
 def cancel_command(*, run_id: str, as_json: bool) -> int:
+    """Cancel a run, or seal a lost one as cancelled.
+
+    RUN is a run id, the head of one, or `last`.
+    """
     env = AgiEnv()
     run = named_run(env, run_id)
     run = AGI.cancel(env, f"{run.app}/{run.run_id}")
@@ -34,15 +36,16 @@ def cancel_command(*, run_id: str, as_json: bool) -> int:
     return 1
 
 
-@click.command(
-    "debug",
-    help="Repeat one partition in this process, under a debugger.\n\nRUN is a run id, the head of one, or `last`; "
-    "PARTITION is one that it planned. Nothing of the run's record changes.",
-)
+@click.command("debug")
 @click.argument("run_id", metavar="RUN")
 @click.argument("partition", metavar="PARTITION")
 @click.option("--no-pdb", is_flag=True, help="Only print the traceback.")
 def debug_command(*, run_id: str, partition: str, no_pdb: bool) -> int:
+    """Repeat one partition in this process, under a debugger.
+
+    RUN is a run id, the head of one, or `last`; PARTITION is one that it planned. Nothing of the run's record
+    changes.
+    """
     env = AgiEnv()
     run = named_run(env, run_id)
     try:

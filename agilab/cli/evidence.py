@@ -16,12 +16,16 @@ from agilab.env import AgiEnv
 from agilab.run import Run
 
 
-@click.command("runs", help="List runs, newest first.\n\nAPP lists those of one app.")
+@click.command("runs")
 @click.argument("app", required=False, metavar="[APP]")
 @click.option("--limit", type=click.IntRange(min=1), default=30, show_default=True, help="How many to list.")
 @click.option("--all", "everything", is_flag=True, help="List every run.")
 @json_option
 def runs_command(*, app: str | None, limit: int, everything: bool, as_json: bool) -> int:
+    """List runs, newest first.
+
+    APP lists those of one app.
+    """
     found = AgiEnv().runs.list(app)
     shown = found if everything else found[:limit]
     described = [run_json(run) for run in shown]
@@ -52,13 +56,15 @@ def runs_command(*, app: str | None, limit: int, everything: bool, as_json: bool
     return 0
 
 
-@click.command(
-    "show", help="Show what a run did and what it left.\n\nRUN is a run id, the head of one, `last`, or a run folder."
-)
+@click.command("show")
 @click.argument("run_id", metavar="RUN")
 @click.option("--artifacts", is_flag=True, help="List every artifact with its digest.")
 @json_option
 def show_command(*, run_id: str, artifacts: bool, as_json: bool) -> int:
+    """Show what a run did and what it left.
+
+    RUN is a run id, the head of one, `last`, or a run folder.
+    """
     env = AgiEnv()
     run = named_run(env, run_id)
     if as_json:
@@ -79,7 +85,7 @@ def show_command(*, run_id: str, artifacts: bool, as_json: bool) -> int:
             retried = f", {count(stage.retries, 'retry', 'retries')}" if stage.retries else ""
             out(f"  {stage.name}  {stage.committed} of {planned} committed{retried}")
     print_metrics(run.metrics)
-    print_failures(run, tally.failures, env.wenv)
+    print_failures(run, tally.failures, env.wenv, write=out)
     return 0
 
 

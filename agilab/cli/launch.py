@@ -14,7 +14,7 @@ import click
 
 from agilab.agi import AGI
 from agilab.cli.flags import CHOSEN, CLUSTER, SETTINGS, Chosen, DeclaredCommand, assignments, options
-from agilab.cli.outcome import exit_code, print_failures, print_run, run_json
+from agilab.cli.outcome import exit_code, print_error, print_failures, print_run, run_json
 from agilab.cli.progress import watch
 from agilab.cli.screen import count, document, json_option, out, pairs, size, table
 from agilab.cli.signals import Signals
@@ -73,7 +73,7 @@ def app_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--set", "sets", metavar="NAME=VALUE", multiple=True, help="Set any setting by its name."),
         click.option("--seed", type=int, help="What the seeds of all partitions are made from; default: 0"),
-        click.argument("app", required=False, metavar="APP"),
+        click.argument("app", required=False, metavar="APP", expose_value=False),
     ):
         function = decorate(function)
     return function
@@ -94,7 +94,6 @@ TAKEN = ("--help", "--json", "--request", "--set", "--seed", "--detach", "--all"
 def plan_command(
     ctx: click.Context,
     *,
-    app: str | None,
     seed: int | None,
     sets: tuple[str, ...],
     file: Path | None,
@@ -118,7 +117,6 @@ def plan_command(
 def run_command(
     ctx: click.Context,
     *,
-    app: str | None,
     seed: int | None,
     sets: tuple[str, ...],
     file: Path | None,
@@ -141,6 +139,7 @@ def run_command(
     else:
         print_run(run)
     print_failures(run, view.tally.failures, env.wenv)
+    print_error(run)
     return exit_code(run, signals.number)
 
 

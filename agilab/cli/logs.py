@@ -26,15 +26,16 @@ EVENTS = "run"
 """Heads the lines that come from the event log."""
 
 
-@click.command(
-    "logs",
-    help="Print the log of a run, or follow it.\n\nRUN is a run id, the head of one, `last`, or a run folder. "
-    "Lines of the run itself come first, then what each worker printed.",
-)
+@click.command("logs")
 @click.argument("run_id", metavar="RUN")
 @click.option("--worker", metavar="NAME", help="Only this worker, and the partitions it had.")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the run has ended.")
 def logs_command(*, run_id: str, worker: str | None, follow: bool) -> int:
+    """Print the log of a run, or follow it.
+
+    RUN is a run id, the head of one, `last`, or a run folder. Lines of the run itself come first, then what
+    each worker printed.
+    """
     run = named_run(AgiEnv(), run_id)
     if not follow:
         said = EventLines(worker)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from agilab.cli.progress import Event, Tally, attempt_line
-from agilab.cli.screen import block, count, duration, note, number, out, pairs, size
+from agilab.cli.screen import count, duration, note, number, out, pairs, size
 from agilab.errors import AgilabError, EvidenceError, RunStateError
 from agilab.paths import WenvPaths
 
@@ -117,22 +117,43 @@ def print_metrics(metrics: Mapping[str, float], *, limit: int | None = None) -> 
         out(f"  ... and {len(metrics) - len(shown)} more; --json has all")
 
 
-def print_failures(run: Run, failures: list[Event], wenv: WenvPaths) -> None:
-    """Write to stderr which partitions failed: the remote traceback's end, where the code lies, what repeats it."""
+def print_failures(run: Run, failures: list[Event], wenv: WenvPaths, *, write: Callable[[object], None] = note) -> None:
+    """Write which partitions failed: the end of the remote traceback, where the code lies, what repeats it.
+
+    Parameters
+    ----------
+    run
+        The run.
+    failures
+        Its ``failed`` events that were final.
+    wenv
+        Where worker packages lie.
+    write
+        Takes a line.
+    """
     for event in failures[:MOST_FAILURES]:
-        note("")
-        note(attempt_line(event))
-        lines = str(event.get("traceback") or "").splitlines()
+        write("")
+        write(attempt_line(event))
+        text = str(event.get("traceback") or "")
+        lines = text.splitlines()
         if len(lines) > TRACEBACK_LINES:
-            note(f"  ... {len(lines) - TRACEBACK_LINES} lines before this: agilab logs {run.run_id}")
-        block("\n".join(f"  {line}" for line in lines[-TRACEBACK_LINES:]))
-        note(f"worker code   {code_folder(run, wenv)}")
-        note(f"worker files  {wenv.package(run.app) / 'worker_manifest.json'}")
-        note(f"repeat it     agilab debug {run.run_id} {event['partition']}")
+            write(f"  ... {len(lines) - TRACEBACK_LINES} lines before this: agilab logs {run.run_id}")
+        for line in lines[-TRACEBACK_LINES:]:
+            write(f"  {line}")
+        command = f"agilab debug {run.run_id} {event['partition']}"
+        if command not in text:  # a worker that died could not say it itself
+            write(f"  worker code: {code_folder(run, wenv)}")
+            write(f"  environment and lock: {wenv.package(run.app) / 'worker_manifest.json'}")
+            write(f"  repeat it here: {command}")
     if len(failures) > MOST_FAILURES:
-        note(f"... and {count(len(failures) - MOST_FAILURES, 'more failed partition')}")
-    if run.state == "failed":
-        note(f"agilab: error: run {run.run_id} failed: {run.error}")
+        more = count(len(failures) - MOST_FAILURES, "more failed partition")
+        write(f"... and {more}: agilab logs {run.run_id}")
+
+
+def print_error(run: Run) -> None:
+    """Write to stderr, in one line, why a run did not succeed."""
+    if run.state not in EXIT:
+        note(f"agilab: error: run {run.run_id} {run.state}{f': {run.error}' if run.error else ''}")
 
 
 def code_folder(run: Run, wenv: WenvPaths) -> str:

@@ -15,9 +15,10 @@ from agilab.errors import AgilabError
 from agilab.project import Project, locate
 
 
-@click.command("apps", help="List the app projects that can be run.")
+@click.command("apps")
 @json_option
 def apps_command(*, as_json: bool) -> int:
+    """List the app projects that can be run."""
     projects = AgiEnv().apps()
     if as_json:
         document("apps", {"apps": [project.to_json() for project in projects]})
@@ -43,13 +44,15 @@ def apps_command(*, as_json: bool) -> int:
     return 0
 
 
-@click.command(
-    "new", help="Write a new app project that runs at once.\n\nNAME is the app's name; the folder is NAME_project."
-)
+@click.command("new")
 @click.argument("name", metavar="NAME")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path(), help="Where to put it; default: here.")
 @json_option
 def new_command(*, name: str, folder: Path, as_json: bool) -> int:
+    """Write a new app project that runs at once.
+
+    NAME is the app's name; the folder is NAME_project.
+    """
     from agilab.template import create
 
     project = create(name, folder)
@@ -64,13 +67,14 @@ def new_command(*, name: str, folder: Path, as_json: bool) -> int:
     return 0
 
 
-@click.command(
-    "check",
-    help="Name every breach of the app contract, with its fix.\n\nAPP is a name or a path; default: the project here.",
-)
+@click.command("check")
 @click.argument("app", default=".", metavar="[APP]")
 @json_option
 def check_command(*, app: str, as_json: bool) -> int:
+    """Name every breach of the app contract, with its fix.
+
+    APP is a name or a path; default: the project here.
+    """
     from agilab.contract import check
 
     project = locate(app)
@@ -111,12 +115,14 @@ def _check_code(project: Project) -> tuple[Breach, ...]:
     return check(project, fields=fields, stages=[stage.name for stage in plan.stages])
 
 
-@click.command(
-    "install", help="Make an app's worker package and worker environment.\n\nNothing is done when nothing has changed."
-)
+@click.command("install")
 @click.argument("app", metavar="APP")
 @json_option
 def install_command(*, app: str, as_json: bool) -> int:
+    """Make an app's worker package and worker environment.
+
+    Nothing is done when nothing has changed.
+    """
     from agilab.agi import AGI
 
     installed = AGI.install(AgiEnv(app), report=note)

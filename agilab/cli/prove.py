@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agilab.cli.named import named_run
-from agilab.cli.outcome import exit_code, print_failures
+from agilab.cli.outcome import exit_code, print_error, print_failures
 from agilab.cli.progress import watch
 from agilab.cli.screen import count, document, json_option, note, out, size
 from agilab.cli.signals import Signals
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 MARKS = {"ok": "ok  ", "note": "note", "warn": "warn", "fail": "FAIL"}
 
 
-@click.command(
-    "first-proof",
-    help="Install, run and verify a small job on real data.\n\n"
-    "Installs flight_telemetry, runs it on one day of flights, hashes every file again and compares the counts with "
-    "an independent count of the source.",
-)
+@click.command("first-proof")
 @click.option("--run", "run_id", metavar="RUN", help="Check this run of flight_telemetry again instead of making one.")
 @json_option
 def first_proof_command(*, run_id: str | None, as_json: bool) -> int:
+    """Install, run and verify a small job on real data.
+
+    Installs flight_telemetry, runs it on one day of flights, hashes every file again and compares the counts
+    with an independent count of the source.
+    """
     from agilab.proof import prove
 
     env = AgiEnv()
@@ -65,17 +65,18 @@ def _first_proof(env: AgiEnv) -> Proof | int:
             tally = view.tally
     run = env.runs.get(f"{tally.app}/{tally.run_id}")
     print_failures(run, tally.failures, env.wenv)
+    print_error(run)
     return exit_code(run, signals.number)
 
 
-@click.command(
-    "verify",
-    help="Hash a run folder again and name what has changed.\n\n"
-    "RUN is a run id, the head of one, `last`, or a run folder, also one that came from elsewhere.",
-)
+@click.command("verify")
 @click.argument("run_id", metavar="RUN")
 @json_option
 def verify_command(*, run_id: str, as_json: bool) -> int:
+    """Hash a run folder again and name what has changed.
+
+    RUN is a run id, the head of one, `last`, or a run folder, also one that came from elsewhere.
+    """
     from agilab.verification import verify
 
     run = named_run(AgiEnv(), run_id)
@@ -96,9 +97,10 @@ def verify_command(*, run_id: str, as_json: bool) -> int:
     return 1
 
 
-@click.command("doctor", help="Check this machine and say how to fix what is wrong.")
+@click.command("doctor")
 @json_option
 def doctor_command(*, as_json: bool) -> int:
+    """Check this machine and say how to fix what is wrong."""
     from agilab.doctor import examine, to_json
 
     env = AgiEnv()

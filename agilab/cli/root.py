@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from agilab.cli import COMMANDS_GROUP, SECTIONS, added_commands, help_text
-from agilab.cli.screen import block, note, safe
+from agilab.cli.screen import block, note
 from agilab.errors import AgilabError, WorkerError, first_line
 
 FILES = {name: file for _, commands in SECTIONS for name, file, _ in commands}
@@ -116,7 +116,8 @@ def _usage(error: click.ClickException) -> int:
     context = getattr(error, "ctx", None)
     message = " ".join(error.format_message().split()).rstrip(".")
     path = context.command_path if context is not None else "agilab"
-    note(f"agilab: error: {safe(message[:1].lower() + message[1:])}; see {path} --help")
+    end = " see" if message.endswith("?") else "; see"
+    note(f"agilab: error: {message[:1].lower()}{message[1:]}{end} {path} --help")
     return 2
 
 

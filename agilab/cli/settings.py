@@ -10,17 +10,18 @@ from agilab.cli.screen import document, json_option, out, table
 from agilab.env import AgiEnv
 
 
-@click.command(
-    "settings",
-    help="Show an app's settings and where each value came from.\n\n"
-    "`agilab settings APP set NAME=VALUE ...` keeps values in the workspace file, where they go before the app's own.",
-)
+@click.command("settings")
 @click.argument("app", metavar="APP")
 @click.argument("action", type=click.Choice(["set"]), required=False, metavar="[set]")
 @click.argument("pairs", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of the settings.")
 @json_option
 def settings_command(*, app: str, action: str | None, pairs: tuple[str, ...], schema: bool, as_json: bool) -> int:
+    """Show an app's settings and where each value came from.
+
+    `agilab settings APP set NAME=VALUE ...` keeps values in the workspace file, where they go before the
+    app's own.
+    """
     env = AgiEnv(app)
     fields = env.fields()
     if schema:

@@ -8,9 +8,10 @@ from agilab.cli.screen import document, json_option, out, pairs, table
 from agilab.env import AgiEnv
 
 
-@click.command("env", help="Print every path and environment variable in use.")
+@click.command("env")
 @json_option
 def env_command(*, as_json: bool) -> int:
+    """Print every path and environment variable in use."""
     env = AgiEnv()
     if as_json:
         document("env", env.describe())

@@ -20,7 +20,7 @@ from pyarrow import parquet as pq
 
 DATA, OUT, SAMPLE_S, WORKERS = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 PARTS, BATCH_ROWS, GROUP_ROWS, CELL_M = 8, 1 << 16, 1 << 20, 50_000.0
-CARRIERS = pa.array("9E AA AS B6 DL EV F9 FL HA MQ OO UA US VX WN YV".split())
+CARRIERS = pa.array(["9E", "AA", "AS", "B6", "DL", "EV", "F9", "FL", "HA", "MQ", "OO", "UA", "US", "VX", "WN", "YV"])
 FLOATS = ["longitude", "latitude", "x", "y", "altitude_modelled_m", "ground_speed_modelled_m_s"]
 SCHEMA = pa.schema(
     [("flight_id", pa.int32()), ("carrier", pa.dictionary(pa.int8(), pa.string())), ("time", pa.timestamp("ms", "UTC"))]
@@ -39,11 +39,21 @@ def load():
     airports = np.radians(a["lon"].to_numpy()), np.radians(a["lat"].to_numpy()), a["alt"].to_numpy() * 0.3048
     number = {name: f[name].fill_null(0).to_numpy() for name in ("month", "day", "minute", "dep_delay", "air_time")}
     day = (number["month"] + 515).astype("M8[M]").astype("M8[D]") + (number["day"] - 1)
-    origin, dest = (pc.index_in(f[c], value_set=a["faa"]).fill_null(-1).to_numpy().astype(int) for c in ("origin", "dest"))
+    origin, dest = (
+        pc.index_in(f[c], value_set=a["faa"]).fill_null(-1).to_numpy().astype(int) for c in ("origin", "dest")
+    )
     reason = np.select([f["dep_time"].is_null().to_numpy(), number["air_time"] == 0, dest < 0], [1, 2, 3], 0)
     leaves = f["time_hour"].cast(pa.int64()).to_numpy() + 60 * (number["minute"] + number["dep_delay"])
     carrier = pc.index_in(f["carrier"], value_set=CARRIERS).to_numpy().astype(np.int8)
-    flights = (day - np.datetime64("2013-01-01")).astype(int), reason, leaves, 60 * number["air_time"], origin, dest, carrier
+    flights = (
+        (day - np.datetime64("2013-01-01")).astype(int),
+        reason,
+        leaves,
+        60 * number["air_time"],
+        origin,
+        dest,
+        carrier,
+    )
 
 
 def make(part):
@@ -74,14 +84,19 @@ def sample(ids):
     lon, lat, alt = airports
     leaves, duration, o, d, carrier = (column[ids] for column in flights[2:])
     east, lat_1, lat_2 = lon[d] - lon[o], lat[o], lat[d]
-    across, along = np.cos(lat_2) * np.sin(east), np.cos(lat_1) * np.sin(lat_2) - np.sin(lat_1) * np.cos(lat_2) * np.cos(east)
+    across, along = (
+        np.cos(lat_2) * np.sin(east),
+        np.cos(lat_1) * np.sin(lat_2) - np.sin(lat_1) * np.cos(lat_2) * np.cos(east),
+    )
     course = np.arctan2(across, along)
-    arc = np.arctan2(np.hypot(across, along), np.sin(lat_1) * np.sin(lat_2) + np.cos(lat_1) * np.cos(lat_2) * np.cos(east))
+    arc = np.arctan2(
+        np.hypot(across, along), np.sin(lat_1) * np.sin(lat_2) + np.cos(lat_1) * np.cos(lat_2) * np.cos(east)
+    )
     node_sin, node_cos = np.sin(course) * np.cos(lat_1), np.hypot(np.cos(course), np.sin(course) * np.sin(lat_1))
     begin = np.arctan2(np.sin(lat_1), np.cos(course) * np.cos(lat_1))
     node = lon[o] - np.arctan2(node_sin * np.sin(begin), np.cos(begin))
     ramp = np.minimum(1200.0, duration / 3)
-    omega, cruise = arc / (duration - 0.65 * ramp), np.minimum(11000.0, np.maximum(alt[o], alt[d]) + 9 * ramp)
+    omega, cruise = arc / (duration - 0.65 * ramp), np.minimum(10668.0, np.maximum(alt[o], alt[d]) + 9 * ramp)
     n = -(-duration // SAMPLE_S) + 1
     total = np.repeat(duration, n)
     t = np.minimum((np.arange(len(total)) - np.repeat(np.cumsum(n) - n, n)) * SAMPLE_S, total)

@@ -139,9 +139,9 @@ class Reader:
             command, _, expected = part.partition("\n")
             printed = self.shell(command, fails=fails)
             rest = iter(printed.splitlines())
-            for wanted in filter(None, map(str.rstrip, expected.splitlines())):
+            for wanted in filter(None, map(str.strip, expected.splitlines())):
                 pattern = ".*".join(map(re.escape, wanted.split("...")))
-                found = any(re.fullmatch(pattern, line.rstrip()) for line in rest)
+                found = any(re.fullmatch(pattern, line.strip()) for line in rest)
                 assert found, f"$ {command}\nshould print, in this order: {wanted}\nbut printed:\n{printed}"
 
     def close(self) -> None:

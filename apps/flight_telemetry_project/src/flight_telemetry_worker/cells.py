@@ -21,7 +21,7 @@ DAY_H = 24
 
 SUMS = pa.schema(
     [
-        pa.field("hour", pa.timestamp("s", "UTC")),
+        pa.field("hour", pa.timestamp("ms", "UTC")),
         pa.field("cell_x", pa.int16()),
         pa.field("cell_y", pa.int16()),
         pa.field("samples", pa.int32()),
@@ -30,11 +30,11 @@ SUMS = pa.schema(
         pa.field("ground_speed_sum_m_s", pa.float64()),
     ]
 )
-"""Sums of one tracks partition: one row per hour and cell, a row group per UTC day, in order of hour, cell_y, cell_x."""
+"""Sums of one tracks partition: a row per hour and cell, a row group per UTC day, in order of hour, cell_y, cell_x."""
 
 TRAFFIC = pa.schema(
     [
-        pa.field("hour", pa.timestamp("s", "UTC")),
+        pa.field("hour", pa.timestamp("ms", "UTC")),
         pa.field("cell_x", pa.int16()),
         pa.field("cell_y", pa.int16()),
         pa.field("x", pa.float32(), metadata={"unit": "m", "doc": "centre of the cell, web Mercator"}),
@@ -146,7 +146,7 @@ def sums_table(sums: Sums) -> pa.Table:
 
 def table_sums(table: pa.Table) -> Sums:
     """Return the sums of a table (`SUMS`)."""
-    key = table["hour"].cast(pa.int64()).to_numpy() // HOUR_S
+    key = table["hour"].cast(pa.int64()).to_numpy() // (1000 * HOUR_S)
     for name in ("cell_y", "cell_x"):
         key = (key << _CELL_BITS) | (table[name].to_numpy().astype(np.int64) + _CELL_HALF)
     return Sums(key, *(table[name].to_numpy() for name in SUMS.names[3:]))
@@ -185,7 +185,8 @@ def _order(keys: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.argsort(keys, kind="stable")
     packed = (spread << _ROW_BITS) | np.arange(len(keys))
     packed.sort()
-    return packed & ((1 << _ROW_BITS) - 1)
+    rows: NDArray[np.int64] = packed & ((1 << _ROW_BITS) - 1)
+    return rows
 
 
 def _heads(key: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -208,7 +209,7 @@ def _taken_apart(key: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.
 def _table(columns: list[NDArray[Any]], schema: pa.Schema) -> pa.Table:
     def column(values: NDArray[Any], field: pa.Field) -> pa.Array:
         if pa.types.is_timestamp(field.type):
-            return pa.array(values).cast(field.type)
+            return pa.array(values * 1000).cast(field.type)
         return pa.array(values.astype(field.type.to_pandas_dtype()))
 
     return pa.table([column(*pair) for pair in zip(columns, schema, strict=True)], schema=schema)

@@ -30,8 +30,8 @@ END_SPEED = 0.35
 """Ground speed at take-off and landing, as a part of the cruising speed."""
 CLIMB_M_S = 9.0
 """Mean rate of climb, which limits the cruising altitude of short flights [m/s]."""
-CRUISE_M = 11_000.0
-"""Highest cruising altitude [m]."""
+CRUISE_M = 10_668.0
+"""Highest cruising altitude, 35,000 feet [m]."""
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

