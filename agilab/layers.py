@@ -13,7 +13,7 @@ from dataclasses import field as default_of
 from pathlib import Path
 from typing import Any
 
-from agilab.codec import Field, allowed, fill, leaves, parse_text, set_path, unknown, validate_some
+from agilab.codec import Field, allowed, fill, leaves, parse_text, set_path, validate_some
 from agilab.errors import SettingError
 from agilab.paths import make_folder, write_file
 from agilab.toml import TomlFile, comment_text, escape, key_text, read_toml, replace_table, value_text
@@ -255,14 +255,24 @@ def environment_layer(fields: Sequence[Field], environ: Mapping[str, str], *, pr
         known[key] = (name, field)
     for key in sorted(key for key in environ if key.startswith(prefix)):
         if key not in known:
-            error = unknown(key, known, what="variable")
-            if "did you mean" in str(error):
-                raise error
+            _refuse_near(key, known, prefix)
             continue
         name, field = known[key]
         set_path(values, name, parse_text(field, environ[key], where=key, name=name))
         lines[name] = key
     return Layer("environment", values, lines)
+
+
+def _refuse_near(key: str, known: Iterable[str], prefix: str) -> None:
+    import difflib
+
+    bare = [one.removeprefix(prefix) for one in known]
+    near = difflib.get_close_matches(key.removeprefix(prefix)[:100], bare, n=1, cutoff=0.75)
+    if near:
+        raise SettingError(f"unknown variable {key[:200]}; did you mean {prefix}{near[0]}?")
+
+
+# Secrets
 
 
 def resolve_secrets(fields: Sequence[Field], values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:

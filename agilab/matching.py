@@ -2,8 +2,8 @@
 
 Patterns are matched as a shell does it: ``*`` and ``?`` stay within one name
 and leave out names that begin with a dot, ``**`` stands for any folders. A
-link is followed where its target lies inside the root; ``**`` enters no
-linked folder, so that a circle of links has an end.
+link is followed where its target lies inside the root. A linked folder is
+entered only by its name, not by a wildcard, so that a circle of links has an end.
 """
 
 from __future__ import annotations
@@ -115,6 +115,8 @@ class _Walk:
         elif _MAGIC.search(part):
             match = re.compile(fnmatch.translate(part)).match
             for entry in self._entries(folder):
+                if rest and entry.is_symlink():
+                    continue
                 if match(entry.name) and (part.startswith(".") or not entry.name.startswith(".")):
                     yield from self._one(entry.path, rest, linked=linked or entry.is_symlink())
         else:

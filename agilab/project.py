@@ -41,6 +41,7 @@ _RESERVED = frozenset({"agilab", "agilab_dashboards", "test", "tests"})
 _ENDINGS = ("_project", "_worker", "_views")
 _INSTALLED = "_project"
 """Folder inside an installed manager package that holds the project's own pyproject.toml and README.md."""
+_LARGEST_ENTRY_POINTS_BYTES = 1 << 16
 
 Places = str | Path | Sequence[str | Path]
 
@@ -204,7 +205,7 @@ def locate(
     chosen = next((place for place in places if _declares(place.root)), places[0])
     project = read(chosen.root, source=chosen.source)
     for place in places:
-        other = _uuid(place.root)
+        other = _uuid(place.root) if place is not chosen else ""
         if project.uuid and other and other != project.uuid:
             said = _two_of_one_name(project.root, place.root, name)
             raise ProjectError(f"{said}; rename one of them, or give the path of the one you mean")
@@ -352,7 +353,7 @@ def _installed(name: str) -> Iterator[Path]:
         for info in infos:
             try:
                 with open(os.path.join(info, "entry_points.txt"), "rb") as file:
-                    declared = GROUP.encode() in file.read(LARGEST_TOML_BYTES)
+                    declared = GROUP.encode() in file.read(_LARGEST_ENTRY_POINTS_BYTES)
             except OSError:  # most distributions have none
                 continue
             if declared:

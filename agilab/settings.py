@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import param
-from param.parameterized import ParameterizedMetaclass
+from param.parameterized import ParameterizedMetaclass, Undefined
 
 from agilab import codec
 from agilab.codec import Field
@@ -53,9 +53,13 @@ class Secret(_TextParameter):
     when a run starts and handed to workers over a pipe.
     """
 
+    def __init__(self, default: Any = Undefined, **params: Any) -> None:
+        super().__init__(default, **params)
+        self._validate(self.default)
+
     def _validate(self, val: Any) -> None:
         super()._validate(val)  # type: ignore[no-untyped-call]
-        _validate_text(self, "secret", val, shown=False)
+        _validate_text(self, "secret", {}, val)
 
 
 class Input(_TextParameter):
@@ -66,35 +70,30 @@ class Input(_TextParameter):
     default
         Such as ``"tracks/*.csv"``; ``**`` stands for any folders.
     kind
-        ``"file"``, ``"folder"`` (every file in it) or ``"glob"``.
+        ``"file"``, ``"folder"`` (every file in it) or ``"glob"``, the default.
     """
 
     __slots__ = ["kind"]
     _slot_defaults = {**param.Parameter._slot_defaults, "kind": "glob"}  # noqa: RUF012, as param declares it
     kind: str
 
-    def __init__(self, default: str | None = None, *, kind: str = "glob", **params: Any) -> None:
-        if kind not in ("file", "folder", "glob"):
-            raise SettingError(f"an Input has kind {kind!r}; allowed: 'file', 'folder', 'glob'")
+    def __init__(self, default: Any = Undefined, *, kind: Any = Undefined, **params: Any) -> None:
+        if kind is not Undefined and kind not in ("file", "folder", "glob"):
+            raise SettingError(f"an Input has kind {show(kind)}; allowed: 'file', 'folder', 'glob'")
         object.__setattr__(self, "kind", kind)
         super().__init__(default, **params)
         self._validate(self.default)
 
     def _validate(self, val: Any) -> None:
         super()._validate(val)  # type: ignore[no-untyped-call]
-        _validate_text(self, "input", val, shown=True)
+        _validate_text(self, "input", {"kind": self.kind}, val)
 
 
-def _validate_text(parameter: Any, kind: str, value: Any, *, shown: bool) -> None:
+def _validate_text(parameter: Any, kind: str, constraints: Mapping[str, Any], value: Any) -> None:
     if value is None and parameter.allow_None:
         return
-    constraints = {"kind": parameter.kind} if kind == "input" else {}
-    try:
-        CODECS[kind].canonical(constraints, value)
-    except NotAllowedError:
-        words = CODECS[kind].allowed(constraints)
-        value_text = show(value) if shown else "not what is expected"
-        raise ValueError(f"setting {parameter.name!r} is {value_text}; allowed: {words}") from None
+    name = parameter.name or f"({type(parameter).__name__} without a name yet)"
+    codec.check_one(Field(name, kind, constraints=constraints), value)
 
 
 class _SettingsClass(ParameterizedMetaclass):
@@ -316,6 +315,13 @@ def _color(parameter: Any) -> tuple[str, dict[str, Any]]:
     return "color", {"pattern": pattern, "words": words}
 
 
+def _option(value: Any) -> Any:
+    try:
+        return scalar(value)
+    except NotAllowedError:
+        raise NotAllowedError(f"its objects hold {show(value)}; allowed: text, finite numbers, true, false") from None
+
+
 def _selector(kind: str) -> Callable[[Any], tuple[str, dict[str, Any]]]:
     def declare(parameter: Any) -> tuple[str, dict[str, Any]]:
         options = list(parameter.objects)
@@ -326,11 +332,9 @@ def _selector(kind: str) -> Callable[[Any], tuple[str, dict[str, Any]]]:
             plain = codec.native(option)
             if plain is None and kind == "selector":
                 constraints["optional"] = True
-            elif isinstance(plain, str | int | float):
-                constraints["options"].append(scalar(plain))
-                labels.append(str(names.get(id(option), plain)))
             else:
-                raise NotAllowedError(f"its objects hold {show(plain)}; allowed: text, numbers, true, false")
+                constraints["options"].append(_option(plain))
+                labels.append(str(names.get(id(option), plain)))
         if names:
             constraints["labels"] = labels
         if not parameter.check_on_set:

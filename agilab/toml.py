@@ -265,14 +265,18 @@ def replace_table(file: TomlFile, table: str, body: Iterable[str]) -> str:
             f'{file.path} has no line schema = "{SCHEMA}", so it may belong to another program and is left alone; '
             "move it away, or choose another AGILAB_HOME"
         )
-    new = "\n".join(body) + "\n"
-    if not file.text:
-        return f'schema = "{SCHEMA}"\n\n{new}'
-    before, after = _without(file.text, table)
-    parts = [part for part in (before.rstrip(), new.rstrip(), after.strip("\r\n")) if part.strip()]
-    text = "\n\n".join(parts).rstrip() + "\n"
-    _check_kept(file, table, text)
+    before, after = _without(_without_schema(file.text), table)
+    parts = [f'schema = "{SCHEMA}"', before.strip("\r\n"), "\n".join(body), after.strip("\r\n")]
+    text = "\n\n".join(part.rstrip() for part in parts if part.strip()) + "\n"
+    if file.text:
+        _check_kept(file, table, text)
     return text
+
+
+def _without_schema(text: str) -> str:
+    """Take the schema line out, since it must come before every header wherever the table goes."""
+    found = next((statement for statement in _statements(text) if statement.keys == ("schema",)), None)
+    return text if found is None else text[: found.start] + text[found.end :].removeprefix("\r").removeprefix("\n")
 
 
 def _without(text: str, table: str) -> tuple[str, str]:

@@ -110,7 +110,10 @@ def verify(paths: RunPaths) -> Verification:
     if all(problem.path.startswith("artifacts/") for problem in check.problems) or not check.sealed:
         check.records()
         check.artifacts()
-        steps = (check.identity, check.totals, check.request, check.plans, check.outcome) if check.sealed else ()
+        if check.sealed:
+            with check.guard(_MANIFEST):
+                check.identity()
+        steps = (check.totals, check.request, check.plans, check.outcome) if check.manifest else ()
         for step in steps:
             with check.guard(_MANIFEST):
                 step()
@@ -276,7 +279,6 @@ class _Check:
     def identity(self) -> None:
         """Read the manifest; see that it is of this run."""
         manifest = self._json(_MANIFEST, "agilab.run/1")
-        self.manifest = manifest
         name, parent = self.paths.run_id, self.paths.app
         if _RUN_ID.fullmatch(name):
             self._same(_MANIFEST, "run_id", manifest["run_id"], name)
@@ -286,6 +288,7 @@ class _Check:
         if environment is not None:
             lock = digest.of_bytes(environment["lock"].encode())
             self._same(_MANIFEST, "environment.lock_sha256", environment["lock_sha256"], lock)
+        self.manifest = manifest
 
     def totals(self) -> None:
         """Hold the manifest's counts and digest against the records."""

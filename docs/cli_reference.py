@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+
 import click
 
 from agilab.cli import EXIT_CODES, SECTIONS
 from agilab.cli.flags import CLUSTER, options
-from agilab.cli.launch import TAKEN, AppCommand
+from agilab.cli.launch import TAKEN, AppCommand, introduction
 from agilab.cli.root import GROUP
 from agilab.request import ClusterOptions
 
 
 def markdown() -> str:
     """Return every command with its usage, arguments and options, and every exit code."""
-    root = click.Context(GROUP, info_name="agilab")
+    root = click.Context(GROUP, info_name="agilab", **GROUP.context_settings)
     parts = []
     for title, commands in SECTIONS:
         parts.append(f"## {title}")
@@ -29,10 +31,11 @@ def markdown() -> str:
 
 def _command(command: click.Command, context: click.Context) -> str:
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
-    parts = [f"### `{context.command_path}`", f"```text\n{usage}\n```", _text(command.help or "")]
+    parts = [f"### `{context.command_path}`", f"```text\n{usage}\n```", _text(inspect.cleandoc(command.help or ""))]
     records = _records(command.get_params(context), context)
     if isinstance(command, AppCommand):
         records = [*_records(options(ClusterOptions.fields(), CLUSTER, taken=TAKEN), context), *records]
+        parts.append(introduction(str(command.name)))
         parts.append(
             "The settings of the app are flags too: `--sample-s` for `sample_s`, `--model.depth` for a nested one, "
             f"`--flag` and `--no-flag` for a boolean. `{context.command_path} APP --help` lists them."

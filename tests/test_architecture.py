@@ -193,31 +193,36 @@ def breaches(check: Callable[[str], list[str]], files: list[Path]) -> list[str]:
     return [f"{path.relative_to(ROOT)}:{found}" for path in files for found in check(path.read_text())]
 
 
+def assert_none(found: list[str]) -> None:
+    """Fail with every finding on a line of its own."""
+    assert not found, "\n" + "\n".join(found)
+
+
 def test_no_file_is_too_long() -> None:
     lengths = {path: len(path.read_text().splitlines()) for path in EVERY_FILE}
-    assert [f"{path.relative_to(ROOT)}: {lines}" for path, lines in lengths.items() if lines > LONGEST_FILE] == []
+    assert_none([f"{path.relative_to(ROOT)}: {lines} lines" for path, lines in lengths.items() if lines > LONGEST_FILE])
 
 
 def test_no_function_is_too_long() -> None:
-    assert breaches(long_functions, EVERY_FILE) == []
+    assert_none(breaches(long_functions, EVERY_FILE))
 
 
 def test_no_file_or_folder_has_a_name_that_says_nothing() -> None:
     parts = {(path, part) for path in EVERY_FILE for part in path.relative_to(ROOT).with_suffix("").parts}
-    assert [str(path) for path, part in parts if part.strip("_") in FORBIDDEN_NAMES] == []
+    assert_none([str(path) for path, part in parts if part.strip("_") in FORBIDDEN_NAMES])
 
 
 def test_everything_is_caught_only_where_it_must_be_and_with_a_reason() -> None:
     found = breaches(caught_everything, python_files("agilab", "apps", "dashboards"))
-    assert [line for line in found if not line.startswith(MAY_CATCH_ALL) or line.endswith("without a reason")] == []
+    assert_none([line for line in found if not line.startswith(MAY_CATCH_ALL) or line.endswith("without a reason")])
 
 
 def test_public_names_are_documented() -> None:
-    assert breaches(undocumented, [*python_files("agilab", "apps", "dashboards"), ROOT / "hatch_build.py"]) == []
+    assert_none(breaches(undocumented, [*python_files("agilab", "apps", "dashboards"), ROOT / "hatch_build.py"]))
 
 
 def test_public_signatures_are_explicit_and_short() -> None:
-    assert breaches(loose_signatures, python_files("agilab", "dashboards")) == []
+    assert_none(breaches(loose_signatures, python_files("agilab", "dashboards")))
 
 
 def test_the_shape_rules_see_what_breaks_them() -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
 from agilab.agi import AGI
 from agilab.cli.named import named_run
 from agilab.cli.outcome import run_json
-from agilab.cli.screen import block, document, json_option, note, out
+from agilab.cli.screen import block, document, json_option, note, out, size
 from agilab.env import AgiEnv
-from agilab.errors import AgilabError, first_line
+from agilab.errors import first_line
 
 
 @click.command("cancel")
@@ -49,10 +51,10 @@ def debug_command(*, run_id: str, partition: str, no_pdb: bool) -> int:
     env = AgiEnv()
     run = named_run(env, run_id)
     try:
-        AGI.debug(env, f"{run.app}/{run.run_id}", partition)
-    except AgilabError:
-        raise
-    except Exception as err:  # noqa: BLE001 - the worker's own: it is what the user wants to see
+        repetition = AGI.debug(env, f"{run.app}/{run.run_id}", partition, tell=_tell)
+    except (Exception, SystemExit) as err:  # whatever worker code raises is what the user wants to see
+        if not _from_worker(err):
+            raise
         block("".join(traceback.format_exception(err)))
         note(f"agilab: error: partition {partition} raised {first_line(err)}")
         if not no_pdb and sys.stdin.isatty():
@@ -60,5 +62,24 @@ def debug_command(*, run_id: str, partition: str, no_pdb: bool) -> int:
 
             pdb.post_mortem(err.__traceback__)
         return 1
-    out(f"partition {partition} of {run.run_id} ended without an error")
+    out(f"partition {partition} of {run.run_id} ended without an error", f"  folder  {repetition.folder}")
+    out(*(f"  {item['name']}  {size(item['size_bytes'])}" for item in repetition.message["artifacts"]))
     return 0
+
+
+def _from_worker(error: BaseException) -> bool:
+    """Whether an error came out of a stage method, and not from preparing to call it."""
+    step = error.__traceback__
+    while step is not None and step.tb_frame.f_globals.get("__name__") != "agilab.entry":
+        step = step.tb_next
+    return step is not None
+
+
+def _tell(message: Mapping[str, Any]) -> None:
+    """Write to stderr what a partition reports while it runs here."""
+    match message["op"]:
+        case "log":
+            note(f"{message['level']}: {message['text']}")
+        case "metric":
+            step = "" if message["step"] is None else f" at step {message['step']}"
+            note(f"metric {message['name']} = {message['value']:g}{step}")

@@ -11,7 +11,7 @@ import click
 from agilab.cli.flags import setting_value
 from agilab.cli.named import named_run
 from agilab.cli.outcome import print_failures, print_metrics, record_of, request_of, run_json, tallied
-from agilab.cli.screen import clock, count, document, duration, json_option, out, pairs, size, table
+from agilab.cli.screen import Column, clock, count, document, duration, json_option, out, pairs, size, table
 from agilab.env import AgiEnv
 from agilab.run import Run
 
@@ -36,20 +36,27 @@ def runs_command(*, app: str | None, limit: int, everything: bool, as_json: bool
         out("no run yet; `agilab run APP` makes one, `agilab apps` lists the apps")
         return 0
     table(
-        ("run", "app", "state", "started (UTC)", "took", "partitions", "request"),
+        (
+            Column("run"),
+            Column("app"),
+            Column("state"),
+            Column("took", right=True),
+            Column("partitions", right=True),
+            Column("request"),
+            Column("started (UTC)", optional=True),
+        ),
         [
             (
                 item["run_id"],
                 item["app"],
                 item["state"],
-                clock(item["started"] or item["created"]),
                 duration(item["duration_s"]),
                 f"{item['partitions']['committed']}/{item['partitions']['count']}",
                 item["request_digest"][:8],
+                clock(item["started"] or item["created"]),
             )
             for item in described
         ],
-        right=("took", "partitions"),
     )
     if len(shown) < len(found):
         out(f"... and {len(found) - len(shown):,} older; --all lists them")
@@ -73,8 +80,8 @@ def show_command(*, run_id: str, artifacts: bool, as_json: bool) -> int:
         document("show", {**run_json(run), "request": dict(request_of(run)) or None, "manifest": manifest, **extra})
         return 0
     if artifacts:
-        rows = [(item.path, item.kind, size(item.size_bytes), item.sha256) for item in run.artifacts()]
-        table(("path", "kind", "size", "sha256"), rows, right=("size",))
+        rows = [(item.sha256[:12], size(item.size_bytes), item.kind, item.path) for item in run.artifacts()]
+        table((Column("sha256"), Column("size", right=True), Column("kind"), Column("path", wraps=True)), rows)
         return 0
     _print_summary(run)
     tally = tallied(run)

@@ -16,7 +16,7 @@ from agilab.agi import AGI
 from agilab.cli.flags import CHOSEN, CLUSTER, SETTINGS, Chosen, DeclaredCommand, assignments, options
 from agilab.cli.outcome import exit_code, print_error, print_failures, print_run, run_json
 from agilab.cli.progress import watch
-from agilab.cli.screen import count, document, json_option, out, pairs, size, table
+from agilab.cli.screen import Column, count, document, json_option, out, pairs, size, table
 from agilab.cli.signals import Signals
 from agilab.cli.stdout import app_output_aside
 from agilab.env import AgiEnv
@@ -27,12 +27,15 @@ from agilab.request import SCHEMA, ClusterOptions, RunRequest
 LISTED = 30
 """How many partitions `plan` lists of each stage, unless all are asked for."""
 
-INTRODUCTION = """\
-APP is a name from `agilab apps` or the path of an app project. Its settings
-follow it as flags: `agilab {command} APP --help` lists them with what is
-allowed, units and defaults. What is not given comes from the workspace file,
-the app's own file or the declaration: `agilab settings APP` shows which.
-"""
+
+def introduction(command: str) -> str:
+    """Say how an app is named and where its settings come from."""
+    return (
+        "APP is a name from `agilab apps` or the path of an app project. Its settings follow it as flags: "
+        f"`agilab {command} APP --help` lists them with what is allowed, units and defaults. What is not given "
+        "comes from the environment, the workspace file, the app's own file or the declaration: "
+        "`agilab settings APP` shows which."
+    )
 
 
 def choose(app: str | None, before: Mapping[str, str]) -> Chosen | None:
@@ -63,6 +66,13 @@ class AppCommand(DeclaredCommand):
 
     choose = staticmethod(choose)
 
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what the command does, and how settings become flags."""
+        super().format_help_text(ctx, formatter)
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(introduction(str(self.name)))
+
 
 def app_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command what `plan` and `run` have in common."""
@@ -83,11 +93,7 @@ TAKEN = ("--help", "--json", "--request", "--set", "--seed", "--detach", "--all"
 """Flags of these commands; a setting of such a name is reached with --set."""
 
 
-@click.command(
-    "plan",
-    cls=AppCommand,
-    help="Show what a run would do, without running it.\n\n" + INTRODUCTION.format(command="plan"),
-)
+@click.command("plan", cls=AppCommand)
 @app_options
 @click.option("--all", "everything", is_flag=True, help="List every partition.")
 @click.pass_context
@@ -100,6 +106,7 @@ def plan_command(
     as_json: bool,
     everything: bool,
 ) -> int:
+    """Show what a run would do, without running it."""
     env, request = _request(ctx, seed=seed, sets=sets, file=file)
     with app_output_aside():
         distribution = AGI.get_distrib(env, request)
@@ -110,7 +117,7 @@ def plan_command(
     return 0
 
 
-@click.command("run", cls=AppCommand, help="Run an app and keep the evidence.\n\n" + INTRODUCTION.format(command="run"))
+@click.command("run", cls=AppCommand)
 @app_options
 @click.option("--detach", is_flag=True, help="Return at once; the run goes on by itself.")
 @click.pass_context
@@ -123,6 +130,7 @@ def run_command(
     as_json: bool,
     detach: bool,
 ) -> int:
+    """Run an app and keep the evidence."""
     env, request = _request(ctx, seed=seed, sets=sets, file=file)
     if detach:
         with app_output_aside():
@@ -132,8 +140,15 @@ def run_command(
         else:
             out(f"{run.run_id} is on its way", f"  agilab logs {run.run_id} --follow", f"  agilab cancel {run.run_id}")
         return 0
-    with app_output_aside(), watch() as view, Signals(view.say) as signals:
-        run = AGI.run(env, request, on_event=view)
+    with watch() as view, app_output_aside(view.say), Signals(view.say) as signals:
+        try:
+            run = AGI.run(env, request, on_event=view)
+        except KeyboardInterrupt:
+            if view.tally.run_id:
+                view.say(
+                    f"run {view.tally.run_id} was stopped at once; `agilab show {view.tally.run_id}` says how it is"
+                )
+            raise
     if as_json:
         document("run", run_json(run))
     else:
@@ -189,7 +204,7 @@ def _print_plan(request: RunRequest, distribution: Any, *, limit: int | None) ->
         shown = parts if limit is None else parts[:limit]
         rows = [(part.id, f"{part.weight:g}", worker_of.get(part.id, "-"), _reads(part)) for part in shown]
         if rows:
-            table(("partition", "weight", "worker", "reads"), rows, right=("weight",))
+            table((Column("partition"), Column("weight", right=True), Column("worker"), Column("reads")), rows)
         if len(shown) < len(parts):
             out(f"... and {len(parts) - len(shown):,} more; --all lists them")
         loads = {

@@ -144,7 +144,8 @@ def change(event: Event, tally: Tally) -> str:
     if name == "stage":
         return _stage_change(event, tally.stages[event["stage"]])
     if name == "failed":
-        return attempt_line(event)
+        later = f"partition {event['partition']} of stage {event['stage']} failed for good; more when the run has ended"
+        return attempt_line(event) if event["retry"] else later
     return ""
 
 

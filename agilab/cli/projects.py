@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from agilab.cli.screen import count, document, json_option, note, out, pairs, table
+from agilab.cli.screen import Column, count, document, json_option, note, out, pairs, table
 from agilab.cli.stdout import app_output_aside
 from agilab.declaration import Breach
 from agilab.env import AgiEnv
@@ -27,7 +27,7 @@ def apps_command(*, as_json: bool) -> int:
         out("no app project found; `agilab new NAME` writes one")
         return 0
     table(
-        ("app", "version", "source", "what it does"),
+        (Column("app"), Column("version"), Column("source"), Column("what it does", wraps=True)),
         [
             (
                 item.name,

@@ -58,7 +58,7 @@ def _first_proof(env: AgiEnv) -> Proof | int:
     """Make the first proof, or return the exit code of a run that did not succeed, after saying why."""
     from agilab.proof import first_proof
 
-    with app_output_aside(), watch() as view, Signals(view.say) as signals:
+    with watch() as view, app_output_aside(view.say), Signals(view.say) as signals:
         try:
             return first_proof(env, report=view.say, on_event=view)
         except RunFailedError:

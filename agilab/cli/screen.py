@@ -11,13 +11,34 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from agilab.events import visible
 
-Json = Mapping[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table, and how it gives way where the terminal is too narrow.
+
+    Parameters
+    ----------
+    name
+        Its heading.
+    right
+        Aligned to the right.
+    wraps
+        Goes on in further lines; else it is cut, but only after those that wrap have given way.
+    optional
+        Left out rather than squeezing the others.
+    """
+
+    name: str
+    right: bool = False
+    wraps: bool = False
+    optional: bool = False
 
 
 def safe(value: object, *, keep: str = "") -> str:
@@ -55,7 +76,7 @@ def block(text: str) -> None:
         note(line)
 
 
-def document(command: str, body: Json) -> None:
+def document(command: str, body: Mapping[str, Any]) -> None:
     """Write the one JSON document of a command to stdout.
 
     Parameters
@@ -65,8 +86,13 @@ def document(command: str, body: Json) -> None:
     body
         Its fields.
     """
+    print_json({"schema": f"agilab.cli.{command}/1", **body})
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Write a JSON value to stdout."""
     # ASCII only: no character of a name or log in it can reach the terminal as a command.
-    json.dump({"schema": f"agilab.cli.{command}/1", **body}, sys.stdout, indent=2, allow_nan=False, default=str)
+    json.dump(value, sys.stdout, indent=2, allow_nan=False)
     sys.stdout.write("\n")
 
 
@@ -75,42 +101,49 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(function)
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+def table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
     """Write a table to stdout: fitted to a terminal's width, or whole when stdout is a file or a pipe.
 
     Parameters
     ----------
-    headers
-        Names of the columns.
+    columns
+        What the columns are called and how they give way.
     rows
         Cells, made safe here.
-    right
-        Columns that are aligned to the right.
     """
     cells = [[safe(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        _terminal_table(headers, cells, right)
+        _terminal_table(columns, cells)
         return
-    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
-    for row in [list(headers), *cells]:
+    heads = [column.name for column in columns]
+    widths = [max(map(len, texts)) for texts in zip(heads, *cells, strict=True)]
+    for row in [heads, *cells]:
         aligned = [
-            cell.rjust(width) if name in right else cell.ljust(width)
-            for cell, width, name in zip(row, widths, headers, strict=True)
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for cell, width, column in zip(row, widths, columns, strict=True)
         ]
         sys.stdout.write("  ".join(aligned).rstrip() + "\n")
 
 
-def _terminal_table(headers: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[str]) -> None:
+def _terminal_table(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> None:
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(file=sys.stdout, highlight=False, emoji=False)
+    widths = [max(map(cell_len, texts)) for texts in zip([item.name for item in columns], *cells, strict=True)]
+    kept = list(range(len(columns)))
+    for index in reversed(kept):
+        if columns[index].optional and sum(widths[i] + 2 for i in kept) - 2 > console.width:
+            kept.remove(index)
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in headers:
-        drawn.add_column(Text(name), justify="right" if name in right else "left", overflow="ellipsis", no_wrap=True)
+    for column in (columns[index] for index in kept):
+        how: dict[str, Any] = {"overflow": "fold"} if column.wraps else {"overflow": "ellipsis", "no_wrap": True}
+        drawn.add_column(Text(column.name), justify="right" if column.right else "left", **how)
     for row in cells:
-        drawn.add_row(*map(Text, row))
-    Console(file=sys.stdout, highlight=False, emoji=False).print(drawn)
+        drawn.add_row(*(Text(row[index]) for index in kept))
+    console.print(drawn)
 
 
 def pairs(rows: Iterable[tuple[str, object]], *, indent: str = "") -> None:

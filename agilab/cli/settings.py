@@ -6,7 +6,7 @@ import click
 
 from agilab import codec
 from agilab.cli.flags import assignments, setting_value
-from agilab.cli.screen import document, json_option, out, table
+from agilab.cli.screen import Column, document, json_option, out, print_json, table
 from agilab.env import AgiEnv
 
 
@@ -27,7 +27,7 @@ def settings_command(*, app: str, action: str | None, pairs: tuple[str, ...], sc
     if schema:
         from agilab.schema import json_schema
 
-        document("settings", json_schema(fields, env.project.name))
+        print_json(json_schema(fields, env.project.name))
         return 0
     if action == "set":
         if not pairs:
@@ -52,14 +52,19 @@ def settings_command(*, app: str, action: str | None, pairs: tuple[str, ...], sc
     known = dict(codec.leaves(fields))
     out(f"settings of {env.project.name}; the workspace file is {env.home.app_settings(env.project.name)}")
     table(
-        ("setting", "value", "unit", "source", "allowed", "where"),
+        (
+            Column("setting"),
+            Column("value", wraps=True),
+            Column("allowed", wraps=True),
+            Column("source"),
+            Column("where", optional=True),
+        ),
         [
             (
                 row["name"],
                 codec.format_text(known[row["name"]], row["value"]),
-                row["unit"],
-                row["source"],
                 row["allowed"],
+                row["source"],
                 row["where"],
             )
             for row in rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from agilab.cli.screen import document, json_option, out, pairs, table
+from agilab.cli.screen import Column, document, json_option, out, pairs, table
 from agilab.env import AgiEnv
 
 
@@ -19,8 +19,6 @@ def env_command(*, as_json: bool) -> int:
     out("paths")
     pairs(env.describe()["paths"].items(), indent="  ")
     out("", "environment variables")
-    table(
-        ("name", "value", "source", "what it does"),
-        [(item.name, item.value, item.source, item.doc) for item in env.variables()],
-    )
+    columns = (Column("name"), Column("value", wraps=True), Column("source"), Column("what it does", wraps=True))
+    table(columns, [(item.name, item.value, item.source, item.doc) for item in env.variables()])
     return 0

@@ -157,15 +157,21 @@ def reader(tmp_path: Path, environment: None) -> Iterator[Reader]:
         yield somebody
 
 
-def run_blocks(page: Path, reader: Reader) -> None:
-    """Run what a page tells its reader to run, in order."""
-    for block in blocks(page):
-        if block.info == ("bash",):
-            reader.shell(block.text)
-        elif block.info == ("python",):
-            reader.python(block.text, block.line)
-        elif block.language == "console":
-            reader.console(block.text, fails="fails" in block.info)
+def run_page(page: Path, reader: Reader) -> None:
+    """Do what a page tells its reader to do, in order: its blocks, and the proofs of its tables."""
+    text = page.read_text()
+    proofs = [(text.count("\n", 0, match.start()) + 1, match) for match in PROOF_ROW.finditer(text)]
+    for _, step in sorted([*((block.line, block) for block in blocks(page)), *proofs], key=lambda step: step[0]):
+        if isinstance(step, re.Match):
+            reader.shell(step["command"])
+            left = list(reader.home.glob(step["path"].removeprefix("~/")))
+            assert left, f"after `{step['command']}` there is no {step['path']}"
+        elif step.info == ("bash",):
+            reader.shell(step.text)
+        elif step.info == ("python",):
+            reader.python(step.text, step.line)
+        elif step.language == "console":
+            reader.console(step.text, fails="fails" in step.info)
 
 
 def name(page: Path) -> str:
@@ -177,11 +183,7 @@ def name(page: Path) -> str:
     "page", [page for page in PAGES if any(b.language in EXECUTED for b in blocks(page))], ids=name
 )
 def test_every_block_of_a_page_runs(page: Path, reader: Reader) -> None:
-    run_blocks(page, reader)
-    for proof in PROOF_ROW.finditer(page.read_text()):
-        reader.shell(proof["command"])
-        path = proof["path"].replace("~/", "")
-        assert list(reader.home.glob(path)), f"after `{proof['command']}` there is no {proof['path']}"
+    run_page(page, reader)
 
 
 def test_the_architecture_page_proves_every_stop_of_the_control_path() -> None:

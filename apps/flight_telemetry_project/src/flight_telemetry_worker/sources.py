@@ -130,4 +130,5 @@ def _codes(column: Any, names: Any) -> NDArray[np.int64]:
 def _days(source: pa.Table) -> NDArray[np.datetime64]:
     months = (source["year"].to_numpy() - 1970) * 12 + source["month"].to_numpy() - 1
     first: NDArray[np.datetime64] = months.astype("datetime64[M]").astype("datetime64[D]")
-    return first + (source["day"].to_numpy() - 1).astype("timedelta64[D]")
+    days: NDArray[np.datetime64] = first + (source["day"].to_numpy() - 1)
+    return days
