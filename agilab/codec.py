@@ -37,10 +37,11 @@ Constraints = Mapping[str, Any]
 
 NONE: Constraints = MappingProxyType({})
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_ZONE = r"(Z|[+-]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?"
-_DATETIME = re.compile(rf"\d{{4}}-\d\d-\d\d([T ](?!24)\d\d:\d\d(:\d\d(\.\d{{1,6}})?)?{_ZONE})?", re.ASCII)
-_SECRET = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:[^\x00-\x1f]+", re.ASCII)
+# Text, not compiled patterns: most processes import this module and meet no date.
+_DATE = r"(?a:\d{4}-\d\d-\d\d)"
+_TIME = r"\d\d:\d\d(:\d\d(\.\d{1,6})?)?"
+_DATETIME = rf"(?a:\d{{4}}-\d\d-\d\d([T ](?!24){_TIME}(Z|[+-]{_TIME})?)?)"
+_SECRET = r"env:[A-Za-z_][A-Za-z0-9_]*|file:[^\x00-\x1f]+"
 
 
 class NotAllowedError(ValueError):
@@ -120,14 +121,14 @@ def _bool(value: Any) -> bool:
 def _date(value: Any) -> str:
     if isinstance(value, date) and not isinstance(value, datetime):
         return value.isoformat()
-    if not isinstance(value, str) or not _DATE.fullmatch(value):
+    if not isinstance(value, str) or not re.fullmatch(_DATE, value):
         raise NotAllowedError
     return _moment(value).date().isoformat()
 
 
 def _datetime(value: Any) -> str:
     text = value.isoformat() if isinstance(value, date) else value
-    if not isinstance(text, str) or not _DATETIME.fullmatch(text):
+    if not isinstance(text, str) or not re.fullmatch(_DATETIME, text):
         raise NotAllowedError
     moment = _moment(text)
     return (moment.date() if len(text) == len("2013-01-31") else moment).isoformat()
@@ -473,7 +474,7 @@ class _Nested(_Dict):
 
 def _secret(value: Any) -> str:
     text = _text(value)
-    if not _SECRET.fullmatch(text):
+    if not re.fullmatch(_SECRET, text):
         raise NotAllowedError
     return text
 

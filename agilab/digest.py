@@ -48,8 +48,15 @@ def of_file(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def tree_files(root: Path) -> list[str]:
+def tree_files(root: Path, *, skip: str = "") -> list[str]:
     """List the files of a source tree that count, as sorted POSIX paths relative to it.
+
+    Parameters
+    ----------
+    root
+        The tree.
+    skip
+        Name of a folder directly in it that does not count.
 
     Byte code, editor leftovers and tool caches do not count; symbolic links
     count as files and are never followed into folders.
@@ -59,18 +66,20 @@ def tree_files(root: Path) -> list[str]:
         folders[:] = [name for name in folders if name not in _IGNORED_FOLDERS]
         base = Path(folder).relative_to(root).as_posix()
         prefix = "" if base == "." else f"{base}/"
+        if not prefix and skip in folders:
+            folders.remove(skip)
         found += [prefix + name for name in files if not name.endswith(_IGNORED_ENDINGS)]
     return sorted(found)
 
 
-def of_tree(root: Path) -> str:
+def of_tree(root: Path, *, skip: str = "") -> str:
     """Return the sha256 over names, executable bits and bytes of a source tree.
 
     Times, owners and the umask lie outside, so that a checkout and a copy of
     it have one digest.
     """
     total = hashlib.sha256()
-    for name in tree_files(root):
+    for name in tree_files(root, skip=skip):
         path = root / name
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agilab import __version__, codec, digest
+from agilab import __version__, codec, contract, digest
 from agilab.artifact import Artifact
 from agilab.errors import AgilabError, PlanError, ProjectError, SettingError, first_line
 from agilab.paths import HomePaths, make_folder, read_json, write_json
@@ -124,8 +124,8 @@ class Planner:
             "data_root": str(self.data_root),
             "question": question,
         }
-        package = self.project.app_class.partition(":")[0]
-        loaded = sys.modules.get(package)
+        contract.require_dependencies(self.project)
+        loaded = sys.modules.get(self.project.app_class.partition(":")[0].partition(".")[0])
         if self.in_process and (loaded is None or getattr(loaded, _MARK, None) == request["digest"]):
             return answer(request)
         return _ask_child(request)
@@ -178,13 +178,15 @@ def _load(name: str, source: Path, code: str) -> type[App]:
 
     package, _, class_name = name.partition(":")
     sys.path.insert(0, str(source))
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # an installed project is never written to
     try:
         module = import_module(package)
     except Exception as err:  # the app's own code
         raise ProjectError(f"{package} cannot be imported: {first_line(err)}; see {_where(err)}") from err
     finally:
         sys.path.remove(str(source))
-    setattr(module, _MARK, code)
+        sys.dont_write_bytecode = writes
+    setattr(sys.modules[package.partition(".")[0]], _MARK, code)
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, App)):
         raise ProjectError(f"{package} has no class {class_name} derived from agilab.App; define it there")

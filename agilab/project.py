@@ -108,14 +108,7 @@ class Project:
 
     def manager_digest(self) -> str:
         """Return the digest of the manager package: the same in a checkout and where its wheel is installed."""
-        if self.root.name != _INSTALLED:
-            return digest.of_tree(self.manager)
-        from shutil import copytree, ignore_patterns
-        from tempfile import TemporaryDirectory
-
-        with TemporaryDirectory() as folder:  # what the wheel has added to the package does not count
-            source = copytree(self.manager, Path(folder, self.name), symlinks=True, ignore=ignore_patterns(_INSTALLED))
-            return digest.of_tree(source)
+        return digest.of_tree(self.manager, skip=_INSTALLED)  # what a wheel adds to the package does not count
 
     def git(self) -> dict[str, Any] | None:
         """Return commit and whether the project differs from it; None where git does not keep the project."""

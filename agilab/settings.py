@@ -373,7 +373,7 @@ def _list(parameter: Any) -> tuple[str, dict[str, Any]]:
     union = isinstance(kinds, tuple)
     names = [_ITEMS.get(kind, "") for kind in (kinds if union else (kinds,))]
     mixed = {"integer", "number", "string", "boolean"}
-    if not parameter.is_instance or "" in names or (union and not mixed.issuperset(names)):
+    if not getattr(parameter, "is_instance", True) or "" in names or (union and not mixed.issuperset(names)):
         raise NotAllowedError(f"its item_type is {kinds}; allowed: int, float, str, bool (or several), date, datetime")
     return "list", {**constraints, "items": names if union else names[0]}
 

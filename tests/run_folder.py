@@ -113,7 +113,11 @@ class RunFolder:
             "request": self.request,
             "inputs": [INPUT],
             "data": None,
-            "code": {"code_digest": self.request["code_digest"], **digests, "git": {"commit": "a1b2c3", "dirty": False}},
+            "code": {
+                "code_digest": self.request["code_digest"],
+                **digests,
+                "git": {"commit": "a1b2c3", "dirty": False},
+            },
             "environment": {
                 **{"digest": of_bytes(b"environment"), "python": "3.12.1", "platform": "linux-x86_64"},
                 **{"cpu_features": ["avx2"], "lock_sha256": of_bytes(LOCK.encode()), "lock": LOCK},

@@ -25,13 +25,20 @@ RUNTIME = ("worker", "plan", "artifact", "codec", "points", "errors", "digest", 
 RUNTIME_LAZY = {"worker": {"pyarrow"}, "points": {"pyarrow", "numpy"}}
 """What a runtime module may import inside a function, where the worker's own environment provides it."""
 
-MAY_CATCH_ALL = ("agilab/entry.py", "agilab/supervisor.py", "agilab/cli/", "agilab/errors.py")
+MAY_CATCH_ALL = (
+    "agilab/entry.py",  # worker code runs here,
+    "agilab/backends/inline.py",  # and here
+    "agilab/planner.py",  # manager code of apps runs here
+    "agilab/supervisor.py",  # whatever happens, the run is sealed
+    "agilab/cli/",  # the last one who can say it in a line
+    "agilab/errors.py",  # the __str__ of somebody else's exception
+)
 
 
 def python_files(*folders: str) -> list[Path]:
     """List the Python files below some folders of the checkout."""
     found = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
-    return sorted(path for path in found if ".venv" not in path.parts and "_build" not in path.parts)
+    return sorted(path for path in found if not {".venv", "_build"} & set(path.parts))
 
 
 EVERY_FILE = [*python_files("agilab", "apps", "dashboards", "docs", "tests"), ROOT / "hatch_build.py"]
@@ -218,7 +225,8 @@ def test_everything_is_caught_only_where_it_must_be_and_with_a_reason() -> None:
 
 
 def test_public_names_are_documented() -> None:
-    assert_none(breaches(undocumented, [*python_files("agilab", "apps", "dashboards"), ROOT / "hatch_build.py"]))
+    files = [path for path in python_files("agilab", "apps", "dashboards") if "tests" not in path.parts]
+    assert_none(breaches(undocumented, [*files, ROOT / "hatch_build.py"]))
 
 
 def test_public_signatures_are_explicit_and_short() -> None:

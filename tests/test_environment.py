@@ -234,6 +234,16 @@ def test_a_builder_killed_in_the_middle_leaves_nothing_that_counts(tmp_path: Pat
     assert environment.verify_environment(folder) == ()
 
 
+def test_an_environment_without_its_stamp_is_half_built(wenv: WenvPaths) -> None:
+    folder = build(wenv, "")
+    (folder / "agilab-environment.json").unlink()
+    assert not environment.looks_sound(folder)
+    (problem,) = environment.verify_environment(folder)
+    assert f"{folder} is not a finished worker environment" in problem
+    build(wenv, "")
+    assert times_built(folder) == 2
+
+
 def test_a_lock_outlives_its_holder_while_uv_still_writes(tmp_path: Path) -> None:
     script = tmp_path / "uv"
     script.write_text("#!/bin/sh\necho 'Building x '\nread -r line < go\n")

@@ -577,7 +577,9 @@ def random_change(paths: RunPaths, random_: random.Random) -> str:
     elif kind == "delete":
         path.unlink()
     elif kind == "add":
-        random_.choice([path.with_name("new"), path.with_name(".new.1.tmp"), paths.root / "ro-crate.json"]).write_text("")
+        random_.choice([path.with_name("new"), path.with_name(".new.1.tmp"), paths.root / "ro-crate.json"]).write_text(
+            ""
+        )
     elif kind == "swap":
         other = random_.choice([item for item in files if item.read_bytes() != data])
         path.write_bytes(other.read_bytes())

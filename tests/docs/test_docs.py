@@ -6,7 +6,7 @@ with `.venv` in the current folder. What a block does is said by its first word:
 ``bash``        run with ``set -eu``; folder and exported variables carry on in the next block
 ``python``      run; all blocks of a page share one process and one namespace
 ``console``     ``$ command`` lines are run; the lines below must appear in its output, ``...`` stands for anything;
-                ``console fails`` for commands that must not succeed
+                how many spaces does not matter; ``console fails`` for commands that must not succeed
 ``bash ci``     the README's two commands: `.ci/run` and `test_pythons` run them
 ``text`` etc.   shown, not run
 """
@@ -138,10 +138,10 @@ class Reader:
         for part in re.split(r"^\$ ", text, flags=re.M)[1:]:
             command, _, expected = part.partition("\n")
             printed = self.shell(command, fails=fails)
-            rest = iter(printed.splitlines())
-            for wanted in filter(None, map(str.strip, expected.splitlines())):
+            rest = (" ".join(line.split()) for line in printed.splitlines())
+            for wanted in filter(None, (" ".join(line.split()) for line in expected.splitlines())):
                 pattern = ".*".join(map(re.escape, wanted.split("...")))
-                found = any(re.fullmatch(pattern, line.strip()) for line in rest)
+                found = any(re.fullmatch(pattern, line) for line in rest)
                 assert found, f"$ {command}\nshould print, in this order: {wanted}\nbut printed:\n{printed}"
 
     def close(self) -> None:

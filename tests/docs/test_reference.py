@@ -6,7 +6,7 @@ import inspect
 import re
 from pathlib import Path
 
-from agilab import cli, errors
+from agilab import AgiEnv, cli, env, errors
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 
@@ -36,3 +36,15 @@ def test_every_error_is_in_the_table_with_its_exit_code() -> None:
 
 def test_every_exit_code_is_in_the_table() -> None:
     assert rows("errors.md", 2) == [(str(code), text) for code, text in cli.EXIT_CODES]
+
+
+def test_every_environment_variable_is_in_the_table() -> None:
+    documented = {row[0].strip("`"): row[1] for row in rows("environment-variables.md", 3)}
+    assert documented == dict(env.VARIABLES)
+    assert set(documented) <= {variable.name for variable in AgiEnv().variables()}
+
+
+def test_no_environment_variable_is_read_without_being_documented() -> None:
+    package = DOCS.parent / "agilab"
+    named = {name for path in package.rglob("*.py") for name in re.findall(r"[\"'](AGILAB_[A-Z]+)\b", path.read_text())}
+    assert named - set(env.VARIABLES) == {"AGILAB_RUN"}, "AGILAB_RUN marks the processes of a run; nobody sets it"
