@@ -51,15 +51,15 @@ def of_file(path: Path | str) -> str:
 def tree_files(root: Path, *, skip: str = "") -> list[str]:
     """List the files of a source tree that count, as sorted POSIX paths relative to it.
 
+    Byte code, editor leftovers and tool caches do not count; symbolic links
+    count as files and are never followed into folders.
+
     Parameters
     ----------
     root
         The tree.
     skip
         Name of a folder directly in it that does not count.
-
-    Byte code, editor leftovers and tool caches do not count; symbolic links
-    count as files and are never followed into folders.
     """
     found: list[str] = []
     for folder, folders, files in os.walk(root):

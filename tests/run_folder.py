@@ -74,9 +74,16 @@ class RunFolder:
             ]
         record = {
             "schema": "agilab.partition/1",
-            **{"partition": partition, "stage": stage, "worker": worker, "host": "here", "attempt": 1},
-            **{"started": "2023-11-14T22:13:20.000Z", "ended": "2023-11-14T22:13:21.500+00:00"},
-            **{"wall_s": 1.5, "cpu_s": 1.25, "peak_rss_bytes": 50_000_000},
+            "partition": partition,
+            "stage": stage,
+            "worker": worker,
+            "host": "here",
+            "attempt": 1,
+            "started": "2023-11-14T22:13:20.000Z",
+            "ended": "2023-11-14T22:13:21.500+00:00",
+            "wall_s": 1.5,
+            "cpu_s": 1.25,
+            "peak_rss_bytes": 50_000_000,
             "inputs": used,
             "artifacts": artifacts,
             "metrics": [{"name": "rows", "value": float(len(self.records)), "step": None}],
@@ -107,8 +114,12 @@ class RunFolder:
         return {
             "run_id": self.paths.run_id,
             "app": {**self.request["app"], "version": "1.0", "license": "BSD-3-Clause", "description": "flights"},
-            **{"state": state, "error": error, "attempt": 1},
-            **{"created": "2023-11-14T22:13:20Z", "started": "2023-11-14T22:13:20.5Z", "ended": "2023-11-14T22:13:25Z"},
+            "state": state,
+            "error": error,
+            "attempt": 1,
+            "created": "2023-11-14T22:13:20Z",
+            "started": "2023-11-14T22:13:20.5Z",
+            "ended": "2023-11-14T22:13:25Z",
             "duration_s": 5.0,
             "request": self.request,
             "inputs": [INPUT],
@@ -119,9 +130,14 @@ class RunFolder:
                 "git": {"commit": "a1b2c3", "dirty": False},
             },
             "environment": {
-                **{"digest": of_bytes(b"environment"), "python": "3.12.1", "platform": "linux-x86_64"},
-                **{"cpu_features": ["avx2"], "lock_sha256": of_bytes(LOCK.encode()), "lock": LOCK},
-                **{"isolated": True, "differences": []},
+                "digest": of_bytes(b"environment"),
+                "python": "3.12.1",
+                "platform": "linux-x86_64",
+                "cpu_features": ["avx2"],
+                "lock_sha256": of_bytes(LOCK.encode()),
+                "lock": LOCK,
+                "isolated": True,
+                "differences": [],
             },
             "manager": {"agilab": "0.1.0", "python": "3.12.1", "platform": "linux-x86_64", "host": "here"},
             "backend": {"name": "local", "hosts": ["here"], "workers": ["local-0", "local-1"]},
@@ -184,9 +200,15 @@ def _partition(ident: str, stage: str, inputs: list[dict[str, Any]]) -> dict[str
 
 def _artifact(stage: str, partition: str, name: str, data: bytes) -> dict[str, Any]:
     return {
-        **{"stage": stage, "partition": partition, "name": name, "kind": "text"},
+        "stage": stage,
+        "partition": partition,
+        "name": name,
+        "kind": "text",
         "path": f"artifacts/{stage}/{partition}/{name}.txt",
-        **{"size_bytes": len(data), "sha256": of_bytes(data), "hashed_by": "manager", "location": ""},
+        "size_bytes": len(data),
+        "sha256": of_bytes(data),
+        "hashed_by": "manager",
+        "location": "",
     }
 
 

@@ -74,7 +74,7 @@ def call(words: Sequence[str]) -> int:
     except BrokenPipeError:
         # Whoever read our output has gone. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13
+        return 1
     except (KeyboardInterrupt, click.Abort):
         note("agilab: cancelled")
         return CANCELLED

@@ -57,10 +57,9 @@ def test_a_fault_of_ours_says_so_and_how_to_see_more(
 
 def test_a_traceback_comes_when_asked_for(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGILAB_TRACEBACK", "1")
-    try:
+    with pytest.raises(errors.PlanError) as caught:
         raise errors.PlanError("no plan")
-    except errors.PlanError as err:
-        assert root.complain(err) == 2
+    assert root.complain(caught.value) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[-1] == "agilab: error: no plan"
@@ -98,7 +97,7 @@ def test_a_reader_that_has_gone_is_no_fault(home: Path) -> None:
         assert process.stderr is not None
         process.stdout.close()
         err = process.stderr.read()
-    assert (process.returncode, err) == (141, b"")
+    assert (process.returncode, err) == (1, b"")
 
 
 def test_an_answer_that_could_not_be_written_is_no_success(home: Path) -> None:
