@@ -346,10 +346,10 @@ class _Selector(Codec):
 
     def canonical(self, c: Constraints, value: Any) -> Any:
         plain = scalar(value)
-        for option in c["options"]:
+        for option in c.get("options", ()):
             if type(option) is type(plain) and option == plain:
                 return option
-        for option in c["options"]:
+        for option in c.get("options", ()):
             if option == plain and not isinstance(option, bool) and not isinstance(plain, bool):
                 return option  # 1 and 1.0 are one choice
         if not c.get("open"):
@@ -357,15 +357,16 @@ class _Selector(Codec):
         return plain
 
     def parse(self, c: Constraints, text: str) -> Any:
-        found = [option for option in c["options"] if not text.startswith('"') and _any_to_text(option) == text]
+        found = [option for option in c.get("options", ()) if not text.startswith('"') and _any_to_text(option) == text]
         return found[0] if len(found) == 1 else _any_from_text(text)
 
     def write(self, c: Constraints, value: Any) -> str:
         return _any_to_text(value)
 
     def allowed(self, c: Constraints) -> str:
-        shown = [show(option, 30) for option in c["options"][:12]]
-        more = [f"... ({len(c['options'])} in all)"] if len(c["options"]) > 12 else []
+        options = c.get("options", ())
+        shown = [show(option, 30) for option in options[:12]]
+        more = [f"... ({len(options)} in all)"] if len(options) > 12 else []
         return "any scalar" if c.get("open") else "one of " + ", ".join(shown + more)
 
 
@@ -393,7 +394,9 @@ class _Sequence(Codec):
 
     def value(self, c: Constraints, value: Any, *, frozen: bool) -> Any:
         item, inner = self._of(c)
-        return tuple(item.value(inner, one, frozen=True) for one in value)
+        if item is _ANY and not frozen:
+            return _tuples(value)
+        return tuple(item.value(inner, one, frozen=frozen) for one in value)
 
     def parse(self, c: Constraints, text: str) -> Any:
         text = text.strip()
@@ -468,7 +471,7 @@ class _Nested(_Dict):
     """Settings inside settings; `validate` looks inside."""
 
     def allowed(self, c: Constraints) -> str:
-        names = [item["name"] for item in c["fields"]]
+        names = [item["name"] for item in c.get("fields", ())]
         return "a table of " + (", ".join(names[:12]) + (", ..." if len(names) > 12 else "") or "nothing")
 
 
@@ -561,6 +564,13 @@ def _union(kinds: tuple[str, ...]) -> Codec:
         return plain
 
     return Codec(check, " or ".join(_ITEMS[kind].words for kind in kinds), parse=_any_from_text, write=_any_to_text)
+
+
+def _tuples(value: Any) -> Any:
+    """Make tuples of lists all the way down, where Python code declared a tuple."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return {key: _tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def freeze(value: Any) -> Any:
@@ -677,7 +687,7 @@ def check_one(field: Field, value: Any, *, where: Where = "", name: str = "") ->
     field
         Its declaration.
     value
-        JSON, or a Python value that stands for it (a date, NaN, a tuple).
+        JSON, or a Python value that stands for it (a date, NaN, a tuple, a path, a numpy scalar).
     where
         Where the value comes from, for the message.
     name
@@ -689,6 +699,7 @@ def check_one(field: Field, value: Any, *, where: Where = "", name: str = "") ->
         ``setting 'sample_s' is -1; allowed: a number > 0 [s] (settings.toml:3)``.
     """
     name = name or field.name
+    value = native(value)
     if value is None and field.optional:
         return None
     if field.type == "settings" and isinstance(value, Mapping):
@@ -728,6 +739,7 @@ def validate_some(
     fields: Sequence[Field], values: Mapping[str, Any], *, where: Where = "", prefix: str = ""
 ) -> dict[str, Any]:
     """Check like `validate`, but leave out what is not given, also inside nested settings."""
+    values = _table(values)
     if not isinstance(values, Mapping):
         raise SettingError(f"settings are {show(values)}; allowed: a table of names and values{_at(where, prefix)}")
     known = {field.name: field for field in fields}
@@ -738,11 +750,16 @@ def validate_some(
                 prefix + name if isinstance(name, str) else name, [prefix + one for one in known], where=where
             )
         field, dotted = known[name], prefix + name
-        if field.type == "settings" and isinstance(value, Mapping):
+        if field.type == "settings" and isinstance(value := _table(value), Mapping):
             checked[name] = validate_some(field.fields, value, where=where, prefix=f"{dotted}.")
         else:
             checked[name] = check_one(field, value, where=where, name=dotted)
     return checked
+
+
+def _table(value: Any) -> Any:
+    """Turn settings that were given as an instance of their class into JSON."""
+    return value.to_json() if hasattr(value, "to_json") else value
 
 
 def _complete(fields: Sequence[Field], values: Mapping[str, Any], *, where: Where, prefix: str) -> dict[str, Any]:
@@ -855,11 +872,16 @@ def encode(field: Field, value: Any) -> Any:
     SettingError
         The value is not allowed.
     """
-    return check_one(field, native(value))
+    return check_one(field, value)
+
+
+_PLAIN = frozenset({type(None), bool, int, float, str})
 
 
 def native(value: Any, depth: int = 0, left: list[int] | None = None) -> Any:
-    """Turn what stands for a JSON value (a path, a numpy scalar, a tuple) into it, within the limits of a value."""
+    """Turn what stands for a JSON value (a path, a numpy scalar, settings) into it, within the limits of a value."""
+    if type(value) in _PLAIN:
+        return value
     left = [MAX_ITEMS] if left is None else left
     left[0] -= 1
     if depth > MAX_DEPTH or left[0] < 0:
@@ -868,6 +890,7 @@ def native(value: Any, depth: int = 0, left: list[int] | None = None) -> Any:
         return [native(item, depth + 1, left) for item in value]
     if isinstance(value, Mapping):
         return {key: native(item, depth + 1, left) for key, item in value.items()}
+    value = _table(value)
     if type(value).__module__ == "numpy" and hasattr(value, "item") and not getattr(value, "shape", ()):
         return value.item()
     return os.fspath(value) if isinstance(value, os.PathLike) else value

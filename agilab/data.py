@@ -212,7 +212,7 @@ def _fill(aside: Path, spec: DataSpec, root: Path, report: Report) -> None:
 
 
 def _locate(spec: DataSpec, work: Path, log: Path) -> tuple[str, int]:
-    """Ask uv where the file with the digest is; return URL or path, and size [bytes], 0 when not known.
+    """Ask uv where the file with the digest is; return its URL, and its size [bytes], 0 when not known.
 
     uv would build a source distribution to learn its requirements, which runs
     code of it. Told that there are none, it only looks the file up.
@@ -249,26 +249,34 @@ def _locate(spec: DataSpec, work: Path, log: Path) -> tuple[str, int]:
     for package in locked.get("packages", []):
         for file in [*package.get("wheels", []), package.get("sdist"), package.get("archive")]:
             if file:
-                sha256 = file.get("hashes", {}).get("sha256", "")
-                offered.append(sha256)
+                where = file.get("url") or (work / file["path"]).resolve().as_uri()
+                sha256 = file.get("hashes", {}).get("sha256") or _sha256_of_local(where)
                 if sha256 == spec.sha256:
-                    return file.get("url") or str(work / file["path"]), int(file.get("size", 0))
+                    return where, int(file.get("size", 0))
+                offered.append(sha256)
     raise DataError(
         f"no file of {spec} on the index has sha256 {spec.sha256}; it offers {', '.join(offered) or 'none'}; "
         "correct sha256 in [tool.agilab.data]"
     )
 
 
+def _sha256_of_local(url: str) -> str:
+    """Hash a file of a local folder, which uv does not always do; an index names the digests itself."""
+    from urllib.parse import unquote, urlsplit
+
+    parts = urlsplit(url)
+    return digest.of_file(unquote(parts.path)) if parts.scheme == "file" else "no sha256"
+
+
 def _download(where: str, target: Path, spec: DataSpec) -> str:
-    """Copy what a URL or path names into a file; return its sha256."""
+    """Copy what a URL leads to into a file; return its sha256."""
     from http.client import HTTPException
     from urllib.error import URLError
     from urllib.request import urlopen
 
     total = hashlib.sha256()
-    url = where if "://" in where else Path(where).resolve().as_uri()
     try:
-        with urlopen(url, timeout=_TIMEOUT_S) as answer, open(target, "wb") as file:
+        with urlopen(where, timeout=_TIMEOUT_S) as answer, open(target, "wb") as file:
             while block := answer.read(_CHUNK_BYTES):
                 total.update(block)
                 file.write(block)

@@ -217,8 +217,11 @@ def failure(partition: str, error: BaseException) -> dict[str, Any]:
     """Describe what a partition raised, whatever its class does when it is printed."""
     import traceback
 
+    own = error.__traceback__
+    while own is not None and own.tb_frame.f_code.co_filename == __file__:
+        own = own.tb_next  # our frames tell a person nothing about the app's code
     try:
-        text = "".join(traceback.format_exception(error))
+        text = "".join(traceback.format_exception(type(error), error, own or error.__traceback__))
     except BaseException as broken:  # an exception class may make its own printing raise
         text = f"(the traceback cannot be printed: {type(broken).__name__})"
     return {

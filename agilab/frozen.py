@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -71,6 +69,8 @@ def make_once(target: Path, fill: Callable[[Path], None], *, is_complete: Callab
     """
     if is_complete(target):
         return
+    import tempfile
+
     make_folder(target.parent)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name[:16]}.", suffix=f".{os.getpid()}.tmp", dir=target.parent))
     old = aside.with_suffix(".old.tmp")
@@ -91,6 +91,8 @@ def make_once(target: Path, fill: Callable[[Path], None], *, is_complete: Callab
 
 def remove(folder: Path) -> None:
     """Remove a folder with everything in it, or whatever else has its name."""
+    import shutil
+
     if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder)
     else:

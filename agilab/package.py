@@ -14,12 +14,9 @@ environment alone. Everything is written aside and renamed into place.
 
 from __future__ import annotations
 
-import base64
 import csv
 import errno
-import io
 import os
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -458,6 +455,8 @@ def _digest_of(entries: Iterable[tuple[str, str, str]]) -> str:
 
 def _copy(source: Path, target: Path, names: Iterable[str]) -> None:
     """Copy files of a source tree; links stay links, and may not lead out of it."""
+    import shutil
+
     make_folder(target)
     root = source.resolve()
     for name in names:
@@ -479,6 +478,9 @@ def _copy(source: Path, target: Path, names: Iterable[str]) -> None:
 
 def _write_record(folder: Path, record: Path) -> None:
     """Write the RECORD of an unpacked wheel, of every file but itself."""
+    import base64
+    import io
+
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     for name in digest.tree_files(folder):

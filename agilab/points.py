@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ PYRAMID_SIZES = (1024, 512, 256, 128, 64, 32)
 KEPT_BYTES = 1 << 28
 """Coordinates kept in memory for the pyramid while writing [bytes]; beyond that they are read back."""
 
+_ROW_BITS = 31  # key and row number share 64 bits: 32 of the Morton curve, one for points without a place, the row
 _BLOCK_ROWS = 1 << 16  # temporary arrays of this length stay in the processor's cache
 _Bounds = tuple[float, float, float, float]
 
@@ -207,6 +209,10 @@ def _in_morton_order(schema: Any, batches: Iterator[Any], x: str, y: str) -> Ite
     import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     table = _table(list(batches), schema).combine_chunks()
+    if table.num_rows >= 1 << _ROW_BITS:
+        raise WorkerError(
+            f"{table.num_rows} points are too many to sort at once; write several artifacts, or order=None"
+        )
     xs, ys = _coordinates(table, x, y)
     box = _bounds(xs, ys)
     rank = np.arange(table.num_rows, dtype=np.uint64)
@@ -214,9 +220,9 @@ def _in_morton_order(schema: Any, batches: Iterator[Any], x: str, y: str) -> Ite
         # Key and row number in one integer: sorted fast, and ties keep their order.
         for start in range(0, table.num_rows, _BLOCK_ROWS):
             part = slice(start, start + _BLOCK_ROWS)
-            rank[part] |= _morton(xs[part], ys[part], box) << np.uint64(32)
+            rank[part] |= _morton(xs[part], ys[part], box) << np.uint64(_ROW_BITS)
         rank.sort()
-    rows = (rank & np.uint64(0xFFFF_FFFF)).astype(np.int64)
+    rows = (rank & np.uint64((1 << _ROW_BITS) - 1)).astype(np.int64)
     for start in range(0, table.num_rows, MORTON_ROW_GROUP_ROWS):
         yield table.take(pa.array(rows[start : start + MORTON_ROW_GROUP_ROWS]))
 
@@ -229,12 +235,14 @@ def _morton(xs: Any, ys: Any, box: _Bounds) -> Any:
     nowhere = ~(np.isfinite(xs) & np.isfinite(ys))
     keys = np.zeros(len(xs), np.uint64)
     for values, low, high, shift in ((xs, box[0], box[2], 0), (ys, box[1], box[3], 1)):
-        scale = steps / (high - low) if high > low else 0.0
-        bits = np.where(nowhere, 0.0, (values - low) * scale).astype(np.int64).clip(0, steps - 1).astype(np.uint64)
+        scale = _scale(steps, low, high)
+        if not scale:
+            continue
+        bits = ((np.where(nowhere, low, values) - low) * scale).astype(np.int64).clip(0, steps - 1).astype(np.uint64)
         for distance, mask in ((8, 0x00FF00FF), (4, 0x0F0F0F0F), (2, 0x33333333), (1, 0x55555555)):
             bits = (bits | (bits << np.uint64(distance))) & np.uint64(mask)
         keys |= bits << np.uint64(shift)
-    keys[nowhere] = 0xFFFF_FFFF
+    keys[nowhere] = 1 << 32
     return keys
 
 
@@ -284,7 +292,7 @@ class _Counter:
         if len(boxes):
             total = np.concatenate((boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)))
             for xs, ys in self._groups(len(bounds)):
-                counts += np.bincount(_cells(xs, ys, tuple(total), size), minlength=size * size + 1)[:-1]
+                counts += np.bincount(_cells(xs, ys, total.tolist(), size), minlength=size * size + 1)[:-1]
         _write_npz(target, {"bounds": total, **_levels(counts.reshape(size, size))})
 
     def _groups(self, count: int) -> Iterator[tuple[Any, Any]]:
@@ -297,7 +305,7 @@ class _Counter:
                     yield _coordinates(file.read_row_group(index, columns=[*self._columns]), *self._columns)
 
 
-def _cells(xs: Any, ys: Any, box: _Bounds, size: int) -> Any:
+def _cells(xs: Any, ys: Any, box: Sequence[float], size: int) -> Any:
     """Return the cell of every point as ``row * size + column``, ``size * size`` for points without a place."""
     import numpy as np
 
@@ -318,14 +326,20 @@ def _cells(xs: Any, ys: Any, box: _Bounds, size: int) -> Any:
 def _steps(values: Any, low: float, high: float, size: int) -> tuple[Any, Any]:
     import numpy as np
 
-    scale = size / (high - low) if high > low else 0.0
+    scale = _scale(size, low, high)
     places = values.astype(np.float64)
-    places *= scale
-    places += -low * scale
     placed = np.isfinite(places)
     if not placed.all():
-        places[~placed] = 0.0
-    return np.minimum(places.astype(np.int64), size - 1), placed
+        places[~placed] = low
+    places *= scale
+    places += -low * scale
+    return places.astype(np.int64).clip(0, size - 1), placed
+
+
+def _scale(steps: int, low: float, high: float) -> float:
+    """Return steps per unit; 0 where all lies on one line, or so close to it that a number cannot say."""
+    extent = high - low
+    return steps / extent if math.ulp(0.0) * steps * steps < extent < math.inf else 0.0
 
 
 def _levels(finest: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ needs no param stands below: types in `values`, checks in `codec`, sources in
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,29 +41,27 @@ __all__ = [
     "write_toml",
 ]
 
+
 if TYPE_CHECKING:
-    _TextParameter = param.Parameter[str | None]
+    _String = param.String[str | None]
 else:
-    _TextParameter = param.Parameter
+    _String = param.String  # which cannot be subscripted in param 2.2
 
 
-class Secret(_TextParameter):
+class Secret(_String):
     """A secret as a reference: ``env:NAME`` or ``file:PATH``, never the secret itself.
 
     The reference is what files, requests and manifests hold; it is resolved
     when a run starts and handed to workers over a pipe.
     """
 
-    def __init__(self, default: Any = Undefined, **params: Any) -> None:
-        super().__init__(default, **params)
-        self._validate(self.default)
+    _slot_defaults = {**param.String._slot_defaults, "default": None}  # noqa: RUF012, as param declares it
 
     def _validate(self, val: Any) -> None:
-        super()._validate(val)  # type: ignore[no-untyped-call]
         _validate_text(self, "secret", {}, val)
 
 
-class Input(_TextParameter):
+class Input(_String):
     """A file, a folder or a pattern inside the data root, which the run reads.
 
     Parameters
@@ -74,7 +73,7 @@ class Input(_TextParameter):
     """
 
     __slots__ = ["kind"]
-    _slot_defaults = {**param.Parameter._slot_defaults, "kind": "glob"}  # noqa: RUF012, as param declares it
+    _slot_defaults = {**param.String._slot_defaults, "default": None, "kind": "glob"}  # noqa: RUF012, as above
     kind: str
 
     def __init__(self, default: Any = Undefined, *, kind: Any = Undefined, **params: Any) -> None:
@@ -82,10 +81,8 @@ class Input(_TextParameter):
             raise SettingError(f"an Input has kind {show(kind)}; allowed: 'file', 'folder', 'glob'")
         object.__setattr__(self, "kind", kind)
         super().__init__(default, **params)
-        self._validate(self.default)
 
     def _validate(self, val: Any) -> None:
-        super()._validate(val)  # type: ignore[no-untyped-call]
         _validate_text(self, "input", {"kind": self.kind}, val)
 
 
@@ -181,11 +178,15 @@ def _check_class(cls: Any, body: Mapping[str, Any]) -> None:
     for name, value in body.items():
         if isinstance(value, param.Parameter) and name in ("name", *_RESERVED):
             raise SettingError(f"{cls.__name__}.{name} cannot be a setting: Settings has its own; choose another name")
-    for parameter in _parameters(cls).values():
+    declared: dict[str, list[Any]] = {}
+    for name, parameter in _parameters(cls).items():
         if isinstance(parameter, param.Path):
             parameter.check_exists = False  # it may exist on the workers only
         elif isinstance(parameter.default, list | dict | Settings):
             parameter.instantiate = True  # a default is never shared
+        if isinstance(parameter, param.Selector) and parameter.owner is cls:
+            declared[name] = list(parameter.objects)
+    type.__setattr__(cls, "_declared_objects", declared)
     _declared(cls)
 
 
@@ -207,8 +208,7 @@ def _build(cls: Any, values: Mapping[str, Any]) -> Any:
 
 def _raw(parameter: Any, settings: Any) -> Any:
     """Return what was set; a path's own access would look for the file."""
-    value = param.Parameter.__get__(parameter, settings, type(settings))
-    return value.to_json() if isinstance(value, Settings) else value
+    return param.Parameter.__get__(parameter, settings, type(settings))
 
 
 def _parameters(cls: Any) -> dict[str, Any]:
@@ -235,8 +235,6 @@ def _field(owner: str, name: str, parameter: Any) -> Field:
     if parameter.allow_None or default is None:
         constraints = {**constraints, "optional": True}
     bare = Field(name, kind, None, doc, unit, constraints, parameter.label)
-    if isinstance(default, Settings):
-        default = default.to_json()
     try:
         return Field(name, kind, codec.encode(bare, default), doc, unit, constraints, parameter.label)
     except SettingError as err:
@@ -275,7 +273,7 @@ def _numeric(kind: str, item: str) -> Callable[[Any], tuple[str, dict[str, Any]]
         low, high = parameter.bounds or (None, None)
         inclusive = parameter.inclusive_bounds
         for side, bound, closed in (("min", low, inclusive[0]), ("max", high, inclusive[1])):
-            if bound is not None:
+            if bound is not None and not (closed and bound in (math.inf, -math.inf)):
                 constraints[side] = _constant(item, bound, "its bounds")
                 if not closed:
                     constraints[f"{side}_exclusive"] = True
@@ -293,6 +291,8 @@ def _numeric(kind: str, item: str) -> Callable[[Any], tuple[str, dict[str, Any]]
 
 
 def _constant(item: str, value: Any, what: str) -> Any:
+    if item == "integer" and isinstance(value, float) and value.is_integer():  # bounds=(1, 1e6)
+        value = int(value)
     try:
         return CODECS[item].canonical({}, codec.native(value))
     except NotAllowedError:
@@ -324,7 +324,8 @@ def _option(value: Any) -> Any:
 
 def _selector(kind: str) -> Callable[[Any], tuple[str, dict[str, Any]]]:
     def declare(parameter: Any) -> tuple[str, dict[str, Any]]:
-        options = list(parameter.objects)
+        # An open selector's own list grows with every value it is given.
+        options = getattr(parameter.owner, "_declared_objects", {}).get(parameter.name, list(parameter.objects))
         names = {id(option): label for label, option in parameter.names.items()} if parameter.names else {}
         constraints: dict[str, Any] = {"options": []}
         labels: list[str] = []

@@ -273,8 +273,8 @@ class _Check:
             self.add(path, "missing", expected, "not in the seal" if self.sealed else "no file")
         elif self.listed[path] != expected:
             self.add(path, "mismatch", f"{expected} (its record)", self.listed[path])
-        elif path in self.hashes and self.hashes[path][1] != artifact["size_bytes"]:
-            self.add(path, "mismatch", f"{artifact['size_bytes']} bytes (its record)", f"{self.hashes[path][1]} bytes")
+        elif path in self.hashes and self.hashes[path][0] == expected:
+            self._same(path, "size_bytes in its record", artifact["size_bytes"], self.hashes[path][1])
 
     def identity(self) -> None:
         """Read the manifest; see that it is of this run."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import jsonschema
+from referencing import Registry, Resource
 
 from agilab import manifest
 from agilab.digest import canonical_json, of_bytes
@@ -14,6 +18,12 @@ from agilab.records import request_digest
 from agilab.run import RunStore
 
 UUID = "0d9f3d6e-6b0f-4e4c-9c0e-8f7d0c1f2a3b"
+SCHEMAS = {
+    path.stem: json.loads(path.read_text()) for path in Path(manifest.__file__).with_name("schemas").glob("*.json")
+}
+REGISTRY: Registry[Any] = Registry().with_resources(
+    (schema["$id"], Resource.from_contents(schema)) for schema in SCHEMAS.values()
+)
 MOMENT = 1_700_000_000.0
 INPUT = {"path": "flights.csv", "size_bytes": 6, "sha256": of_bytes(b"a,b\n1\n")}
 LOCK = "pyarrow==17.0.0 \\\n    --hash=sha256:" + "1" * 64 + "\n"
@@ -174,6 +184,12 @@ class RunFolder:
 def sealed_run(home: Path, *, app: str = "flights", partitions: int = 3, moment: float = MOMENT) -> RunPaths:
     """Return a succeeded run."""
     return RunFolder(home, app=app, partitions=partitions, moment=moment).commit_all().seal()
+
+
+def conform(value: object, schema: str) -> None:
+    """Fail unless a value is what a shipped schema says."""
+    validator = jsonschema.Draft202012Validator(SCHEMAS[schema.replace("/", "-")], registry=REGISTRY)
+    validator.validate(value)
 
 
 def _request(app: str) -> dict[str, Any]:

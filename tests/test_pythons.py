@@ -28,7 +28,7 @@ CORE_LIMITS = {"3.11": 35, "3.12": 30, "3.13": 30}
 
 def interpreters() -> dict[str, Path]:
     """Return the newest working interpreter of each supported version but ours, by version."""
-    versions = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    versions = Path(os.environ.get("PYENV_ROOT") or Path("~/.pyenv").expanduser()) / "versions"
     found: dict[str, Path] = {}
     for version in SUPPORTED:
         on_path = shutil.which(f"python{version}")
@@ -78,7 +78,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory, environment: None) -> Path:
 def new_environment(folder: Path, python: Path, run: Run, *what: object) -> Path:
     """Make a virtual environment with some wheels in it; return its ``bin`` folder."""
     run(uv.find_uv_bin(), "venv", "--quiet", "--python", python, folder)
-    install = [uv.find_uv_bin(), "pip", "install", "--quiet", "--compile-bytecode", "--python", folder]
+    install = [uv.find_uv_bin(), "pip", "install", "--quiet", "--python", folder]
     run(*install, *what)
     return folder / "bin"
 
@@ -91,7 +91,7 @@ def smoke(agilab: Path, run: Run) -> str:
     run(agilab, "verify", "last")
     shown = json.loads(run(agilab, "show", "last", "--json"))
     assert shown["state"] == "succeeded"
-    return str(sorted(record["artifacts"][0]["sha256"] for record in shown["partitions"]["first"]))
+    return str(sorted(record["artifacts"][0]["sha256"] for record in shown["manifest"]["partitions"]["first"]))
 
 
 @pytest.mark.parametrize("python", OTHERS)
@@ -148,7 +148,7 @@ def test_an_app_installed_from_its_wheel_gives_equal_hashes_and_is_never_written
     run(agilab, "run", "smoke")
     run(agilab, "verify", "last")
     shown = json.loads(run(agilab, "show", "last", "--json"))
-    assert str(sorted(record["artifacts"][0]["sha256"] for record in shown["partitions"]["first"])) == from_folder
+    assert str(sorted(record["artifacts"][0]["sha256"] for record in shown["manifest"]["partitions"]["first"])) == from_folder
     assert snapshot(site) == before
 
 

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from run_folder import MOMENT, RunFolder, sealed_run
 
 from agilab.digest import of_bytes
 from agilab.errors import (
@@ -32,6 +31,7 @@ from agilab.manifest import record_line
 from agilab.owner import hold_owner, probe_owner, read_owner
 from agilab.paths import HomePaths, RunPaths, make_folder
 from agilab.run import LOG_LIMIT, Run, RunStore, new_run_id
+from tests.run_folder import MOMENT, RunFolder, sealed_run
 
 WaitFor = Callable[[Callable[[], object], float], object]
 

@@ -243,7 +243,7 @@ def test_ten_thousand_random_settings_survive_json_toml_and_text() -> None:
     assert time.process_time() - begin < 20
 
 
-@settings(max_examples=50, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(values=st.fixed_dictionaries({}, optional=VALUES))
 def whole_settings(values: dict[str, Any], folder: Path) -> None:
     plain = {name: codec.encode(FIELDS[name], value) for name, value in values.items()}
@@ -393,6 +393,43 @@ def test_a_literal_secret_is_refused_by_the_class_without_showing_it() -> None:
     assert "hunter2" not in str(caught.value)
     assert "hunter2" not in message(Model.from_json, {"token": "hunter2"})
     assert "hunter2" not in message(Secret, "hunter2")
+
+
+def test_values_may_be_given_as_python_values_and_as_settings() -> None:
+    given = {"day": dt.date(2013, 2, 3), "path": Path("a") / "b", "span": (1, math.nan), "model": Model(depth=2)}
+    wanted = {
+        "day": "2013-02-03",
+        "path": "a/b",
+        "span": [1.0, "nan"],
+        "model": {"depth": 2, "rate": 0.1, "token": None},
+    }
+    resolved = resolve(Everything.fields(), [Layer("caller", given)])
+    assert {name: resolved.values[name] for name in wanted} == wanted
+    assert codec.validate(Everything.fields(), Everything.from_json(given)) == resolved.values
+
+
+def test_the_options_of_an_open_selector_are_those_that_were_declared() -> None:
+    class Some(Settings):
+        kind = param.Selector(default="a", objects=["a", "b"], check_on_set=False)
+
+    before = Some.fields()
+    assert Some(kind="c").to_json() == {"kind": "c"}
+    assert Some.fields() == before
+    assert before[0].constraints == {"options": ["a", "b"], "open": True}
+
+
+def test_bounds_may_be_infinite_or_whole_floats() -> None:
+    class Some(Settings):
+        count = param.Integer(1, bounds=(1, 1e6))
+        size = param.Number(1, bounds=(0, math.inf))
+        below = param.Number(1, bounds=(None, math.inf), inclusive_bounds=(True, False))
+
+    assert [field.constraints for field in Some.fields()] == [
+        {"min": 1, "max": 10**6},
+        {"min": 0.0},
+        {"max": "inf", "max_exclusive": True},
+    ]
+    assert "allowed: a number < inf" in message(Some.from_json, {"below": math.inf})
 
 
 # --- layers ---

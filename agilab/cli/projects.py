@@ -75,11 +75,13 @@ def check_command(*, app: str, as_json: bool) -> int:
 
     APP is a name or a path; default: the project here.
     """
-    from agilab.contract import check
+    from agilab.contract import check, missing_dependencies
 
     project = locate(app)
-    # The app's own code is asked only when nothing that it imports is missing.
-    found = check(project) or _check_code(project)
+    found = check(project)
+    # The app's own code is asked only when it can be found and nothing that it imports is missing.
+    if not project.breaches and not missing_dependencies(project):
+        found = tuple(dict.fromkeys((*found, *_check_code(project))))
     if as_json:
         breaches = [
             {"file": str(item.file), "line": item.line, "message": item.message, "fix": item.fix} for item in found

@@ -169,7 +169,7 @@ def duration(seconds: float | None) -> str:
     """Write a duration [s] for people; a dash when it is not known."""
     if seconds is None:
         return "-"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from agilab.cli import main
+
 PYPROJECT = """\
 [build-system]
 requires = ["hatchling>=1.27"]
@@ -20,6 +22,7 @@ build-backend = "hatchling.build"
 name = "trouble"
 version = "0.1.0"
 description = "Goes wrong as it is told"
+license = "BSD-3-Clause"
 requires-python = ">=3.11"
 dependencies = []
 
@@ -125,20 +128,37 @@ def cli_wenv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cli(home: Path, apps: Path, cli_wenv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Return ``cli(*words)``: the command line as a process, with a home of its own, started in an empty folder."""
+def here(home: Path, apps: Path, cli_wenv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Go to an empty folder, from where the app is found; return the folder."""
     monkeypatch.setenv("AGILAB_APPS", str(apps))
     monkeypatch.setenv("AGILAB_WENV", str(cli_wenv))
     monkeypatch.delenv("AGILAB_TRACEBACK", raising=False)
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
 
-    def call(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
+
+@pytest.fixture
+def cli(here: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Return ``cli(*words)``: what the command line answers, called in this process, which is quick."""
+
+    def call(*words: object) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(words, code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def shell(here: Path) -> Cli:
+    """Return ``shell(*words)``: what the command line answers as a process of its own."""
+
+    def call(*words: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "agilab", *map(str, words)]
-        return subprocess.run(
-            command, **{"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "timeout": 60, **options}
-        )
+        return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
 
     return call
 

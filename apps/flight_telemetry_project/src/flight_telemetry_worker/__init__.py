@@ -56,7 +56,7 @@ class FlightTelemetryWorker(Worker):
         legs = flights.legs(ids[outcome == WRITTEN])
         counts = geometry.sample_counts(legs.duration_s, self.settings.sample_s)
         totals = cells.CellTotals(self._cell_m)
-        with parquet.ParquetWriter(part.folder / "sums.parquet", cells.SUMS, compression="zstd") as sums:
+        with cells.writer(part.folder / "sums.parquet", cells.SUMS) as sums:
             batches = self._batches(part, legs, counts, carriers=flights.carriers, totals=totals, sums=sums)
             part.write_points("tracks", batches, x="x", y="y", order=None)
             _write_all(sums, totals.days())
@@ -72,7 +72,7 @@ class FlightTelemetryWorker(Worker):
         days = _row_groups_by_day(files)
         wanted = [day for day in sorted(days) if _within(day, part.params)]
         rows = samples = 0
-        with parquet.ParquetWriter(part.folder / "traffic.parquet", cells.TRAFFIC, compression="zstd") as writer:
+        with cells.writer(part.folder / "traffic.parquet", cells.TRAFFIC) as writer:
             for done, day in enumerate(wanted):
                 parts = [cells.table_sums(file.read_row_group(group)) for file, group in days[day]]
                 table = cells.traffic_table(cells.joined(parts).added(), self._cell_m)

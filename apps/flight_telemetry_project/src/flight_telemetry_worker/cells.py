@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow import parquet
 
 HOUR_S = 3600
 DAY_H = 24
@@ -51,6 +53,9 @@ TRAFFIC = pa.schema(
 _CELL_BITS = 13
 _CELL_HALF = 1 << (_CELL_BITS - 1)
 _ROW_BITS = 22
+
+
+_REPEATED = ("hour", "cell_x", "cell_y", "x", "y", "samples", "flights")
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,12 @@ class CellTotals:
         return self.days_before(float(1 << 40))
 
 
+def writer(path: Path, schema: pa.Schema) -> parquet.ParquetWriter:
+    """Open a file for tables of `SUMS` or `TRAFFIC`; sums and means hardly repeat, so they get no dictionary."""
+    dictionaries = [name for name in schema.names if name in _REPEATED]
+    return parquet.ParquetWriter(path, schema, compression="zstd", use_dictionary=dictionaries)
+
+
 def sums_table(sums: Sums) -> pa.Table:
     """Return sums as a table (`SUMS`)."""
     hour, cell_x, cell_y = _taken_apart(sums.key)
@@ -210,6 +221,6 @@ def _table(columns: list[NDArray[Any]], schema: pa.Schema) -> pa.Table:
     def column(values: NDArray[Any], field: pa.Field) -> pa.Array:
         if pa.types.is_timestamp(field.type):
             return pa.array(values * 1000).cast(field.type)
-        return pa.array(values.astype(field.type.to_pandas_dtype()))
+        return pa.array(values).cast(field.type)
 
     return pa.table([column(*pair) for pair in zip(columns, schema, strict=True)], schema=schema)

@@ -1,0 +1,149 @@
+"""`runs`, `show`, `logs` and `debug`: what is told about runs, also damaged ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+MadeRun = Callable[..., dict[str, Any]]
+
+
+def test_runs_are_listed_newest_first(cli: Cli, made_run: MadeRun) -> None:
+    old, new = made_run(), made_run("--how", "raise")
+    lines = cli("runs").stdout.splitlines()
+    assert lines[0].split() == ["run", "app", "state", "took", "partitions", "request", "started", "(UTC)"]
+    assert lines[1].startswith(f"{new['run_id']}  trouble  failed")
+    assert lines[2].startswith(f"{old['run_id']}  trouble  succeeded")
+    listed = json.loads(cli("runs", "trouble", "--json", "--limit", "1").stdout)
+    assert listed["count"] == 2
+    assert [run["run_id"] for run in listed["runs"]] == [new["run_id"]]
+    assert "... and 1 older; --all lists them" in cli("runs", "--limit", "1").stdout
+
+
+def test_no_run_yet_says_what_to_do(cli: Cli) -> None:
+    done = cli("runs")
+    assert (done.returncode, done.stdout) == (
+        0,
+        "no run yet; `agilab run APP` makes one, `agilab apps` lists the apps\n",
+    )
+    assert json.loads(cli("runs", "--json").stdout)["runs"] == []
+
+
+def test_show_says_what_ran(cli: Cli, made_run: MadeRun) -> None:
+    run = made_run("--parts", "2")
+    text = cli("show", "last").stdout
+    for words in (
+        f"run          {run['run_id']}",
+        "app          trouble 0.1.0",
+        "state        succeeded",
+        f"request      sha256 {run['request_digest']}",
+        "parts        2  (caller)",
+        "sleep_s      0.0  (default)",
+        "work  2 of 2 committed",
+        "done  2",
+    ):
+        assert words in text
+    assert json.loads(cli("show", run["run_id"], "--json").stdout)["manifest"]["run_id"] == run["run_id"]
+
+
+def test_a_run_is_found_by_the_head_of_its_id_by_its_app_and_by_its_folder(cli: Cli, made_run: MadeRun) -> None:
+    run = made_run()
+    for name in (run["run_id"][:12], "last", "trouble/last", run["folder"]):
+        assert json.loads(cli("show", name, "--json").stdout)["run_id"] == run["run_id"]
+
+
+@pytest.mark.parametrize(("name", "line"), [("2001", "no run '2001'"), ("./nowhere", "is not a run folder")])
+def test_a_run_that_is_not_there_is_named(cli: Cli, made_run: MadeRun, name: str, line: str) -> None:
+    made_run()
+    done = cli("show", name)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert line in done.stderr
+
+
+def test_show_of_a_failed_run_ends_with_the_reason(cli: Cli, made_run: MadeRun) -> None:
+    run = made_run("--how", "raise")
+    done = cli("show", "last")
+    assert done.returncode == 0
+    assert "ValueError: wrong \\x1b[31mred\\x1b[0m" in done.stdout
+    assert f"agilab debug {run['run_id']} p1" in done.stdout
+
+
+def test_show_lists_artifacts_with_their_digests(cli: Cli, made_run: MadeRun) -> None:
+    run = made_run("--parts", "2")
+    listed = json.loads(cli("show", "last", "--artifacts", "--json").stdout)["artifact_list"]
+    assert {item["path"] for item in listed} == {
+        "artifacts/work/p0/out.json",
+        "artifacts/work/p1/out.json",
+        "artifacts/total/total/total.json",
+    }
+    assert all((Path(run["folder"]) / item["path"]).is_file() for item in listed)
+    assert "artifacts/work/p1/out.json" in cli("show", "last", "--artifacts").stdout
+
+
+@pytest.mark.parametrize("damage", ["run_manifest.json", "request.json", "events.jsonl"])
+def test_a_damaged_run_is_still_listed_and_shown(cli: Cli, made_run: MadeRun, damage: str) -> None:
+    run = made_run()
+    path = Path(run["folder"]) / damage
+    path.chmod(0o600)
+    path.write_text('{"event": "planned", "stage": [], "schema": 3}\n')
+    for words in (("runs",), ("show", run["folder"])):
+        done = cli(*words)
+        assert done.returncode == 0
+        assert run["run_id"] in done.stdout
+
+
+def test_logs_hold_what_the_run_and_its_workers_said(cli: Cli, made_run: MadeRun) -> None:
+    made_run("--how", "escape", "--workers", "1")
+    text = cli("logs", "last").stdout
+    assert "state sealing: succeeded" in text
+    assert "INFO p0: at work on 0" in text
+    assert "INFO p1: \\x1b]0;owned\\x07" in text
+    assert "printed by p2" in text
+    assert "\\x1b]0;printed\\x07" in text
+    assert "\x1b" not in text
+
+
+def test_logs_of_one_worker_are_its_own(cli: Cli, made_run: MadeRun) -> None:
+    made_run("--workers", "1", "--how", "raise")
+    text = cli("logs", "last", "--worker", "local-0").stdout
+    assert "printed by p1" in text
+    assert "ValueError: wrong" in text
+    assert "state running" not in text
+    done = cli("logs", "last", "--worker", "local-7")
+    assert done.returncode == 1
+    assert "no log of worker 'local-7'" in done.stderr
+
+
+def test_following_a_run_that_has_ended_ends(cli: Cli, made_run: MadeRun) -> None:
+    made_run()
+    done = cli("logs", "last", "--follow")
+    assert "run: " in done.stdout
+    assert "local-0: printed by p" in done.stdout
+
+
+def test_debug_repeats_a_partition_and_shows_its_own_error(cli: Cli, made_run: MadeRun) -> None:
+    run = made_run("--how", "raise")
+    done = cli("debug", "last", "p1", "--no-pdb")
+    assert done.returncode == 1
+    assert "in work\n" in done.stderr
+    last = "agilab: error: partition p1 raised ValueError: wrong \\x1b[31mred\\x1b[0m"
+    assert done.stderr.splitlines()[-1] == last
+    done = cli("debug", "last", "p0")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "  out  2 B"
+    assert "INFO: at work on 0" in done.stderr
+    assert cli("verify", run["run_id"]).returncode == 0
+
+
+def test_debug_of_an_unknown_partition_is_one_line(cli: Cli, made_run: MadeRun) -> None:
+    made_run()
+    done = cli("debug", "last", "p9", "--no-pdb")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "has no partition 'p9'" in done.stderr
+    assert done.stderr.count("\n") == 1
