@@ -95,11 +95,12 @@ class AGI:
             An input is missing; when the data set is not there yet, install the app first.
         """
         _check(env, request)
+        root = installation.require_data(env.project, env.home)
         refs, plan = env.planner.plan(request.settings)
         runs_on = backend(request.cluster["backend"])
         runs_on.check(plan.partitions, timeout_s=request.cluster["timeout_s"])
         more = [ref for part in plan.partitions for ref in part.inputs if isinstance(ref, InputRef)]
-        hashed = InputHasher(env.home.cache / "hashes.json").hash([*refs, *more], env.planner.data_root)
+        hashed = InputHasher(env.home.cache / "hashes.json").hash([*refs, *more], root)
         inputs = tuple(
             replace(InputRef(path, path), sha256=item.sha256, size_bytes=item.size_bytes)
             for path, item in sorted(hashed.items())

@@ -11,7 +11,9 @@ import os
 import queue
 import stat
 import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +26,7 @@ from agilab.paths import RunPaths, disk_errors, make_folder, sync_folder
 from agilab.worker import RECORD_NAME
 
 _BATCH = 64
+_PATIENCE_S = 0.005
 _READ_BYTES = 1 << 20
 
 
@@ -37,10 +40,13 @@ class Finished:
         Its attempt folder.
     record
         Its record, but for the digests of its artifacts.
+    settled
+        Whether its files and folder have been synced where they were written.
     """
 
     folder: str
     record: dict[str, Any]
+    settled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +85,12 @@ class Committer:
     def take(self, timeout_s: float = 0.0) -> list[Commit]:
         """Return what has been committed, waiting at most `timeout_s` [s] for the first."""
         found: list[Commit] = []
-        try:
-            found.append(self._outbox.get(timeout_s > 0, timeout_s or None))
-            while True:
-                found.append(self._outbox.get_nowait())
-        except queue.Empty:
-            return found
+        if timeout_s:
+            with suppress(queue.Empty):
+                found.append(self._outbox.get(timeout=timeout_s))
+        while not self._outbox.empty():  # this thread is the only reader
+            found.append(self._outbox.get())
+        return found
 
     def close(self) -> list[Commit]:
         """Finish what was handed over, and return what `take` has not."""
@@ -97,18 +103,26 @@ class Committer:
         return self.take()
 
     def _serve(self) -> None:
+        busy_until = 0.0
         open_ = True
         while open_:
             batch: list[Finished] = []
             item = self._inbox.get()
+            # In a stream of short partitions a little patience saves most of the syncs.
+            until = time.monotonic() + (_PATIENCE_S if time.monotonic() < busy_until else 0.0)
             while item is not None:
                 batch.append(item)
-                if len(batch) == _BATCH or self._inbox.empty():
+                patience = until - time.monotonic()
+                if len(batch) == _BATCH or (patience <= 0 and self._inbox.empty()):
                     break
-                item = self._inbox.get()
+                try:
+                    item = self._inbox.get(timeout=max(0.0, patience))
+                except queue.Empty:
+                    break
             open_ = item is not None
             if batch:
                 self._commit(batch)
+                busy_until = time.monotonic() + 10 * _PATIENCE_S
 
     def _commit(self, batch: list[Finished]) -> None:
         """Take a batch through every step; one that fails drops out with its reason."""
@@ -172,8 +186,9 @@ def _stage(finished: Finished) -> bytes | BaseException:
         with disk_errors(Path(folder), "committing"):
             for item in record["artifacts"]:
                 path = os.path.join(folder, os.path.basename(item["path"]))
-                item["sha256"], item["size_bytes"] = _seal_file(path)
-            sync_folder(folder)
+                item["sha256"], item["size_bytes"] = _seal_file(path, settled=finished.settled)
+            if not finished.settled:
+                sync_folder(folder)
             # The copy need not be durable by itself: what counts is the line in partitions/, and it can be restored.
             line = record_line(record)
             fd = os.open(os.path.join(folder, RECORD_NAME), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -186,7 +201,7 @@ def _stage(finished: Finished) -> bytes | BaseException:
     return line
 
 
-def _seal_file(path: str) -> tuple[str, int]:
+def _seal_file(path: str, *, settled: bool) -> tuple[str, int]:
     """Make a file durable and return its sha256 and size [bytes]; never through a link."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -195,7 +210,8 @@ def _seal_file(path: str) -> tuple[str, int]:
             raise EvidenceError(f"{path} is not a regular file, so it cannot be an artifact")
         if found.st_nlink != 1:
             raise EvidenceError(f"{path} has a second name elsewhere, so it could change later; write a file of its own")
-        os.fsync(fd)
+        if not settled:
+            os.fsync(fd)
         if found.st_size <= _READ_BYTES:
             return digest.of_bytes(os.read(fd, _READ_BYTES)), found.st_size
         total = sha256()

@@ -254,7 +254,7 @@ class Dispatcher:
             "metrics": self._metrics.pop(task["id"], []),
         }
         self._committing.add(task["id"])
-        self.committer.put(Finished(task["folder"], record))
+        self.committer.put(Finished(task["folder"], record, settled=message["settled"]))
 
     def _on_failed(self, event: Failed) -> None:
         task = self._tasks.pop(event.partition)

@@ -99,11 +99,12 @@ class WorkerSession:
         method(part)
         wall, cpu = time.monotonic() - wall, time.process_time() - cpu
         artifacts = collect(part)
-        settle(folder, artifacts)
+        settled = settle(folder, artifacts)
         return {
             "op": "done",
             "id": part.id,
             "artifacts": artifacts,
+            "settled": settled,
             "started": started,
             "wall_s": round(wall, 6),
             "cpu_s": round(cpu, 6),
@@ -197,20 +198,20 @@ def collect(part: PartitionContext) -> list[dict[str, Any]]:
     return found
 
 
-def settle(folder: Path, artifacts: Sequence[Mapping[str, Any]]) -> None:
-    """Bring small artifacts to the disk already here, in all workers at once.
+def settle(folder: Path, artifacts: Sequence[Mapping[str, Any]]) -> bool:
+    """Sync small artifacts to the disk here, in all workers at once; return whether that was done.
 
-    The manager syncs every file itself before it commits; for one that is
-    clean by then this costs it nothing. Large files are left to it: they
-    would hold up the next partition.
+    Large files are left to the manager, which syncs them while the next
+    partition runs.
     """
     if sum(item["size_bytes"] for item in artifacts) > SETTLED_BYTES:
-        return
+        return False
     for item in artifacts:
         fd = os.open(os.path.join(folder, item["path"]), os.O_RDONLY)
         os.fsync(fd)
         os.close(fd)
     sync_folder(folder)
+    return True
 
 
 def failure(partition: str, error: BaseException) -> dict[str, Any]:

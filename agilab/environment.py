@@ -35,7 +35,7 @@ STAMP_NAME = "agilab-environment.json"
 LOCK_NAME = "requirements.lock"
 _FOLDERS_NAME = "agilab-folders.json"
 _FOLDERS_SCHEMA = "agilab.environment-folders/1"
-_LOCK_LINE = re.compile(r"# agilab-lock/1 ([0-9a-f]{64})\n")
+_LOCK_LINE = r"# agilab-lock/1 ([0-9a-f]{64})\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def holding(lock: Path, *, waiting: str, report: Report) -> Iterator[int]:
 
 def is_stale(lock: str, requirements: Requirements) -> bool:
     """Whether a lock says that it was made from other requirements; one that says nothing is taken as it is."""
-    line = _LOCK_LINE.match(lock)
+    line = re.match(_LOCK_LINE, lock)
     return line is not None and line[1] != requirements.digest
 
 

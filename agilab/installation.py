@@ -10,6 +10,7 @@ from typing import Any
 from agilab import data, package
 from agilab.data import DataSpec
 from agilab.environment import Report
+from agilab.errors import DataError
 from agilab.package import Installed, WorkerSource
 from agilab.paths import HomePaths, WenvPaths
 from agilab.project import Project
@@ -40,6 +41,20 @@ class Installation:
 def data_root(project: Project, home: HomePaths) -> Path:
     """Return what an app's inputs are relative to: its data set, else its own folder; it need not be there yet."""
     return home.data / str(project.data["sha256"]) if project.data else project.root
+
+
+def require_data(project: Project, home: HomePaths) -> Path:
+    """Return `data_root` when it is there.
+
+    Raises
+    ------
+    DataError
+        The app's data set has not been fetched yet.
+    """
+    root = data_root(project, home)
+    if not root.is_dir():
+        raise DataError(f"the data set of {project.name} is not on this machine yet; run agilab install {project.name}")
+    return root
 
 
 def install(project: Project, *, home: HomePaths, wenv: WenvPaths, report: Report) -> Installation:

@@ -34,9 +34,10 @@ UV_VARIABLES = (
 )
 """The variables that uv gets to see, besides ``UV_INDEX_<NAME>_USERNAME`` and ``_PASSWORD``; no other is passed."""
 
-_PROGRESS = re.compile(r"\s*(Downloading|Downloaded|Building|Built|Resolved|Prepared|Installed|Bytecode compiled) ")
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
-_OFFLINE = re.compile(r"dns error|client error \(Connect\)|network was disabled|connection refused|timed out", re.I)
+# Compiled when first used: importing this module is part of every start of a run.
+_PROGRESS = r"\s*(Downloading|Downloaded|Building|Built|Resolved|Prepared|Installed|Bytecode compiled) "
+_CONTROL = r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]"
+_OFFLINE = r"(?i)dns error|client error \(Connect\)|network was disabled|connection refused|timed out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,10 +244,10 @@ def run_uv(
         try:
             assert process.stdout is not None
             for line in process.stdout:
-                text = _CONTROL.sub("", line.rstrip())
+                text = re.sub(_CONTROL, "", line.rstrip())
                 said.append(text)
                 file.write(text + "\n")
-                if _PROGRESS.match(text):
+                if re.match(_PROGRESS, text):
                     report(text.strip())
             code = process.wait()
         finally:
@@ -274,7 +275,9 @@ def _failure(said: list[str], task: str, log: Path) -> AgilabError:
         )
     reason = " ".join(first_reason(said).split())
     hint = "; check the network, or name an index with UV_DEFAULT_INDEX (uv does not read pip's settings)"
-    return InstallError(f"cannot {task}: {reason[:500]}{hint if _OFFLINE.search(whole) else ''}; the full log is {log}")
+    return InstallError(
+        f"cannot {task}: {reason[:500]}{hint if re.search(_OFFLINE, whole) else ''}; the full log is {log}"
+    )
 
 
 def first_reason(said: Sequence[str]) -> str:

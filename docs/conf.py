@@ -1,4 +1,4 @@
-"""How Sphinx builds the manual; the command line reference is written while it builds."""
+"""How Sphinx builds the manual; reference pages are written from the code while it builds."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import cli_reference
+import module_levels
 
 import agilab
 
@@ -21,10 +22,14 @@ html_theme = "furo"
 html_title = "AGILAB"
 
 
+GENERATED = {"reference/cli": cli_reference.markdown, "reference/modules": module_levels.markdown}
+"""Page -> what writes the rest of it."""
+
+
 def write_reference(app, page, source):
-    """Fill the page of the command line from the commands themselves."""
-    if page == "reference/cli":
-        source[0] += cli_reference.markdown()
+    """Complete the pages that are written from the code itself."""
+    if page in GENERATED:
+        source[0] += GENERATED[page]()
 
 
 def setup(app):

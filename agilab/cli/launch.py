@@ -25,7 +25,9 @@ from agilab.paths import read_json
 from agilab.request import SCHEMA, ClusterOptions, RunRequest
 
 LISTED = 30
-"""How many partitions `plan` lists of each stage, unless all are asked for."""
+"""How many partitions `plan` lists of each stage, and how many inputs, unless all are asked for."""
+MOST_WORKERS = 8
+"""How many workers `plan` lists with their load, the busiest first."""
 
 
 def introduction(command: str) -> str:
@@ -192,6 +194,14 @@ def _print_plan(request: RunRequest, distribution: Any, *, limit: int | None) ->
             ("inputs", f"{count(len(inputs), 'file')}, {size(total)}"),
         )
     )
+    shown_inputs = inputs if limit is None else inputs[:limit]
+    if shown_inputs:
+        table(
+            (Column("  size", right=True), Column("path", wraps=True)),
+            [(size(i.size_bytes), i.path) for i in shown_inputs],
+        )
+    if len(shown_inputs) < len(inputs):
+        out(f"... and {len(inputs) - len(shown_inputs):,} more; --all lists them")
     for stage in distribution.plan.stages:
         parts = stage.partitions
         after = f", after {', '.join(stage.after)}" if stage.after else ""
@@ -207,10 +217,13 @@ def _print_plan(request: RunRequest, distribution: Any, *, limit: int | None) ->
             table((Column("partition"), Column("weight", right=True), Column("worker"), Column("reads")), rows)
         if len(shown) < len(parts):
             out(f"... and {len(parts) - len(shown):,} more; --all lists them")
-        loads = {
-            worker: sum(part.weight for part in parts if worker_of.get(part.id) == worker) for worker in assignment
-        }
-        out(f"load: {', '.join(f'{worker} {load:g}' for worker, load in loads.items())}")
+        loads = dict.fromkeys(assignment, 0.0)
+        for part in parts:
+            if part.id in worker_of:
+                loads[worker_of[part.id]] += part.weight
+        busiest = sorted(loads.items(), key=lambda item: (-item[1], item[0]))
+        more = f", and {len(busiest) - MOST_WORKERS} more" if len(busiest) > MOST_WORKERS else ""
+        out(f"load: {', '.join(f'{worker} {load:g}' for worker, load in busiest[:MOST_WORKERS])}{more}")
 
 
 def _reads(part: Any) -> str:

@@ -28,8 +28,8 @@ MARKS = {"ok": "ok  ", "note": "note", "warn": "warn", "fail": "FAIL"}
 def first_proof_command(*, run_id: str | None, as_json: bool) -> int:
     """Install, run and verify a small job on real data.
 
-    Installs flight_telemetry, runs it on one day of flights, hashes every file again and compares the counts
-    with an independent count of the source.
+    Installs flight_telemetry, runs it on a few days of real flights, hashes every file again and compares the
+    counts with an independent count of the source.
     """
     from agilab.proof import prove
 

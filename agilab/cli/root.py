@@ -114,7 +114,11 @@ def _os_error(error: OSError) -> str:
 
 def _usage(error: click.ClickException) -> int:
     context = getattr(error, "ctx", None)
-    message = " ".join(error.format_message().split()).rstrip(".")
+    if isinstance(error, click.NoSuchOption):  # click words it in another way in every version
+        near = f"; did you mean {error.possibilities[0]!r}?" if error.possibilities else ""
+        message = f"no option {error.option_name!r}{near}"
+    else:
+        message = " ".join(error.format_message().split()).rstrip(".")
     path = context.command_path if context is not None else "agilab"
     end = " see" if message.endswith("?") else "; see"
     note(f"agilab: error: {message[:1].lower()}{message[1:]}{end} {path} --help")

@@ -9,65 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
-import threading
-import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
-from agilab import AGI, AgiEnv, ArtifactRef, InputRef, Run, Stage, manifest
-from agilab.backends.base import Capabilities
-from agilab.backends.base import backend as find_backend
-from agilab.errors import BackendRefusedError
-from agilab.testing.probe import (
-    Bench,
-    Going,
-    command_lines,
-    do,
-    is_alive,
-    make_probe,
-    processes_marked,
-    wait_until,
-)
+from agilab import AGI, ArtifactRef, InputRef, Stage, manifest
+from agilab.testing.faults import FaultTests
+from agilab.testing.probe import Bench, do, events, hashes, wait_until
 
 MIB = 1 << 20
-GONE_S = 2.0
-"""How long a cancelled run may take until nothing of it is left [s]."""
 
 
-class _Suite:
-    """Makes the bench once per class, and looks after every test that nothing goes on."""
-
-    backend: ClassVar[str]
-    cluster: ClassVar[Mapping[str, Any]] = {}
-
-    @pytest.fixture(scope="class")
-    def probe(self, tmp_path_factory: pytest.TempPathFactory) -> AgiEnv:
-        """Return an environment with an installed probe, for all tests of the class."""
-        folder = tmp_path_factory.mktemp("bench")
-        env = AgiEnv(make_probe(folder), home=folder / "home", wenv=folder / "wenv")
-        AGI.install(env)
-        return env
-
-    @pytest.fixture()
-    def bench(self, probe: AgiEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-        """Return the bench; the machine has two slots and no devices, whatever it has."""
-        monkeypatch.setenv("AGILAB_SLOTS", "2")
-        monkeypatch.setenv("AGILAB_RESOURCES", "")
-        return Bench(probe, self.backend, tmp_path, self.cluster)
-
-    @property
-    def promises(self) -> Capabilities:
-        """What the backend says it can do."""
-        return find_backend(self.backend).capabilities
-
-
-class BackendTests(_Suite):
-    """The contract of a backend.
+class BackendTests(FaultTests):
+    """The contract of a backend: what it does, and with `FaultTests` what it does when something breaks.
 
     Attributes
     ----------
@@ -94,16 +50,15 @@ class BackendTests(_Suite):
         assert verified.ok, verified.problems
 
     def test_hashes_seeds_and_random_numbers_are_equal_on_every_backend(self, bench: Bench) -> None:
-        parts = [do(name, ["random", "numbers"], ["write", "name", name]) for name in "abc"]
-        stages = Stage("first", parts), Stage("second", after="first")
+        stage = Stage("first", [do(name, ["random", "numbers"], ["write", "name", name]) for name in "abc"])
         found = {}
         for backend in sorted({self.backend, "inline", "local"}):
-            found[backend] = hashes(replace(bench, backend=backend).run(Stage("first", parts)).check())
+            found[backend] = hashes(replace(bench, backend=backend).run(stage).check())
         assert found[self.backend] == found["inline"] == found["local"]
         assert len({sha for key, sha in found["local"].items() if key.endswith("numbers")}) == 3
-        other = AGI.run(bench.env, bench.env.request(file=_reseeded(bench, stages))).check()
-        assert hashes(other)["first/a/numbers"] != found["local"]["first/a/numbers"]
-        assert hashes(other)["first/a/name"] == found["local"]["first/a/name"]
+        other = hashes(AGI.run(bench.env, bench.request(stage, seed=1)).check())
+        assert other["first/a/numbers"] != found["local"]["first/a/numbers"]
+        assert other["first/a/name"] == found["local"]["first/a/name"]
 
     def test_what_a_partition_does_not_hand_over_is_dropped(self, bench: Bench) -> None:
         run = bench.run(Stage("first", [do("a", ["scatter", "junk.txt"], ["write", "kept", 1])])).check()

@@ -67,7 +67,6 @@ requires-python = ">=3.11"
 dependencies = []
 """
 
-# An AGI.run of its own process, as a shell has it: exit code 0 to 2 by state, 128 + signal would be the shell's.
 _ELSEWHERE = """\
 import json, sys
 from agilab import AGI, AgiEnv
@@ -188,11 +187,16 @@ class Bench:
     cluster: Mapping[str, Any] = field(default_factory=dict)
 
     def request(
-        self, *stages: Stage, settings: Mapping[str, Any] | None = None, cluster: Mapping[str, Any] | None = None
+        self,
+        *stages: Stage,
+        settings: Mapping[str, Any] | None = None,
+        cluster: Mapping[str, Any] | None = None,
+        seed: int = 0,
     ) -> RunRequest:
         """Return a request for some stages, on two workers unless `cluster` says otherwise."""
         options = {"backend": self.backend, "workers": 2, **self.cluster, **(cluster or {})}
-        return self.env.request({"plan": WorkPlan(stages).to_json(), **(settings or {})}, cluster=options)
+        values = {"plan": WorkPlan(stages).to_json(), **(settings or {})}
+        return self.env.request(values, cluster=options, seed=seed)
 
     def run(self, *stages: Stage, on_event: Callable[[Mapping[str, Any]], None] | None = None) -> Run:
         """Run some stages to their end."""
@@ -259,3 +263,13 @@ def command_lines() -> bytes:
         except OSError:
             continue
     return b"\n".join(found)
+
+
+def hashes(run: Run) -> dict[str, str]:
+    """Return ``stage/partition/name`` -> sha256 of everything a run left."""
+    return {f"{item.stage}/{item.partition}/{item.name}": item.sha256 for item in run.artifacts()}
+
+
+def events(run: Run, name: str) -> list[dict[str, Any]]:
+    """Return the events of one name from the log of a run."""
+    return [event for event in run.events() if event["event"] == name]

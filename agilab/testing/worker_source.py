@@ -140,6 +140,13 @@ class ProbeWorker(agilab.Worker):
     def _die(self, part, number):
         os.kill(os.getpid(), number)
 
+    def _die_times(self, part, folder, count):
+        """Die until it was tried more than `count` times."""
+        tried = len(os.listdir(folder))
+        Path(folder, str(tried)).touch()
+        if tried < count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     def _exit(self, part, code):
         os._exit(code)
 

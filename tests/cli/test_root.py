@@ -23,7 +23,7 @@ def test_an_unknown_option_names_the_command_that_explains(capsys: pytest.Captur
     assert cli.main(["runs", "--nonsense"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "agilab: error: no such option '--nonsense'; see agilab runs --help\n"
+    assert err == "agilab: error: no option '--nonsense'; see agilab runs --help\n"
 
 
 @pytest.mark.parametrize(
