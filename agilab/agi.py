@@ -114,9 +114,7 @@ class AGI:
         return Distribution(plan, inputs, assignment, tuple(stage.name for stage in plan.stages if stage.planned_later))
 
     @staticmethod
-    def run(
-        env: AgiEnv, request: RunRequest, *, on_event: Callable[[Mapping[str, Any]], None] | None = None
-    ) -> Run:
+    def run(env: AgiEnv, request: RunRequest, *, on_event: Callable[[Mapping[str, Any]], None] | None = None) -> Run:
         """Run a request to its end in this process; return the run, however it ended.
 
         Parameters

@@ -209,7 +209,7 @@ def _seal_file(path: str, *, settled: bool) -> tuple[str, int]:
         if not stat.S_ISREG(found.st_mode):
             raise EvidenceError(f"{path} is not a regular file, so it cannot be an artifact")
         if found.st_nlink != 1:
-            raise EvidenceError(f"{path} has a second name elsewhere, so it could change later; write a file of its own")
+            raise EvidenceError(f"{path} has a second name elsewhere and could change later; write a file of its own")
         if not settled:
             os.fsync(fd)
         if found.st_size <= _READ_BYTES:

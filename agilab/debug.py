@@ -123,7 +123,8 @@ def _code(env: AgiEnv, run: Run, current: Path, current_digest: str) -> Path:
         return current
     found = sorted(env.wenv.package(run.app).glob(f"{recorded}*"))
     if not found:
-        raise InstallError(f"worker package {recorded[:12]} of run {run.run_id} is no longer in {env.wenv.package(run.app)}; run again")
+        folder = env.wenv.package(run.app)
+        raise InstallError(f"worker package {recorded[:12]} of run {run.run_id} is no longer in {folder}; run again")
     return found[0]
 
 

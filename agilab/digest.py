@@ -45,7 +45,7 @@ def of_bytes(data: bytes) -> str:
 def of_file(path: Path | str) -> str:
     """Return the sha256 of a file's content, as 64 hexadecimal digits."""
     with open(path, "rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tree_files(root: Path, *, skip: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""Carries out what the state machine decides: tasks to the pool, finished partitions to the committer, events to the log.
+"""Carries out what the state machine decides: tasks to the pool, finished partitions to the committer, events to log.
 
 It decides nothing about order, retries or outcome (`agilab.state` does) and
 knows no backend by name.

@@ -13,7 +13,8 @@ Protocol, one JSON object per line::
     ->  {"op": "run", "id": "p1", "stage": "tracks", "attempt": 1, "params": {}, "inputs": {"name": [PATH, SHA256]},
          "resources": {}, "folder": FOLDER}
     <-  {"op": "progress" | "metric" | "log", "id": "p1", ...}
-    <-  {"op": "done", "id": "p1", "artifacts": [...], "started": ..., "wall_s": ..., "cpu_s": ..., "peak_rss_bytes": ...}
+    <-  {"op": "done", "id": "p1", "artifacts": [...], "settled": true, "started": ..., "wall_s": ..., "cpu_s": ...,
+         "peak_rss_bytes": ...}
     <-  {"op": "failed", "id": "p1", "reason": "exception" | "memory", "message": ..., "traceback": ..., ...}
 
 Partitions may be sent ahead; they run one at a time, in order. End of input
@@ -180,12 +181,12 @@ def collect(part: PartitionContext) -> list[dict[str, Any]]:
     """
     found: list[dict[str, Any]] = []
     wanted: set[str] = set()
-    for entry in part.written.values():
-        path = part.folder / entry["path"]
+    for item in part.written.values():
+        path = part.folder / item["path"]
         if path.is_symlink() or not path.is_file():
-            raise WorkerError(f"artifact {entry['name']!r} of partition {part.id!r} is not a regular file; write it again")
-        found.append({**entry, "size_bytes": path.stat().st_size})
-        wanted.add(entry["path"])
+            raise WorkerError(f"artifact {item['name']!r} of {part.id!r} is not a regular file; write it again")
+        found.append({**item, "size_bytes": path.stat().st_size})
+        wanted.add(item["path"])
     with os.scandir(part.folder) as entries:
         strangers = [entry for entry in entries if entry.name not in wanted]
     for entry in strangers:

@@ -283,7 +283,9 @@ class AgiEnv:
         try:
             value = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError) as err:
-            raise RequestError(f"{path} is not a request that can be read: {err}; it holds JSON of schema {SCHEMA!r}") from err
+            raise RequestError(
+                f"{path} is not a request that can be read: {err}; it is JSON of schema {SCHEMA!r}"
+            ) from err
         if not isinstance(value, dict) or value.get("schema") != SCHEMA:
             raise RequestError(f'{path} does not say "schema": "{SCHEMA}"; take request.json of a run as an example')
         app = value.get("app") or {"name": self.project.name, "uuid": self.project.uuid}

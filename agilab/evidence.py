@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from agilab import __version__, environment
+from agilab.uv import current_interpreter
 from agilab.digest import of_bytes
 from agilab.dispatch import now
 
@@ -43,8 +44,8 @@ def facts(run: Execution) -> dict[str, Any]:
         "environment": _environment(run),
         "manager": {
             "agilab": __version__,
-            "python": environment.current_interpreter().version,
-            "platform": environment.current_interpreter().platform,
+            "python": current_interpreter().version,
+            "platform": current_interpreter().platform,
             "host": os.uname().nodename,
         },
         "backend": {
@@ -77,7 +78,7 @@ def _environment(run: Execution) -> dict[str, Any] | None:
     worker = run.installed.worker
     lock = worker.lock.read_bytes()
     isolated = run.backend.capabilities.isolated
-    here = environment.current_interpreter()
+    here = current_interpreter()
     differences: list[str] = []
     if not isolated:
         if here.version != worker.python_version:

@@ -98,7 +98,9 @@ class InputHasher:
         try:
             state = _state(file)
         except OSError as err:
-            raise DataError(f"input {ref.path} cannot be read in {root}: {err.strerror}; check the setting or the data") from err
+            raise DataError(
+                f"input {ref.path} cannot be read in {root}: {err.strerror}; check setting and data"
+            ) from err
         if not os.path.isfile(file):
             raise DataError(f"input {ref.path} in {root} is not a file; name the files of a folder one by one")
         known = self._load().get(file)

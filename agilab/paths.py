@@ -201,7 +201,7 @@ def disk_errors(path: Path, doing: str) -> Iterator[None]:
         with suppress(OSError):
             stat = os.statvfs(path if path.is_dir() else path.parent)
             free = f"{stat.f_bavail * stat.f_frsize} bytes"
-        raise NoSpaceError(f"no space on disk while {doing} {path}: {free} free; free some space and try again") from err
+        raise NoSpaceError(f"no space on disk while {doing} {path}: {free} free; make room and try again") from err
 
 
 def make_folder(path: Path) -> Path:

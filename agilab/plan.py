@@ -128,8 +128,8 @@ class Stage:
     """
 
     name: str
-    partitions: tuple[Partition, ...] | None = None
-    after: tuple[str, ...] = ()
+    partitions: Sequence[Partition] | None = None
+    after: Sequence[str] = ()
     retries: int = 0
 
     def __post_init__(self) -> None:
@@ -170,7 +170,7 @@ class WorkPlan:
         stage or for itself, or a partition asks for something that cannot be.
     """
 
-    stages: tuple[Stage, ...]
+    stages: Sequence[Stage]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))

@@ -223,7 +223,7 @@ def _json(value: Any, method: str) -> Any:
     try:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError) as err:
-        raise PlanError(f"{method} put something into params that is not JSON: {err}; use numbers, text, lists") from err
+        raise PlanError(f"{method} put into params what is not JSON: {err}; use numbers, text, lists") from err
 
 
 def _where(error: BaseException) -> str:
@@ -250,7 +250,8 @@ def _ask_child(request: Mapping[str, Any]) -> dict[str, Any]:
         raise PlanError(f"{request['app']} took more than {TIMEOUT_S:g} s to answer; look at its plan()") from err
     if child.returncode:
         last = child.stderr.decode(errors="replace").strip().splitlines()
-        raise PlanError(f"{request['app']} ended its process with exit code {child.returncode}: {last[-1] if last else ''}")
+        said = last[-1] if last else "no message"
+        raise PlanError(f"{request['app']} ended its process with exit code {child.returncode}: {said}")
     found: dict[str, Any] = json.loads(child.stdout)
     if "error" in found:
         raise errors.get(found["error"], PlanError)(found["message"])

@@ -133,7 +133,9 @@ def prove(env: AgiEnv, run: Run) -> Proof:
         The run is of another app.
     """
     if run.app != APP:
-        raise EvidenceError(f"run {run.run_id} is of {run.app}; the first proof counts flights, so it needs a run of {APP}")
+        raise EvidenceError(
+            f"run {run.run_id} is of {run.app}; the first proof counts flights and needs a run of {APP}"
+        )
     env = env.select(APP)
     root = data_root(env.project, env.home)
     findings = [_verified(run), _data_unchanged(root)]

@@ -19,7 +19,7 @@ SCHEMA = "agilab.request/1"
 class ClusterOptions(Settings):
     """Where and how widely a request runs; the same declaration serves shell, form and file."""
 
-    backend = param.Selector(
+    backend: Any = param.Selector(
         default="local",
         objects=["local", "inline"],
         doc="Where partitions run: worker processes on this machine, or inside this process for a debugger.",

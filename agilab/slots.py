@@ -136,9 +136,7 @@ def acquire(
         os.close(queue)
 
 
-def _take(
-    folder: Path, held: Slots, *, run_id: str, wanted: Mapping[str, int], available: Mapping[str, int]
-) -> bool:
+def _take(folder: Path, held: Slots, *, run_id: str, wanted: Mapping[str, int], available: Mapping[str, int]) -> bool:
     """Lock what is still missing; True once everything is held."""
     complete = True
     for kind, count in wanted.items():

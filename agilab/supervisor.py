@@ -23,7 +23,7 @@ from agilab.backends.base import Backend, Job, Pool, backend
 from agilab.committer import Committer
 from agilab.dispatch import Dispatcher, now
 from agilab.entry import PROTOCOL
-from agilab.errors import AgilabError, RunCancelledError, first_line
+from agilab.errors import AgilabError, EvidenceError, RunCancelledError, first_line
 from agilab.events import EventLog
 from agilab.inputs import Input, InputHasher
 from agilab.installation import Installation
@@ -65,6 +65,8 @@ class Execution:
         Told every event as it is written to the log.
     owner_fd
         Descriptor of the owner's lock when another process took it for us; -1 to take it here.
+    before_seal
+        Called when everything but the seal has been written.
     """
 
     home: HomePaths
@@ -74,6 +76,7 @@ class Execution:
     paths: RunPaths
     on_event: OnEvent | None = None
     owner_fd: int = -1
+    before_seal: Callable[[], None] = field(default_factory=lambda: _nothing)
     created: str = field(default_factory=now)
     began: float = field(default_factory=time.monotonic)
     started: str | None = None
@@ -101,9 +104,14 @@ class Execution:
         if self.on_event is not None:
             self.on_event({"event": event, **fields})
 
+    def flush(self) -> None:
+        """Make events durable that have waited long enough."""
+        self.log.flush_due(time.monotonic())
+
     def note(self, text: str) -> None:
-        """Write a line for people to the log."""
+        """Write a line for people to the log, at once: what it is about may take long."""
         self.tell("note", {"text": text})
+        self.log.sync()
 
     def fail(self, error: str, details: str = "") -> None:
         """Remember why the run failed; the first reason stands."""
@@ -193,7 +201,7 @@ def execute(run: Execution) -> None:
         plan_stage=lambda stage, artifacts: run.planner.plan_stage(run.request.settings, stage, artifacts),
         timeout_s=run.request.cluster["timeout_s"],
         tell=run.tell,
-        flush=lambda: run.log.flush_due(time.monotonic()) and None,
+        flush=run.flush,
         cancelled=run.switch,
         started=run.watcher.watch,
         advice=lambda partition: _advice(run, partition),
@@ -279,9 +287,7 @@ def main() -> int:
     paths = RunPaths(Path(order["run"]))
     make_folder(paths.logs)
     log = os.open(paths.logs / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for fd in (1, 2):
-        os.dup2(log, fd)
-    os.close(log)
+    _print_to(log)
 
     def begun(event: Mapping[str, Any]) -> None:
         if event["event"] == "created":
@@ -291,9 +297,18 @@ def main() -> int:
     request = RunRequest.from_json(json.loads(paths.request.read_bytes()))
     project = find(Path(order["project"]))
     run = Execution(home, wenv, project, request, paths, on_event=begun, owner_fd=order["owner_fd"])
+    # What is printed after the seal would break it.
+    run.before_seal = lambda: _print_to(os.open(os.devnull, os.O_WRONLY))
     supervise(run)
     signalled = run.switch.signal
     return 128 + signalled if signalled else {"succeeded": 0, "cancelled": 130}.get(run.outcome, 1)
+
+
+def _print_to(fd: int) -> None:
+    """Send standard output and standard error to a file, and close its descriptor."""
+    for number in (1, 2):
+        os.dup2(fd, number)
+    os.close(fd)
 
 
 def _created(run: Execution) -> None:
@@ -316,7 +331,7 @@ def _hold(run: Execution, wanted: Mapping[str, int]) -> None:
         run_id=run.paths.run_id,
         wanted=wanted,
         available=run.available,
-        waiting=lambda text: (run.note(text), run.log.sync())[0],
+        waiting=run.note,
         stopped=run.switch,
     )
     if held is None:
@@ -333,17 +348,39 @@ def _failed(run: Execution, message: str, err: BaseException) -> None:
 
 def _seal(run: Execution) -> None:
     """Close the record: after this, nothing of the run changes."""
+    records: dict[str, Mapping[str, Any]] = {}
+    known: Mapping[str, str] = {}
     if run.dispatcher is not None:
+        records, known = run.dispatcher.records, run.committer.hashes
         for commit in run.committer.close():
             if commit.error is None:
-                run.dispatcher.records[commit.record["partition"]] = commit.record
+                records[commit.record["partition"]] = commit.record
+    if run.outcome != "succeeded":
+        _set_aside(run, records)
+    run.before_seal()
+    try:
+        _write_seal(run, records, known)
+    except EvidenceError as err:  # worker code has left links or odd files in the run folder
+        run.outcome, run.error = "failed", str(err)
+        _set_aside(run, records)
+        run.log = EventLog(run.paths.events)
+        _write_seal(run, records, known)
+
+
+def _write_seal(run: Execution, records: Mapping[str, Mapping[str, Any]], known: Mapping[str, str]) -> None:
     run.tell("state", {"state": "sealing", "outcome": run.outcome, "error": run.error})
     run.log.close()
     shutil.rmtree(run.paths.staging, ignore_errors=True)
-    records = run.dispatcher.records if run.dispatcher is not None else {}
-    known = run.committer.hashes if run.dispatcher is not None else {}
     in_order = [records[part.id] for part in (run.plan.partitions if run.plan else ()) if part.id in records]
     manifest.seal(run.paths, manifest.build(evidence.facts(run), in_order), known)
+
+
+def _set_aside(run: Execution, records: Mapping[str, Mapping[str, Any]]) -> None:
+    manifest.set_aside(run.paths, {(record["stage"], record["partition"]) for record in records.values()})
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 if __name__ == "__main__":

@@ -223,6 +223,8 @@ class PartitionContext:
         if name in self.written:
             raise WorkerError(f"artifact {name!r} is written twice by partition {self.id!r}; give each its own name")
         file_name = name if name.endswith(suffix) else name + suffix
+        if not NAME_PATTERN.fullmatch(file_name[:100]):
+            raise WorkerError(f"artifact {name!r} comes from a file that ends in {suffix!r}; rename that file")
         if file_name == RECORD_NAME:
             raise WorkerError(f"artifact name {name!r} is taken by the partition's own record; choose another")
         self.written[name] = {"name": name, "kind": kind, "path": file_name}

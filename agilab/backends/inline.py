@@ -14,6 +14,7 @@ from agilab.backends.base import Backend, Broken, Capabilities, Done, Event, Fai
 from agilab.entry import WorkerSession, failure
 from agilab.errors import BackendRefusedError
 
+
 class InlineBackend(Backend):
     """Runs partitions one after the other in the calling process."""
 
@@ -92,7 +93,9 @@ def check_requirements(lock: Path) -> None:
     text = lock.read_text(encoding="utf-8")
     if not environment.pins(text):
         return
-    missing = [line for line in environment.compare(text, environment.distributions_of()) if " missing instead of " in line]
+    missing = [
+        line for line in environment.compare(text, environment.distributions_of()) if " missing instead of " in line
+    ]
     if missing:
         wanted = " ".join(f"{line.split()[0]}=={line.split()[-1]}" for line in missing)
         raise BackendRefusedError(

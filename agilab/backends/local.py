@@ -42,7 +42,13 @@ _STARTS_WITHOUT_READY = 3
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _SAMPLE_EVERY_S = 0.5
 _PASSED_ON = ("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "USER", "LOGNAME", "SSL_CERT_FILE", "LD_LIBRARY_PATH")
-_THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLIS_NUM_THREADS")
+_THREAD_LIMITS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+)
 
 
 class LocalBackend(Backend):
@@ -249,7 +255,9 @@ class LocalPool(Pool):
             self._pending.append(failed)
             self._after(slot, short=False)
         elif op not in ("progress", "metric", "log"):
-            self._kill(slot, "protocol", f"the worker answered {op!r} for partition {partition!r}, which it does not run")
+            self._kill(
+                slot, "protocol", f"the worker answered {op!r} for partition {partition!r}, which it does not run"
+            )
 
     def _after(self, slot: _Slot, *, short: bool) -> None:
         """The first task of a worker has come back: the next one's clock starts, and there is room for more."""
