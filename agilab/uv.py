@@ -14,8 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agilab.errors import AgilabError, InstallError, NoSpaceError
+
+if TYPE_CHECKING:
+    import subprocess
 
 Report = Callable[[str], None]
 """Receives one line of progress for a person at a time."""
@@ -144,6 +148,7 @@ def _candidates(environ: Mapping[str, str] | None) -> list[Path]:
 
 
 def probe(path: Path) -> Interpreter | None:
+    """Ask an executable what Python it is; None when it does not start or is none."""
     import subprocess
 
     try:
@@ -223,24 +228,12 @@ def run_uv(
     NoSpaceError
         The disk is full.
     """
-    import subprocess
-
     command = [find_uv(), *map(str, arguments)]
     said: list[str] = []
     with open(log, "a", encoding="utf-8", opener=_private) as file:
         file.write(f"$ uv {' '.join(command[1:])}\n")
         file.flush()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            env=uv_environment(),
-            cwd=folder,
-            pass_fds=() if held is None else (held,),
-        )
+        process = _start(command, folder, held)
         try:
             assert process.stdout is not None
             for line in process.stdout:
@@ -258,6 +251,22 @@ def run_uv(
         file.write(f"exit code {code}\n")
     if code:
         raise _failure(said, task, log)
+
+
+def _start(command: Sequence[str], folder: Path, held: int | None) -> subprocess.Popen[str]:
+    import subprocess
+
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        env=uv_environment(),
+        cwd=folder,
+        pass_fds=() if held is None else (held,),
+    )
 
 
 def _private(path: str, flags: int) -> int:

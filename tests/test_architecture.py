@@ -32,6 +32,7 @@ MAY_CATCH_ALL = (
     "agilab/supervisor.py",  # whatever happens, the run is sealed
     "agilab/cli/",  # the last one who can say it in a line
     "agilab/errors.py",  # the __str__ of somebody else's exception
+    "agilab/testing/",  # hands what a run raised in its thread to the test
 )
 
 
@@ -68,8 +69,8 @@ def test_a_sideways_import_breaks_the_contracts(tmp_path: Path) -> None:
         file.write("\n\ndef bad():\n    import dask\n    from agilab import paths\n")
     command = [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--no-logo"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert "agilab.digest is not allowed to import agilab.paths" in done.stdout
-    assert "agilab.digest is not allowed to import dask" in done.stdout
+    assert "agilab.digest -> agilab.paths" in done.stdout
+    assert "agilab.digest -> dask" in done.stdout
     assert done.returncode == 1
 
 

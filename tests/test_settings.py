@@ -491,6 +491,11 @@ def test_a_nested_setting_can_be_switched_off_and_on_by_a_stronger_layer() -> No
     )
     assert again.values["other_model"] is None
     assert "other_model.depth" not in again.provenance
+    layers = [Layer("app file", {"other_model": {"depth": 2}}), Layer("workspace file", {"other_model": None})]
+    anew = resolve(fields, [*layers, Layer("caller", {"other_model": {"rate": 0.5}})])
+    assert anew.values["other_model"] == {"depth": 3, "rate": 0.5, "token": None}
+    assert anew.provenance["other_model.depth"] == {"source": "default", "where": ""}
+    assert anew.provenance["other_model.rate"]["source"] == "caller"
 
 
 def test_a_variable_that_nearly_matches_is_an_error_and_one_for_another_app_is_not() -> None:

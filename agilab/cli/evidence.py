@@ -10,9 +10,10 @@ import click
 
 from agilab.cli.flags import setting_value
 from agilab.cli.named import named_run
-from agilab.cli.outcome import print_failures, print_metrics, record_of, request_of, run_json, tallied
+from agilab.cli.outcome import NONSENSE, print_failures, print_metrics, record_of, request_of, run_json, tallied
 from agilab.cli.screen import Column, clock, count, document, duration, json_option, out, pairs, size, table
 from agilab.env import AgiEnv
+from agilab.errors import AgilabError, EvidenceError, first_line
 from agilab.run import Run
 
 
@@ -28,7 +29,7 @@ def runs_command(*, app: str | None, limit: int, everything: bool, as_json: bool
     """
     found = AgiEnv().runs.list(app)
     shown = found if everything else found[:limit]
-    described = [run_json(run) for run in shown]
+    described = [_described(run) for run in shown]
     if as_json:
         document("runs", {"count": len(found), "runs": described})
         return 0
@@ -45,22 +46,46 @@ def runs_command(*, app: str | None, limit: int, everything: bool, as_json: bool
             Column("request"),
             Column("started (UTC)", optional=True),
         ),
-        [
-            (
-                item["run_id"],
-                item["app"],
-                item["state"],
-                duration(item["duration_s"]),
-                f"{item['partitions']['committed']}/{item['partitions']['count']}",
-                item["request_digest"][:8],
-                clock(item["started"] or item["created"]),
-            )
-            for item in described
-        ],
+        [_row(item) for item in described],
     )
     if len(shown) < len(found):
         out(f"... and {len(found) - len(shown):,} older; --all lists them")
     return 0
+
+
+def _described(run: Run) -> dict[str, Any]:
+    """Describe a run for a list, which one damaged folder must not break."""
+    try:
+        found = run_json(run)
+        _row(found)
+        return found
+    except (AgilabError, OSError, *NONSENSE) as err:
+        unknown: dict[str, Any] = dict.fromkeys(("created", "started", "ended", "duration_s", "artifacts"))
+        return {
+            "run_id": run.run_id,
+            "app": run.app,
+            "state": "unreadable",
+            "error": first_line(err),
+            "folder": str(run.paths.root),
+            **unknown,
+            "partitions": {"count": 0, "committed": 0},
+            "metrics": {},
+            "request_digest": "",
+        }
+
+
+def _row(described: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the cells of one run in a list."""
+    partitions = described["partitions"]
+    return (
+        described["run_id"],
+        described["app"],
+        described["state"],
+        duration(described["duration_s"]),
+        f"{partitions['committed']}/{partitions['count']}",
+        described["request_digest"][:8],
+        clock(described["started"] or described["created"]),
+    )
 
 
 @click.command("show")
@@ -83,7 +108,11 @@ def show_command(*, run_id: str, artifacts: bool, as_json: bool) -> int:
         rows = [(item.sha256[:12], size(item.size_bytes), item.kind, item.path) for item in run.artifacts()]
         table((Column("sha256"), Column("size", right=True), Column("kind"), Column("path", wraps=True)), rows)
         return 0
-    _print_summary(run)
+    try:
+        _print_summary(run)
+    except NONSENSE as err:
+        why = f"a record in {run.paths.root} makes no sense ({first_line(err)}); see agilab verify {run.run_id}"
+        raise EvidenceError(why) from err
     tally = tallied(run)
     if tally.stages:
         out("stages")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agilab import codec
+from agilab.cli.screen import safe
 from agilab.codec import Field
 from agilab.errors import SettingError
 
@@ -105,7 +106,8 @@ def describe(setting: Field) -> str:
     doc = " ".join(setting.doc.split()).rstrip(".")
     default = codec.format_text(setting, setting.default)
     parts = [doc] if doc else []
-    return "; ".join([*parts, codec.allowed(setting), f"default: {default or 'empty'}"])
+    # Help is printed by click as it is, and these words are the app's.
+    return safe("; ".join([*parts, codec.allowed(setting), f"default: {default or 'empty'}"]))
 
 
 def options(fields: Iterable[Field], place: str, *, taken: Iterable[str] = ()) -> tuple[FieldOption, ...]:

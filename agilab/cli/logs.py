@@ -13,6 +13,7 @@ import click
 
 from agilab import events
 from agilab.cli.named import named_run
+from agilab.cli.outcome import NONSENSE
 from agilab.cli.progress import attempt_line
 from agilab.cli.screen import clock, out
 from agilab.env import AgiEnv
@@ -69,7 +70,13 @@ class EventLines:
         self._worker_of: dict[str, str] = {}
 
     def __call__(self, event: Mapping[str, Any]) -> list[str]:
-        """Return the lines of one event; none for those that only count."""
+        """Return the lines of one event; none for those that only count, or make no sense in a damaged folder."""
+        try:
+            return self._lines(event)
+        except NONSENSE:
+            return []
+
+    def _lines(self, event: Mapping[str, Any]) -> list[str]:
         if event.get("event") == "dispatched":
             self._worker_of[event["partition"]] = event["worker"]
             self.workers.add(event["worker"])

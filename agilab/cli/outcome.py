@@ -78,11 +78,15 @@ def partitions(manifest: Mapping[str, Any], tally: Tally | None) -> dict[str, in
     }
 
 
+NONSENSE = (LookupError, TypeError, AttributeError, ValueError)
+"""What a record of the right schema and the wrong shape raises; a folder may come from anybody."""
+
+
 def tallied(run: Run) -> Tally:
     """Add up the events of a run; one that makes no sense, in a damaged folder, counts for nothing."""
     tally = Tally()
     for event in run.events():
-        with suppress(LookupError, TypeError, AttributeError):
+        with suppress(*NONSENSE):
             tally.apply(event)
     return tally
 

@@ -151,11 +151,10 @@ def change(event: Event, tally: Tally) -> str:
 
 def attempt_line(event: Event) -> str:
     """Write a failed attempt in one line."""
-    again = "; trying again" if event["retry"] else ""
-    return (
-        f"partition {event['partition']} of stage {event['stage']} failed on {event['worker']}, "
-        f"attempt {event['attempt']} ({event['reason']}): {event['message']}{again}"
-    )
+    names = ("partition", "stage", "worker", "attempt", "reason", "message")
+    partition, stage, worker, attempt, reason, message = (event.get(name, "?") for name in names)
+    again = "; trying again" if event.get("retry") else ""
+    return f"partition {partition} of stage {stage} failed on {worker}, attempt {attempt} ({reason}): {message}{again}"
 
 
 def _stage_change(event: Event, stage: StageTally) -> str:

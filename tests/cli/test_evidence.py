@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -97,6 +98,29 @@ def test_a_damaged_run_is_still_listed_and_shown(cli: Cli, made_run: MadeRun, da
         done = cli(*words)
         assert done.returncode == 0
         assert run["run_id"] in done.stdout
+
+
+def test_a_record_that_makes_no_sense_breaks_no_list_and_is_named(cli: Cli, made_run: MadeRun) -> None:
+    good, run = made_run(), made_run()
+    folder = Path(run["folder"])
+    manifest = json.loads((folder / "run_manifest.json").read_text())
+    damaged = json.dumps({**manifest, "inputs": 3, "duration_s": "x", "backend": [], "artifacts": "y"}).encode()
+    sums = folder / "manifest-sha256.txt"
+    old = hashlib.sha256((folder / "run_manifest.json").read_bytes()).hexdigest()
+    for path in (sums, folder / "run_manifest.json", folder / "events.jsonl"):
+        path.chmod(0o600)
+    (folder / "run_manifest.json").write_bytes(damaged)
+    sums.write_text(sums.read_text().replace(old, hashlib.sha256(damaged).hexdigest()))
+    (folder / "events.jsonl").write_text('{"event": "failed", "stage": "work"}\n{"event": "log"}\n[]\n')
+    listed = cli("runs")
+    assert listed.returncode == 0
+    assert good["run_id"] in listed.stdout
+    assert run["run_id"] in listed.stdout
+    shown = cli("show", "last")
+    assert shown.returncode == 1
+    assert shown.stderr.startswith(f"agilab: error: a record in {folder} makes no sense")
+    assert cli("logs", "last").returncode == 0
+    assert cli("verify", "last").returncode == 1
 
 
 def test_logs_hold_what_the_run_and_its_workers_said(cli: Cli, made_run: MadeRun) -> None:

@@ -121,6 +121,11 @@ def test_help_shows_doc_unit_bounds_and_default(capsys: pytest.CaptureFixture[st
     assert "A setting that is called like a flag" not in text
 
 
+def test_words_of_an_app_cannot_command_the_terminal() -> None:
+    setting = Field("x", "string", "\x1b[2J", "Doc \x1b]0;owned\x07")
+    assert flags.describe(setting) == "Doc \\x1b]0;owned\\x07; text; default: \\x1b[2J"
+
+
 def test_help_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     given("app", "--help")
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80

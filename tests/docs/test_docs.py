@@ -33,7 +33,7 @@ SHOWN = ("text", "toml", "json", "yaml", "mermaid")
 BLOCK_LIMIT_S = 120.0
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<info>[^\n`]*)\n(?P<text>.*?)^ *(?P=fence) *$", re.M | re.S)
-PROOF_ROW = re.compile(r"^\| (?P<layer>[^|]+) \| [^|]+ \| `(?P<command>[^`|]+)` \| `(?P<path>[^`|]+)` \|$", re.M)
+PROOF_ROW = re.compile(r"^\| (?P<layer>[^|]+) \| [^|]+ \| `(?P<command>[^`|]+)` \| `(?P<path>~/[^`|]+)` \|$", re.M)
 
 PYTHON_SIDE = """
 import os, sys, traceback

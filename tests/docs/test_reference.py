@@ -35,7 +35,8 @@ def test_every_error_is_in_the_table_with_its_exit_code() -> None:
 
 
 def test_every_exit_code_is_in_the_table() -> None:
-    assert rows("errors.md", 2) == [(str(code), text) for code, text in cli.EXIT_CODES]
+    codes = [row for row in rows("errors.md", 2) if row[0].isdigit()]
+    assert codes == [(str(code), text) for code, text in cli.EXIT_CODES]
 
 
 def test_every_environment_variable_is_in_the_table() -> None:
