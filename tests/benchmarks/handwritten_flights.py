@@ -74,7 +74,7 @@ def make(part):
                 writer.write_table(pa.Table.from_batches(group), row_group_size=rows)
                 group, rows = [], 0
     sums = [("samples", "sum"), ("flight", "count_distinct"), ("altitude", "sum"), ("speed", "sum")]
-    cells = pa.concat_tables(visits).group_by(CELL).aggregate(sums)
+    cells = pa.concat_tables(visits).group_by(CELL, use_threads=False).aggregate(sums)
     cells = cells.rename_columns([*CELL, "samples", "flights", "altitude", "speed"])
     pq.write_table(cells, OUT / f"sums-{part}.parquet", compression="zstd")
     return np.bincount(reason[mine], minlength=4).tolist(), int(ends[-1])
