@@ -5,11 +5,10 @@ home the first time it is asked for (PEP 562), so that `import agilab` in a
 worker or for ``agilab --help`` costs next to nothing.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # type checkers know better; importing typing would cost more than all the rest
 if TYPE_CHECKING:
+    from typing import Any
+
     from agilab.agi import AGI
     from agilab.app import App
     from agilab.artifact import Artifact
@@ -60,7 +59,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     try:
         home = _HOMES[name]
     except KeyError:

@@ -170,12 +170,14 @@ def _plain(value: Any, depth: int = 0, left: list[int] | None = None) -> Any:
 
 
 def scalar(value: Any) -> Any:
+    """Check a JSON value that is no list and no table."""
     if isinstance(value, list | tuple | Mapping):
         raise NotAllowedError
     return _plain(value)
 
 
 def array(value: Any) -> Sequence[Any]:
+    """Check that a value is a list, whatever it holds."""
     if not isinstance(value, list | tuple) or len(value) > MAX_ITEMS:
         raise NotAllowedError
     return value
@@ -219,6 +221,7 @@ def _json_from_text(text: str) -> Any:
 
 
 def json_to_text(value: Any) -> str:
+    """Write a JSON value as text, Unicode as it is."""
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -64,42 +64,42 @@ def repeat(
     EvidenceError
         An input is no longer what it was.
     """
-    task = _recorded(run, partition)
+    part = _recorded(run, partition)
     env = env.select(run.app)
     installed = installation.install(env.project, home=env.home, wenv=env.wenv, report=lambda text: None)
-    code = _code(env, run, installed.worker.code, installed.worker.code_digest)
     check_requirements(installed.worker.lock)
-    request = json.loads(run.paths.request.read_bytes())
-    fields = env.fields()
+    code = _code(env, run, installed.worker.code, installed.worker.code_digest)
     folder = Path(tempfile.mkdtemp(prefix=f"{run.run_id}-{partition}-", dir=make_folder(env.home.tmp)))
-    session = WorkerSession(
-        {
-            "protocol": PROTOCOL,
-            "worker": env.project.worker_class,
-            "code": str(code),
-            "fields": codec.fields_to_json(fields),
-            "values": request["settings"],
-            "secrets": resolve_secrets(fields, request["settings"], environ),
-            "seed": request["seed"],
-            "cancel_file": str(folder / "cancel"),
-        }
-    )
+    task = {
+        "id": partition,
+        "stage": part["stage"],
+        "params": part["params"],
+        "inputs": dict(_input(ref, run, installed.data_root) for ref in part["inputs"]),
+        "resources": {name: list(range(count)) for name, count in part["resources"].items()},
+        "folder": str(folder / "partition"),
+    }
     try:
-        message = session.run(
-            {
-                "id": partition,
-                "stage": task["stage"],
-                "params": task["params"],
-                "inputs": dict(_input(ref, run, installed.data_root) for ref in task["inputs"]),
-                "resources": {name: list(range(count)) for name, count in task["resources"].items()},
-                "folder": str(folder / "partition"),
-            },
-            tell,
-        )
+        session = WorkerSession(_init(env, run, code, environ))
+        message = session.run(task, tell)
         session.close()
     finally:
         forget(env.project.worker_class.partition(":")[0], str(code))
     return Repetition(folder / "partition", message)
+
+
+def _init(env: AgiEnv, run: Run, code: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the ``init`` message that the run's workers were given."""
+    request, fields = run.request, env.fields()
+    return {
+        "protocol": PROTOCOL,
+        "worker": env.project.worker_class,
+        "code": str(code),
+        "fields": codec.fields_to_json(fields),
+        "values": request["settings"],
+        "secrets": resolve_secrets(fields, request["settings"], environ),
+        "seed": request["seed"],
+        "cancel_file": str(run.paths.cancel_request),
+    }
 
 
 def _recorded(run: Run, partition: str) -> dict[str, Any]:

@@ -152,7 +152,7 @@ class AgiEnv:
         make_folder(path.parent)
         fields = self.fields()
         kept = settings_layer("workspace file", path).values
-        write_toml(path, fields, {**kept, **values})
+        write_toml(path, fields, _merged(kept, values))
         return path
 
     def request(
@@ -189,7 +189,7 @@ class AgiEnv:
 
         given = self._from_file(Path(file)) if file is not None else {}
         values = settings if settings is None or isinstance(settings, Mapping) else settings.to_json()
-        chosen = self.settings({**given.get("settings", {}), **(values or {})})
+        chosen = self.settings(_merged(given.get("settings", {}), values or {}))
         options = self.cluster({**given.get("cluster", {}), **(cluster or {})})
         number = seed if seed is not None else given.get("seed", 0)
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 2**63:
@@ -320,6 +320,15 @@ VARIABLES: Mapping[str, str] = {
 def _folder(given: str | Path | None, variable: str, default: str) -> Path:
     text = given if given is not None else os.environ.get(variable) or Path.home() / default
     return Path(os.path.abspath(os.path.expanduser(text)))
+
+
+def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Put one table over another, table by table."""
+    merged = dict(one)
+    for name, value in other.items():
+        inner = merged.get(name)
+        merged[name] = _merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return merged
 
 
 def _schema(path: Path) -> Any:

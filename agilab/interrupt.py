@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,10 +29,13 @@ class CancelSwitch:
     ----------
     signal
         Number of the signal that came, 0 for none.
+    at_once
+        Called by a second signal instead of raising KeyboardInterrupt, where set.
     """
 
     def __init__(self, path: Path) -> None:
         self.signal = 0
+        self.at_once: Callable[[], None] | None = None
         self._path = str(path)
         self._found = False
         self._next = 0.0
@@ -57,6 +61,8 @@ class CancelSwitch:
         return bool(self.signal or self._found)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:
+        if self.signal and self.at_once is None:
             raise KeyboardInterrupt
-        self.signal = number
+        if self.signal and self.at_once is not None:
+            self.at_once()
+        self.signal = self.signal or number

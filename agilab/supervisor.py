@@ -274,6 +274,8 @@ def supervise(run: Execution) -> None:
         except Exception as err:  # a defect of ours must leave a sealed record too
             _failed(run, f"AGILAB itself failed: {first_line(err)}; logs/supervisor.log has the traceback", err)
         finally:
+            # From here on a second signal ends the workers at once, but not the sealing.
+            run.switch.at_once = run.pool.kill if run.pool is not None else _nothing
             if run.pool is not None:
                 run.pool.close(grace_s=CANCEL_GRACE_S)
             _seal(run)

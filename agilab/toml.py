@@ -144,6 +144,7 @@ def _end(text: str) -> tuple[int, int]:
 
 
 def unescape(value: Any, depth: int = 0) -> Any:
+    """Turn what stands for None into None, also inside lists and tables."""
     if depth > 200:  # whoever checks the value says so
         return value
     if isinstance(value, list):

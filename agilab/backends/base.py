@@ -158,6 +158,10 @@ class Pool(ABC):
         """Return what has happened, waiting at most `timeout_s` [s] for the first event."""
 
     @abstractmethod
+    def kill(self) -> None:
+        """End every worker by force, now; also from a signal handler while `close` waits."""
+
+    @abstractmethod
     def close(self, *, grace_s: float) -> None:
         """End every worker: politely first, by force after `grace_s` [s]. Idempotent."""
 

@@ -62,6 +62,9 @@ class InlinePool(Pool):
             os.chdir(folder)
         return [*events, Wanted(self._worker)]
 
+    def kill(self) -> None:
+        """Do nothing: the only worker is this process."""
+
     def close(self, *, grace_s: float) -> None:
         session, self._session = self._session, None
         try:

@@ -131,6 +131,11 @@ class LocalPool(Pool):
         events, self._pending = self._pending, []
         return events
 
+    def kill(self) -> None:
+        for slot in self._slots.values():
+            if slot.process is not None:
+                _signal_group(slot.process.pid, signal.SIGKILL)
+
     def close(self, *, grace_s: float) -> None:
         if self._closing:
             return
