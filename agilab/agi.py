@@ -41,12 +41,15 @@ class Distribution:
         Stage -> worker -> partition ids in their planned order; a hint that balancing may overrule.
     later
         Stages that are planned when those before them have ended.
+    matches
+        `Input` setting -> the files that it matches, with size [bytes].
     """
 
     plan: WorkPlan
     inputs: tuple[InputRef, ...]
     assignment: Mapping[str, Mapping[str, tuple[str, ...]]]
     later: tuple[str, ...]
+    matches: Mapping[str, tuple[InputRef, ...]]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -58,6 +61,10 @@ class Distribution:
                 for stage, workers in self.assignment.items()
             },
             "later": list(self.later),
+            "matches": {
+                name: [{"path": ref.path, "size_bytes": ref.size_bytes} for ref in refs]
+                for name, refs in self.matches.items()
+            },
         }
 
 
@@ -111,7 +118,12 @@ class AGI:
             for stage in plan.stages
             if stage.partitions is not None
         }
-        return Distribution(plan, inputs, assignment, tuple(stage.name for stage in plan.stages if stage.planned_later))
+        matches = {
+            name: tuple(InputRef(path, path, size_bytes=(root / path).stat().st_size) for path in paths)
+            for name, paths in env.planner.input_matches(request.settings).items()
+        }
+        later = tuple(stage.name for stage in plan.stages if stage.planned_later)
+        return Distribution(plan, inputs, assignment, later, matches)
 
     @staticmethod
     def run(env: AgiEnv, request: RunRequest, *, on_event: Callable[[Mapping[str, Any]], None] | None = None) -> Run:

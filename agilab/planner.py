@@ -79,6 +79,10 @@ class Planner:
         inputs = tuple(reference_from_json(item) for item in found["inputs"])
         return inputs, WorkPlan.from_json(found["plan"])  # type: ignore[return-value]
 
+    def input_matches(self, values: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Return the files that each `Input` setting matches, relative to the data root."""
+        return dict(self._ask({"op": "input_matches", "values": dict(values)})["matches"])
+
     def plan_stage(self, values: Mapping[str, Any], stage: str, artifacts: Sequence[Artifact]) -> tuple[Partition, ...]:
         """Return the partitions of a stage that is planned from earlier artifacts."""
         question = {"op": "plan_stage", "values": dict(values), "stage": stage}
@@ -200,6 +204,10 @@ def _plan(app: App, question: Mapping[str, Any]) -> dict[str, Any]:
     return {"inputs": [reference_to_json(ref) for ref in app.inputs()], "plan": _json(plan.to_json(), "plan")}
 
 
+def _input_matches(app: App, question: Mapping[str, Any]) -> dict[str, Any]:
+    return {"matches": app.settings.input_matches(app.data_root)}
+
+
 def _plan_stage(app: App, question: Mapping[str, Any]) -> dict[str, Any]:
     found = app.plan_stage(question["stage"], [Artifact.from_json(item) for item in question["artifacts"]])
     return {"partitions": _json([part.to_json() for part in found], "plan_stage")}
@@ -215,7 +223,7 @@ def _summarize(app: App, question: Mapping[str, Any]) -> dict[str, Any]:
     return {"metrics": {str(name): float(value) for name, value in app.summarize(results).items()}}
 
 
-_ANSWERS = {"plan": _plan, "plan_stage": _plan_stage, "summarize": _summarize}
+_ANSWERS = {"input_matches": _input_matches, "plan": _plan, "plan_stage": _plan_stage, "summarize": _summarize}
 
 
 def _json(value: Any, method: str) -> Any:

@@ -185,6 +185,10 @@ def _merge(values: dict[str, Any], more: Mapping[str, Any]) -> None:
 def _print_plan(request: RunRequest, distribution: Any, *, limit: int | None) -> None:
     """Write inputs, stages, partitions with weights and workers, and what is planned later."""
     inputs = distribution.inputs
+    matched = [
+        (f"setting {name}", f"{count(len(refs), 'file')}, {size(sum(ref.size_bytes for ref in refs))}")
+        for name, refs in distribution.matches.items()
+    ]
     total = sum(max(ref.size_bytes, 0) for ref in inputs)
     pairs(
         (
@@ -192,6 +196,7 @@ def _print_plan(request: RunRequest, distribution: Any, *, limit: int | None) ->
             ("request", f"sha256 {request.digest[:16]}, seed {request.seed}"),
             ("backend", request.cluster["backend"]),
             ("inputs", f"{count(len(inputs), 'file')}, {size(total)}"),
+            *matched,
         )
     )
     shown_inputs = inputs if limit is None else inputs[:limit]
