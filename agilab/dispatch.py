@@ -178,7 +178,7 @@ class Dispatcher:
         try:
             inputs = {name: source for name, *source in map(self._source, part.inputs)}
         except EvidenceError as err:
-            return self.state.failed(part.id, "exception", str(err))
+            return self._refuse(step, str(err))
         task = {
             "op": "run",
             "id": part.id,
@@ -198,6 +198,15 @@ class Dispatcher:
         limit = part.timeout_s if part.timeout_s is not None else self.timeout_s
         self.pool.submit(step.worker, task, timeout_s=limit)
         return []
+
+    def _refuse(self, step: Dispatch, message: str) -> list[Instruction]:
+        """Fail a partition for good because of what it reads."""
+        part = step.partition
+        fields = {"partition": part.id, "stage": part.stage, "worker": step.worker, "attempt": step.attempt}
+        text = self.advice(part.id)
+        self.tell("failed", {**fields, "reason": "exception", "message": message, "traceback": text, "retry": False})
+        self.traceback = self.traceback or text
+        return self.state.refused(part.id, message)
 
     def _source(self, ref: InputRef | ArtifactRef) -> tuple[str, str, str, int]:
         """Return name, path, sha256 and size of what a partition reads."""

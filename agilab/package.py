@@ -33,7 +33,7 @@ from agilab.uv import Interpreter, Report, current_interpreter, find_interpreter
 
 SCHEMA = "agilab.worker/1"
 MANIFEST_NAME = "worker_manifest.json"
-RUNTIME_MODULES = ("worker", "plan", "artifact", "codec", "points", "errors", "digest", "paths", "entry")
+RUNTIME_MODULES = ("worker", "plan", "artifact", "codec", "values", "points", "errors", "digest", "paths", "entry")
 """The modules of AGILAB that exist where worker code runs; standard library only."""
 
 BUILD_FILES = frozenset(

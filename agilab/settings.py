@@ -24,7 +24,7 @@ from agilab.layers import Layer, Resolved, environment_layer, resolve, resolve_s
 from agilab.matching import matches
 from agilab.schema import json_schema
 from agilab.toml import read_toml
-from agilab.codec import CODECS, NotAllowedError, scalar, show
+from agilab.values import CODECS, NotAllowedError, scalar, show
 
 __all__ = [
     "Input",

@@ -85,6 +85,45 @@ class _Track:
     workers: list[str] = field(default_factory=list)
 
 
+class _Queue:
+    """Partitions that wait for a worker, in planned order.
+
+    Those that occupy the same devices stand in one line, so that finding the
+    first one that fits costs the same however many wait.
+    """
+
+    __slots__ = ("_back", "_front", "_lines")
+
+    def __init__(self) -> None:
+        self._lines: dict[tuple[tuple[str, int], ...], deque[tuple[int, Partition]]] = {}
+        self._front = self._back = 0
+
+    def put(self, part: Partition) -> None:
+        self._back += 1
+        self._line(part).append((self._back, part))
+
+    def put_first(self, part: Partition) -> None:
+        self._front -= 1
+        self._line(part).appendleft((self._front, part))
+
+    def take(self, free: Mapping[str, Sequence[int]]) -> Partition | None:
+        best: tuple[tuple[str, int], ...] | None = None
+        for needs, line in self._lines.items():
+            if (best is None or line[0][0] < self._lines[best][0][0]) and all(
+                len(free[name]) >= count for name, count in needs
+            ):
+                best = needs
+        if best is None:
+            return None
+        _, part = self._lines[best].popleft()
+        if not self._lines[best]:
+            del self._lines[best]
+        return part
+
+    def _line(self, part: Partition) -> deque[tuple[int, Partition]]:
+        return self._lines.setdefault(tuple(part.resources.items()) if part.resources else (), deque())
+
+
 class RunState:
     """Decide what runs where, what is tried again, and when a run has ended.
 
@@ -100,7 +139,7 @@ class RunState:
     Raises
     ------
     PlanError
-        A partition asks for more of a resource than there is.
+        A partition asks for more of a resource than there is, or for a worker that is not there.
     """
 
     def __init__(
@@ -111,9 +150,9 @@ class RunState:
         self._workers = dict(workers)
         self._all_devices = {name: len(numbers) for name, numbers in (devices or {}).items()}
         self._free = {name: list(numbers) for name, numbers in (devices or {}).items()}
-        self._queues: dict[str, deque[Partition]] = {name: deque() for name in workers}
+        self._queues = {name: _Queue() for name in workers}
         self._loads = dict.fromkeys(workers, 0.0)
-        self._pinned: dict[str, deque[Partition]] = {name: deque() for name in workers}
+        self._pinned = {name: _Queue() for name in workers}
         self._demand: dict[str, int] = dict.fromkeys(workers, 0)
         self._tracks: dict[str, _Track] = {}
         self._running: dict[str, _Running] = {}
@@ -122,6 +161,7 @@ class RunState:
         self._ended: set[str] = set()
         self._error: str | None = None
         self._stopping = ""
+        self._check(plan.partitions)
 
     @property
     def running(self) -> Mapping[str, _Running]:
@@ -137,10 +177,18 @@ class RunState:
         """Start the stages that wait for nothing."""
         return self._advance()
 
+    def offer(self, devices: Mapping[str, Sequence[int]]) -> None:
+        """Take in devices of kinds that the run has not had so far."""
+        for name, numbers in devices.items():
+            self._all_devices[name] = len(numbers)
+            self._free[name] = list(numbers)
+
     def planned(self, stage: str, partitions: Iterable[Partition]) -> list[Instruction]:
-        """Take in the partitions of a stage that was planned late."""
-        self.plan = self.plan.with_partitions(stage, partitions)
-        return self._begin(self.plan.stage(stage)) + self._advance()
+        """Take in the partitions of a stage that was planned late; PlanError as when the state is made."""
+        plan = self.plan.with_partitions(stage, partitions)
+        self._check(plan.stage(stage).partitions or ())
+        self.plan = plan
+        return self._begin(plan.stage(stage)) + self._advance()
 
     def wanted(self, worker: str, count: int = 1) -> list[Instruction]:
         """A worker can take `count` more partitions."""
@@ -164,7 +212,15 @@ class RunState:
             return [Retry(partition), *self._serve()]
         if not self._stopping:
             self._stopping = "failed"
-            self._error = self._sentence(lost.partition, reason, message)
+            self._error = self._sentence(lost.partition, message)
+        return self._advance()
+
+    def refused(self, partition: str, message: str) -> list[Instruction]:
+        """A partition cannot be given what it reads, or could not be sure of it; trying again would not help."""
+        lost = self._take_back(partition)
+        if not self._stopping:
+            self._stopping = "failed"
+            self._error = self._sentence(lost.partition, message)
         return self._advance()
 
     def returned(self, partition: str) -> list[Instruction]:
@@ -201,7 +257,7 @@ class RunState:
             return max(RETRIES_AFTER_MEMORY, self.plan.stage(partition.stage).retries)
         return self.plan.stage(partition.stage).retries
 
-    def _sentence(self, partition: Partition, reason: str, message: str) -> str:
+    def _sentence(self, partition: Partition, message: str) -> str:
         track = self._tracks[partition.id]
         tried = f" (attempt {track.attempts}, on {', '.join(track.workers)})" if track.attempts > 1 else ""
         return f"partition {partition.id!r} of stage {partition.stage!r} failed: {message}{tried}"
@@ -239,31 +295,37 @@ class RunState:
 
     def _begin(self, stage: Stage) -> list[Instruction]:
         partitions = stage.partitions or ()
+        planned = assign(partitions, self._workers)
+        by_id = {part.id: part for part in partitions}
+        for worker, ids in planned.items():
+            for part_id in ids:
+                part = by_id[part_id]
+                (self._pinned if part.pin else self._queues)[worker].put(part)
+                self._loads[worker] += 0.0 if part.pin else part.weight
+        self._remaining[stage.name] = len(partitions)
+        return [StartStage(stage, planned), *self._serve()]
+
+    def _check(self, partitions: Iterable[Partition]) -> None:
         for part in partitions:
+            if part.pin and part.pin not in self._workers:
+                raise PlanError(
+                    f"partition {part.id!r} is pinned to worker {part.pin!r}; there are {', '.join(self._workers)}"
+                )
             for name, count in part.resources.items():
                 if count > self._all_devices.get(name, 0):
                     raise PlanError(
                         f"partition {part.id!r} asks for {count} {name}; this machine offers "
                         f"{self._all_devices.get(name, 0)}; set AGILAB_RESOURCES such as {name}={count} if it has them"
                     )
-        planned = assign(partitions, self._workers)
-        by_id = {part.id: part for part in partitions}
-        for worker, ids in planned.items():
-            for part_id in ids:
-                part = by_id[part_id]
-                (self._pinned if part.pin else self._queues)[worker].append(part)
-                self._loads[worker] += 0.0 if part.pin else part.weight
-        self._remaining[stage.name] = len(partitions)
-        return [StartStage(stage, planned), *self._serve()]
 
     def _enqueue(self, part: Partition, avoid: str = "") -> None:
         """Put a partition at the head of a queue, on another worker than `avoid` where there is one."""
         if part.pin:
-            self._pinned[part.pin].appendleft(part)
+            self._pinned[part.pin].put_first(part)
             return
         worker = min((name for name in self._queues if name != avoid), key=self._loads.__getitem__, default=avoid)
         worker = worker or next(iter(self._queues))
-        self._queues[worker].appendleft(part)
+        self._queues[worker].put_first(part)
         self._loads[worker] += part.weight
 
     def _serve(self) -> list[Instruction]:
@@ -282,22 +344,15 @@ class RunState:
         return answer
 
     def _next(self, worker: str) -> Partition | None:
-        found = self._first_fitting(self._pinned[worker])
+        found = self._pinned[worker].take(self._free)
         if found is not None:
             return found
         others = sorted(self._queues, key=lambda name: (name != worker, -self._loads[name]))
         for name in others:
-            found = self._first_fitting(self._queues[name])
+            found = self._queues[name].take(self._free)
             if found is not None:
                 self._loads[name] -= found.weight
                 return found
-        return None
-
-    def _first_fitting(self, queue: deque[Partition]) -> Partition | None:
-        for index, part in enumerate(queue):
-            if all(len(self._free[name]) >= count for name, count in part.resources.items()):
-                del queue[index]
-                return part
         return None
 
     def _dispatch(self, part: Partition, worker: str) -> Dispatch:

@@ -20,7 +20,7 @@ LONGEST_FUNCTION = 60
 MOST_PARAMETERS = 6
 FORBIDDEN_NAMES = {"util", "utils", "helper", "helpers", "support", "common", "misc"}
 
-RUNTIME = ("worker", "plan", "artifact", "codec", "points", "errors", "digest", "paths", "entry")
+RUNTIME = ("worker", "plan", "artifact", "codec", "values", "points", "errors", "digest", "paths", "entry")
 """What worker code may see: copied into worker environments, so standard library only."""
 RUNTIME_LAZY = {"worker": {"pyarrow"}, "points": {"pyarrow", "numpy"}}
 """What a runtime module may import inside a function, where the worker's own environment provides it."""
