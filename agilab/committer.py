@@ -21,8 +21,8 @@ from typing import Any
 
 from agilab import digest
 from agilab.errors import EvidenceError
-from agilab.records import record_line
 from agilab.paths import RunPaths, disk_errors, make_folder, sync_folder
+from agilab.records import record_line
 from agilab.worker import RECORD_NAME
 
 _BATCH = 64

@@ -153,7 +153,10 @@ class Dispatcher:
         if isinstance(ref, InputRef):
             found = self.inputs[ref.path]
             return replace(ref, sha256=found.sha256, size_bytes=found.size_bytes)
-        item = self._artifact(ref)
+        try:
+            item = self._artifact(ref)
+        except EvidenceError:  # the partition is refused when its turn comes
+            return ref
         return replace(ref, sha256=item["sha256"], size_bytes=item["size_bytes"])
 
     def _artifact(self, ref: ArtifactRef) -> Mapping[str, Any]:
@@ -178,7 +181,7 @@ class Dispatcher:
         try:
             inputs = {name: source for name, *source in map(self._source, part.inputs)}
         except EvidenceError as err:
-            return self._refuse(step, str(err))
+            return self._refuse(part.id, str(err))
         task = {
             "op": "run",
             "id": part.id,
@@ -190,7 +193,7 @@ class Dispatcher:
             "folder": str(self.paths.attempt(part.id, step.attempt)),
         }
         sources = [{"name": name, "sha256": sha, "size_bytes": size} for name, (_, sha, size) in inputs.items()]
-        self._tasks[part.id] = {**task, "read": sources}
+        self._tasks[part.id] = {**task, "read": sources, "files": part.inputs}
         self.tell(
             "dispatched",
             {"partition": part.id, "stage": part.stage, "worker": step.worker, "attempt": step.attempt},
@@ -199,14 +202,14 @@ class Dispatcher:
         self.pool.submit(step.worker, task, timeout_s=limit)
         return []
 
-    def _refuse(self, step: Dispatch, message: str) -> list[Instruction]:
-        """Fail a partition for good because of what it reads."""
-        part = step.partition
-        fields = {"partition": part.id, "stage": part.stage, "worker": step.worker, "attempt": step.attempt}
-        text = self.advice(part.id)
+    def _refuse(self, partition: str, message: str) -> list[Instruction]:
+        """Fail a partition for good because of what it reads, or has read."""
+        run = self.state.running[partition]
+        fields = {"partition": partition, "stage": run.partition.stage, "worker": run.worker, "attempt": run.attempt}
+        text = self.advice(partition)
         self.tell("failed", {**fields, "reason": "exception", "message": message, "traceback": text, "retry": False})
         self.traceback = self.traceback or text
-        return self.state.refused(part.id, message)
+        return self.state.refused(partition, message)
 
     def _source(self, ref: InputRef | ArtifactRef) -> tuple[str, str, str, int]:
         """Return name, path, sha256 and size of what a partition reads."""
@@ -232,6 +235,14 @@ class Dispatcher:
 
     def _on_done(self, event: Done) -> None:
         task, message = self._tasks.pop(event.partition), event.message
+        metrics = self._metrics.pop(task["id"], [])
+        try:
+            for ref in task["files"]:
+                if isinstance(ref, InputRef):
+                    self.inputs[ref.path].check()
+        except EvidenceError as err:
+            self._carry_out(self._refuse(task["id"], str(err)))
+            return
         base = f"artifacts/{task['stage']}/{task['id']}/"
         record = {
             "schema": "agilab.partition/1",
@@ -260,7 +271,7 @@ class Dispatcher:
                 }
                 for item in message["artifacts"]
             ],
-            "metrics": self._metrics.pop(task["id"], []),
+            "metrics": metrics,
         }
         self._committing.add(task["id"])
         self.committer.put(Finished(task["folder"], record, settled=message["settled"]))

@@ -7,9 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from agilab import __version__, environment
-from agilab.uv import current_interpreter
 from agilab.digest import of_bytes
 from agilab.dispatch import now
+from agilab.uv import current_interpreter
 
 if TYPE_CHECKING:
     from agilab.supervisor import Execution

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -65,4 +66,13 @@ class CancelSwitch:
             raise KeyboardInterrupt
         if self.signal and self.at_once is not None:
             self.at_once()
-        self.signal = self.signal or number
+        if not self.signal:
+            self.signal = number
+            if self.at_once is None:
+                self._announce()
+
+    def _announce(self) -> None:
+        """Make the cancel file, so that worker code which looks at `part.cancelled` learns of the signal too."""
+        with suppress(OSError):
+            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+            os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))

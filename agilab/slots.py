@@ -1,8 +1,10 @@
 """The machine's queue: which run may use how many cores and devices at a time; it starts nothing.
 
 A slot is a file that its holder keeps locked (`flock`), so that a holder's
-death frees it at once, whatever killed it. One queue lock keeps two runs
-from each waiting for what the other holds.
+death frees it at once, whatever killed it. A queue lock keeps two runs from
+each waiting for what the other holds; cores and devices have one each, since
+a run takes its devices while it holds cores, and must not stand behind one
+that waits for those cores.
 """
 
 from __future__ import annotations
@@ -115,7 +117,9 @@ def acquire(
     make_folder(folder)
     held = Slots()
     told = False
-    queue = os.open(folder / "queue.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    queue = os.open(
+        folder / ("queue.lock" if "cpu" in wanted else "devices.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+    )
     try:
         turn = False
         while True:

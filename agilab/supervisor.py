@@ -83,7 +83,7 @@ class Execution:
     outcome: str = ""
     error: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    inputs: Mapping[str, Input] = field(default_factory=dict)
+    inputs: dict[str, Input] = field(default_factory=dict)
     available: Mapping[str, int] = field(default_factory=dict)
     held: slots.Slots = field(default_factory=slots.Slots)
     plan: WorkPlan | None = None
@@ -142,29 +142,26 @@ def install(run: Execution) -> None:
     run.tell("state", {"state": "installing"})
     run.installed = installation.install(run.project, home=run.home, wenv=run.wenv, report=run.note)
     run.planner = Planner(run.project, run.home, run.installed.data_root)
+    now_is = code_digest(run.project.manager_digest(), run.installed.worker.code_digest)
+    if now_is != run.request.code_digest:  # the record would name code that did not run
+        raise RequestError(
+            f"the code of {run.project.name} has changed since the request was made, from "
+            f"{run.request.code_digest[:12]} to {now_is[:12]}; make the request again with AgiEnv.request"
+        )
     run.planner.snapshot()
 
 
 def plan(run: Execution) -> None:
     """Ask the app what there is to do, and hash what it reads."""
     run.input_refs, run.plan = run.planner.plan(run.request.settings)
-    run.backend.check(run.plan.partitions, timeout_s=run.request.cluster["timeout_s"])
-    refs = [ref for part in run.plan.partitions for ref in part.inputs if isinstance(ref, InputRef)]
-    hasher = InputHasher(run.home.cache / "hashes.json")
-    run.inputs = hasher.hash([*run.input_refs, *refs], run.planner.data_root)
-    devices: dict[str, int] = {}
-    for part in run.plan.partitions:
-        for name, count in part.resources.items():
-            devices[name] = devices.get(name, 0) + count
-    if devices:
-        _hold(run, {name: min(count, run.available.get(name, 0)) for name, count in devices.items()})
+    _provide(run, run.plan.partitions, run.input_refs)
 
 
 def open_workers(run: Execution) -> None:
     """Start as many workers as the widest stage can use."""
     assert run.plan is not None
     assert run.installed is not None
-    cpus = run.request.cluster["workers"] or len(run.held.numbers.get("cpu", (0,)))
+    cpus = len(run.held.numbers.get("cpu", (0,)))
     workers = run.backend.worker_names(cpus, run.plan)
     run.held.shrink("cpu", len(workers))
     fields = run.planner.fields()
@@ -198,7 +195,7 @@ def execute(run: Execution) -> None:
         pool=run.pool,
         committer=run.committer,
         inputs=run.inputs,
-        plan_stage=lambda stage, artifacts: run.planner.plan_stage(run.request.settings, stage, artifacts),
+        plan_stage=lambda stage, artifacts: _plan_later(run, stage, artifacts),
         timeout_s=run.request.cluster["timeout_s"],
         tell=run.tell,
         flush=run.flush,
@@ -271,7 +268,7 @@ def supervise(run: Execution) -> None:
             run.outcome, run.error = "cancelled", None
         except AgilabError as err:
             _failed(run, str(err), err)
-        except Exception as err:  # a defect of ours must leave a sealed record too
+        except (Exception, SystemExit) as err:  # a defect of ours must leave a sealed record too
             _failed(run, f"AGILAB itself failed: {first_line(err)}; logs/supervisor.log has the traceback", err)
         finally:
             # From here on a second signal ends the workers at once, but not the sealing.
@@ -325,6 +322,32 @@ def _advice(run: Execution, partition: str) -> str:
         f"environment and lock: {folder / 'worker_manifest.json'}\n"
         f"repeat it here: agilab debug {run.paths.run_id} {partition}\n"
     )
+
+
+def _plan_later(run: Execution, stage: str, artifacts: Sequence[Artifact]) -> Sequence[Partition]:
+    """Ask the app for the partitions of a stage, and get what they need besides."""
+    assert run.dispatcher is not None
+    parts = run.planner.plan_stage(run.request.settings, stage, artifacts)
+    before = set(run.held.numbers)
+    _provide(run, parts)
+    run.dispatcher.state.offer({name: run.held.numbers[name] for name in run.held.numbers.keys() - before})
+    return parts
+
+
+def _provide(run: Execution, partitions: Sequence[Partition], refs: Sequence[InputRef] = ()) -> None:
+    """Hash what partitions read and hold the devices they use, each kind once."""
+    run.backend.check(partitions, timeout_s=run.request.cluster["timeout_s"])
+    refs = [*refs, *(ref for part in partitions for ref in part.inputs if isinstance(ref, InputRef))]
+    if refs:
+        found = InputHasher(run.home.cache / "hashes.json").hash(refs, run.planner.data_root)
+        run.inputs.update({path: item for path, item in found.items() if path not in run.inputs})
+    devices: dict[str, int] = {}
+    for part in partitions:
+        for name, count in part.resources.items():
+            devices[name] = devices.get(name, 0) + count
+    wanted = {name: min(count, run.available.get(name, 0)) for name, count in devices.items()}
+    if missing := {name: count for name, count in wanted.items() if name not in run.held.numbers}:
+        _hold(run, missing)
 
 
 def _hold(run: Execution, wanted: Mapping[str, int]) -> None:

@@ -48,7 +48,7 @@ class Suite:
         AGI.install(env)
         return env
 
-    @pytest.fixture()
+    @pytest.fixture
     def bench(self, probe: AgiEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
         """Return the bench; the machine has two slots and no devices, whatever it has."""
         monkeypatch.setenv("AGILAB_SLOTS", "2")

@@ -105,7 +105,9 @@ def make_app(root: Path, env: Mapping[str, str]) -> Path:
     """Make the app that is timed, from the project that `agilab new` writes."""
     subprocess.run([AGILAB, "new", "tiny", "--folder", root], check=True, env=env, capture_output=True)
     project = root / "tiny_project"
-    settings = "\n".join(f'        s{i} = param.Number({i}.0, bounds=(0, 1000), doc="One of many.")' for i in range(SETTINGS))
+    settings = "\n".join(
+        f'        s{i} = param.Number({i}.0, bounds=(0, 1000), doc="One of many.")' for i in range(SETTINGS)
+    )
     (project / "src/tiny/__init__.py").write_text(_MANAGER.format(settings=settings))
     (project / "src/tiny_worker/__init__.py").write_text(_WORKER)
     (project / "src/tiny/app_settings.toml").write_text('schema = "agilab.settings/1"\n')
@@ -114,7 +116,13 @@ def make_app(root: Path, env: Mapping[str, str]) -> Path:
 
 def measure(clock: Clock, rounds: int, work: Path) -> None:
     """Take every measurement, all of them once per round."""
-    env = {**os.environ, **QUIET, "AGILAB_HOME": str(work / "home"), "AGILAB_WENV": str(work / "wenv"), "HOME": str(work)}
+    env = {
+        **os.environ,
+        **QUIET,
+        "AGILAB_HOME": str(work / "home"),
+        "AGILAB_WENV": str(work / "wenv"),
+        "HOME": str(work),
+    }
     env["AGILAB_APPS"] = str(work)
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     project = make_app(work, env)
@@ -136,7 +144,9 @@ def measure(clock: Clock, rounds: int, work: Path) -> None:
             "settings and blobs", [AGILAB, "run", "tiny", *sum(map(list, many.items()), [])], cwd=work, env=env
         ),
         lambda: clock.command("dask, 1 task", peers["dask"].command("many.py", "1"), cwd=peers["dask"].folder, env=env),
-        lambda: clock.command("dask, 1,000 tasks", peers["dask"].command("many.py", "1000"), cwd=peers["dask"].folder, env=env),
+        lambda: clock.command(
+            "dask, 1,000 tasks", peers["dask"].command("many.py", "1000"), cwd=peers["dask"].folder, env=env
+        ),
         lambda: clock.command("10,000 partitions", [AGILAB, "run", "tiny", "--count", "10000"], cwd=work, env=env),
     ]
     for _ in range(2):  # warm: environments, byte code, caches of the disk
@@ -184,7 +194,11 @@ def figures(clock: Clock) -> list[tuple[str, str, str]]:
             f"{trivial / clock.wall('metaflow, trivial run'):.2f} ({clock.wall('metaflow, trivial run'):.2f} s)",
             "below 1",
         ),
-        ("1,000 partitions over the trivial run", f"{clock.wall('1,000 partitions') - trivial:.2f} s", "1.5 s, then 0.8 s"),
+        (
+            "1,000 partitions over the trivial run",
+            f"{clock.wall('1,000 partitions') - trivial:.2f} s",
+            "1.5 s, then 0.8 s",
+        ),
         ("  CPU per partition", f"{per_part:.2f} ms", f"below dask's {per_task:.2f} ms, then 0.5 ms"),
         ("10,000 partitions", f"{clock.wall('10,000 partitions'):.1f} s", "8 s"),
         ("  time per partition over that of 1,000", f"{_flatness(clock, trivial):.2f}", "flat: 1"),
