@@ -112,7 +112,8 @@ class AGI:
             replace(InputRef(path, path), sha256=item.sha256, size_bytes=item.size_bytes)
             for path, item in sorted(hashed.items())
         )
-        workers = runs_on.worker_names(request.cluster["workers"] or slots.machine(os.environ)["cpu"], plan)
+        cores = slots.machine(os.environ)["cpu"]
+        workers = runs_on.worker_names(min(request.cluster["workers"] or cores, cores), plan)
         assignment = {
             stage.name: assign(stage.partitions, dict.fromkeys(workers, 1.0))
             for stage in plan.stages
@@ -169,7 +170,7 @@ class AGI:
                 "owner_fd": owner.fileno(),
             }
             process = subprocess.Popen(
-                [sys.executable, "-m", "agilab.supervisor"],
+                [sys.executable, "-P", "-m", "agilab.supervisor"],  # -P: no module of the current folder is meant
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
@@ -182,10 +183,9 @@ class AGI:
                 with process.stdin:
                     process.stdin.write(json.dumps(order).encode())
                 begun = process.stdout.readline()
+        process.wait()  # the supervisor is a child of this process, which has gone: nobody has to wait for it
         if begun != b"begun\n":
-            process.wait()
             raise RunStateError(f"run {run.run_id} did not start; see {log}")
-        process.returncode = 0  # it is not ours to wait for, and Popen must not warn that it goes on
         return run
 
     @staticmethod

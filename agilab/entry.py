@@ -96,8 +96,14 @@ class WorkerSession:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, task["resources"]["gpu"]))
         _reset_peak()
         os.chdir(folder)
+        me = os.getpid()
         started, wall, cpu = time.time(), time.monotonic(), time.process_time()
-        method(part)
+        try:
+            method(part)
+        finally:
+            if os.getpid() != me:  # a child that the method forked must not go on as if it were the worker
+                sys.stdout.flush()
+                os._exit(0)
         wall, cpu = time.monotonic() - wall, time.process_time() - cpu
         artifacts = collect(part)
         settled = settle(folder, artifacts)
@@ -256,15 +262,12 @@ def main() -> int:
 
 
 def _attempt(session: WorkerSession, task: Mapping[str, Any], send: Send) -> dict[str, Any]:
-    me = os.getpid()
     try:
         return session.run(task, send)
     except BaseException as err:  # any exception of worker code is an answer, SystemExit and KeyboardInterrupt too
         return failure(task["id"], err)
     finally:
         sys.stdout.flush()
-        if os.getpid() != me:  # a child that worker code forked must not go on to read its parent's partitions
-            os._exit(0)
         os.chdir("/")
 
 

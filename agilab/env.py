@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agilab import digest, package
+from agilab import package
 from agilab.codec import Field
 from agilab.errors import HomeError, ProjectNotFoundError, RequestError
 from agilab.installation import data_root
@@ -207,9 +207,11 @@ class AgiEnv:
 
     def code_digest(self) -> str:
         """Return the sha256 over manager package and worker package as they are now."""
+        from agilab.request import code_digest
+
         project = self.project
         worker_digest = package.code_digest(WorkerSource(project.name, project.worker, project.writable))
-        return digest.of_json({"manager": project.manager_digest(), "worker": worker_digest})
+        return code_digest(project.manager_digest(), worker_digest)
 
     def variables(self) -> tuple[Variable, ...]:
         """Return every environment variable that is read, with its value and where that came from."""

@@ -162,7 +162,8 @@ def _data_unchanged(root: Path) -> Finding:
     except AgilabError as err:
         problems = (str(err),)
     if problems:
-        return Finding("data set", False, problems[0])
+        where = "" if str(root) in problems[0] else f"{root}: "
+        return Finding("data set", False, where + problems[0])
     return Finding("data set", True, f"{root} holds the published bytes")
 
 

@@ -39,6 +39,11 @@ class ClusterOptions(Settings):
     )
 
 
+def code_digest(manager_digest: str, worker_digest: str) -> str:
+    """Return the digest that a request has for manager package and worker package together."""
+    return digest.of_json({"manager": manager_digest, "worker": worker_digest})
+
+
 @dataclass(frozen=True)
 class RunRequest:
     """Everything that decides what a run does; made by `AgiEnv.request` only.

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from agilab import codec, evidence, installation, manifest, slots
+from agilab.artifact import Artifact
 from agilab.backends.base import Backend, Job, Pool, backend
 from agilab.committer import Committer
 from agilab.dispatch import Dispatcher, now
 from agilab.entry import PROTOCOL
-from agilab.errors import AgilabError, EvidenceError, RunCancelledError, first_line
+from agilab.errors import AgilabError, EvidenceError, RequestError, RunCancelledError, first_line
 from agilab.events import EventLog
 from agilab.inputs import Input, InputHasher
 from agilab.installation import Installation
@@ -31,11 +32,11 @@ from agilab.interrupt import CancelSwitch
 from agilab.layers import resolve_secrets
 from agilab.owner import hold_owner
 from agilab.paths import HomePaths, RunPaths, WenvPaths, make_folder
-from agilab.plan import InputRef, WorkPlan
+from agilab.plan import InputRef, Partition, WorkPlan
 from agilab.planner import Planner
 from agilab.project import Project, find
 from agilab.reaper import Watcher
-from agilab.request import RunRequest
+from agilab.request import RunRequest, code_digest
 from agilab.state import RunState
 
 CLOSE_GRACE_S = 10.0
@@ -134,7 +135,10 @@ def wait_for_slots(run: Execution) -> None:
     if not run.backend.capabilities.parallel:
         return
     run.tell("state", {"state": "queued"})
-    _hold(run, {"cpu": run.request.cluster["workers"] or run.available["cpu"]})
+    asked, there_are = run.request.cluster["workers"], run.available["cpu"]
+    if asked and asked > there_are:
+        run.note(f"{asked} workers were asked for; this machine runs {there_are} at a time (AGILAB_SLOTS)")
+    _hold(run, {"cpu": asked or there_are})
 
 
 def install(run: Execution) -> None:
@@ -280,6 +284,8 @@ def supervise(run: Execution) -> None:
 
 def main() -> int:
     """Run detached: one JSON object on standard input says what, one line on standard output that it has begun."""
+    if os.fork():
+        os._exit(0)
     order = json.load(sys.stdin)
     out = os.fdopen(os.dup(1), "w")
     home, wenv = HomePaths(Path(order["home"])), WenvPaths(Path(order["wenv"]))

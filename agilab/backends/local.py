@@ -41,6 +41,8 @@ SHORT_S = 0.02
 _STARTS_WITHOUT_READY = 3
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _SAMPLE_EVERY_S = 0.5
+_SIGNALS = frozenset(signal.Signals)
+"""Those that have a name of their own; a worker can be ended by others, the real-time signals."""
 _PASSED_ON = ("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "USER", "LOGNAME", "SSL_CERT_FILE", "LD_LIBRARY_PATH")
 _THREAD_LIMITS = (
     "OMP_NUM_THREADS",
@@ -102,7 +104,7 @@ class LocalPool(Pool):
         self._environment = worker_environment(len(job.workers), job.environment)
         self._selector = selectors.DefaultSelector()
         self._pending: list[Event] = []
-        self._closing = False
+        self._closing = self._broken = False
         self._next_sample = 0.0
         self._oom_kills = _oom_kills()
         self._slots = {name: _Slot(name) for name in job.workers}
@@ -113,7 +115,10 @@ class LocalPool(Pool):
     def submit(self, worker: str, task: Mapping[str, Any], *, timeout_s: float | None) -> None:
         slot = self._slots[worker]
         sent = _Sent(task["id"], timeout_s)
-        if not slot.sent:
+        if slot.process is None:  # it wanted work before it ended for good
+            self._pending.append(Returned(worker, sent.partition))
+            return
+        if slot.ready and not slot.sent:
             _start_clock(sent)
         slot.sent.append(sent)
         self._write(slot, _encode(task).encode() + b"\n")
@@ -180,7 +185,7 @@ class LocalPool(Pool):
         slot.process, slot.pidfd, slot.ready, slot.ahead = process, os.pidfd_open(process.pid), False, False
         slot.incoming.clear()
         slot.outgoing.clear()
-        slot.killed_for = None
+        slot.killed_for, slot.rss_bytes = None, 0
         self._selector.register(process.stdout, selectors.EVENT_READ, (slot, "read"))
         self._selector.register(slot.pidfd, selectors.EVENT_READ, (slot, "end"))
         self._pending.append(Started(slot.name, process.pid, start_time(process.pid)))
@@ -247,11 +252,14 @@ class LocalPool(Pool):
         first = slot.sent[0].partition if slot.sent else None
         if op == "ready":
             slot.ready, slot.starts_without_ready = True, 0
-            self._pending.append(Wanted(slot.name))
+            if slot.sent:  # its predecessor had wanted it
+                _start_clock(slot.sent[0])
+            else:
+                self._pending.append(Wanted(slot.name))
         elif op in ("progress", "metric", "log") and partition == first:
             self._pending.append(Report(slot.name, message))
         elif op == "failed" and not slot.ready:
-            self._pending.append(Broken(message["message"], message["traceback"]))
+            self._break(message["message"], message["traceback"])
         elif op == "done" and partition == first:
             self._pending.append(Done(slot.name, message["id"], message))
             self._after(slot, short=message["wall_s"] < SHORT_S)
@@ -301,20 +309,22 @@ class LocalPool(Pool):
         reason, message = slot.killed_for or self._reason(slot, code)
         ready = slot.ready
         self._forget(slot)
+        self._pending.append(Gone(slot.name, message))  # first: what it held is not for this worker again
         if slot.sent:
             first = slot.sent.popleft()
             self._pending.append(Failed(slot.name, first.partition, reason, message))
             self._pending += [Returned(slot.name, sent.partition) for sent in slot.sent]
             slot.sent.clear()
-        self._pending.append(Gone(slot.name, message))
         slot.starts_without_ready += not ready
-        if any(isinstance(event, Broken) for event in self._pending):
-            return
         if slot.starts_without_ready >= _STARTS_WITHOUT_READY:
             tail = _tail(self._job.paths.logs / f"{slot.name}.log")
-            self._pending.append(Broken(f"worker {slot.name} does not start: {message}", tail))
-            return
-        self._start(slot)
+            self._break(f"worker {slot.name} does not start: {message}", tail)
+        if not self._broken:
+            self._start(slot)
+
+    def _break(self, message: str, traceback: str) -> None:
+        self._broken = True
+        self._pending.append(Broken(message, traceback))
 
     def _read_rest(self, slot: _Slot) -> bool:
         assert slot.process is not None
@@ -325,8 +335,9 @@ class LocalPool(Pool):
 
     def _reason(self, slot: _Slot, code: int) -> tuple[str, str]:
         if code >= 0:
-            return "died", f"worker {slot.name} ended with exit code {code} in the middle of a partition"
-        name = signal.Signals(-code).name
+            doing = "in the middle of a partition" if slot.ready else "before it was ready"
+            return "died", f"worker {slot.name} ended with exit code {code} {doing}"
+        name = signal.strsignal(-code) if -code not in _SIGNALS else signal.Signals(-code).name
         limit = _memory_bytes()
         if code == -signal.SIGKILL and (_oom_kills() > self._oom_kills or slot.rss_bytes > 0.8 * limit):
             self._oom_kills = _oom_kills()
@@ -392,15 +403,15 @@ def _signal_group(pgid: int, number: int) -> None:
 
 def _ended(pidfd: int, deadline: float) -> bool:
     """Wait for a process to end, without the polling of `Popen.wait`."""
+    return _readable(pidfd, max(0.0, deadline - time.monotonic()))
+
+
+def _readable(file: BinaryIO | Any, timeout_s: float = 0.0) -> bool:
     import select
 
-    return bool(select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))[0])
-
-
-def _readable(pipe: BinaryIO | Any) -> bool:
-    import select
-
-    return bool(select.select([pipe], [], [], 0)[0])
+    poll = select.poll()  # select.select knows no descriptor above 1023
+    poll.register(file, select.POLLIN)
+    return bool(poll.poll(1000 * timeout_s))
 
 
 def _tail(path: Path, size: int = 4000) -> str:

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from peers import BLOB_BYTES, BLOBS, QUIET, SETTINGS, Peer, prepare
@@ -141,7 +142,7 @@ def measure(clock: Clock, rounds: int, work: Path) -> None:
         lambda: _metaflow(clock, peers["metaflow"], env),
         lambda: clock.command("1,000 partitions", [AGILAB, "run", "tiny", "--count", "1000"], cwd=work, env=env),
         lambda: clock.command(
-            "settings and blobs", [AGILAB, "run", "tiny", *sum(map(list, many.items()), [])], cwd=work, env=env
+            "settings and blobs", [AGILAB, "run", "tiny", *chain.from_iterable(many.items())], cwd=work, env=env
         ),
         lambda: clock.command("dask, 1 task", peers["dask"].command("many.py", "1"), cwd=peers["dask"].folder, env=env),
         lambda: clock.command(

@@ -104,9 +104,10 @@ def work(i, folder):
 
 if __name__ == "__main__":
     count = int(sys.argv[1])
-    with tempfile.TemporaryDirectory() as folder:
-        with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
-            assert sum(client.gather(client.map(work, range(count), folder=folder, pure=False))) == count * (count - 1) // 2
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    with tempfile.TemporaryDirectory() as folder, cluster, Client(cluster) as client:
+        found = client.gather(client.map(work, range(count), folder=folder, pure=False))
+        assert sum(found) == count * (count - 1) // 2
 """
 
 _PEERS: Mapping[str, tuple[tuple[str, ...], Mapping[str, str]]] = {
