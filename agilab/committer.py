@@ -72,11 +72,15 @@ class Committer:
     _inbox: queue.SimpleQueue[Finished | None] = field(default_factory=queue.SimpleQueue)
     _outbox: queue.SimpleQueue[Commit] = field(default_factory=queue.SimpleQueue)
     _thread: threading.Thread | None = None
+    _defect: BaseException | None = None
     _records: dict[str, int] = field(default_factory=dict)
     _folders: set[str] = field(default_factory=set)
 
     def put(self, finished: Finished) -> None:
         """Hand over a finished partition."""
+        if self._defect is not None:
+            self._outbox.put(Commit(finished.record, self._defect))
+            return
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="agilab-committer", daemon=True)
             self._thread.start()
@@ -121,7 +125,13 @@ class Committer:
                     break
             open_ = item is not None
             if batch:
-                self._commit(batch)
+                try:
+                    self._commit(batch)
+                except BaseException as err:  # a defect of ours: whoever waits for these must hear of it
+                    self._defect = err
+                    for finished in batch:
+                        self._outbox.put(Commit(finished.record, err))
+                    raise
                 busy_until = time.monotonic() + 10 * _PATIENCE_S
 
     def _commit(self, batch: list[Finished]) -> None:

@@ -26,7 +26,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ PROGRESS_EVERY_S = 0.1
 SETTLED_BYTES = 1 << 20
 """Most bytes of one partition that a worker syncs itself."""
 _LONGEST_TEXT = 65536
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class WorkerSession:
@@ -92,18 +95,11 @@ class WorkerSession:
         part = PartitionContext(
             {**task, "inputs": inputs, "seed": self._seed}, folder, send=_Throttle(send), cancelled=self._cancelled
         )
-        if task["resources"].get("gpu"):  # read by CUDA when the method first touches a device
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, task["resources"]["gpu"]))
         _reset_peak()
         os.chdir(folder)
-        me = os.getpid()
         started, wall, cpu = time.time(), time.monotonic(), time.process_time()
-        try:
+        with _devices(task["resources"].get("gpu", ())), _same_process():
             method(part)
-        finally:
-            if os.getpid() != me:  # a child that the method forked must not go on as if it were the worker
-                sys.stdout.flush()
-                os._exit(0)
         wall, cpu = time.monotonic() - wall, time.process_time() - cpu
         artifacts = collect(part)
         settled = settle(folder, artifacts)
@@ -308,9 +304,50 @@ class _Throttle:
             if now < self._next and message["done"] < message["total"]:
                 return
             self._next = now + PROGRESS_EVERY_S
+            message = {**message, "done": _number(message["done"]), "total": _number(message["total"])}
+        elif message["op"] == "metric" and message["step"] is not None:
+            message = {**message, "step": _number(message["step"])}
         elif message["op"] == "log":
             message = {**message, "text": _cut(message["text"])}
         self._send(message)
+
+
+def _number(value: Any) -> int | float:
+    """Return a plain number: what numpy and others call one, JSON may not know."""
+    try:
+        return index(value)
+    except TypeError:
+        return float(value)
+
+
+@contextmanager
+def _devices(numbers: Sequence[int]) -> Iterator[None]:
+    """Name the devices that a partition may use where CUDA reads them, when the method first touches one."""
+    former = os.environ.get(_VISIBLE)
+    if numbers:
+        os.environ[_VISIBLE] = ",".join(map(str, numbers))
+    try:
+        yield
+    finally:
+        if former is not None:
+            os.environ[_VISIBLE] = former
+        elif numbers:
+            os.environ.pop(_VISIBLE, None)
+
+
+@contextmanager
+def _same_process() -> Iterator[None]:
+    """End a child that the method has forked, before it goes on as if it were the worker."""
+    me, status = os.getpid(), 1
+    try:
+        yield
+        status = 0
+    finally:
+        if os.getpid() != me:
+            if status:
+                sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            sys.stdout.flush()
+            os._exit(status)
 
 
 class _CancelFile:
@@ -349,9 +386,14 @@ def _reset_peak() -> None:
 
 
 def _peak_rss_bytes() -> int:
-    from resource import RUSAGE_SELF, getrusage
+    # Not from getrusage where it can be helped: that begins with the peak of the process that started this one.
+    try:
+        with open("/proc/self/status", "rb") as file:
+            return int(file.read().partition(b"VmHWM:")[2].split(maxsplit=1)[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        from resource import RUSAGE_SELF, getrusage
 
-    return getrusage(RUSAGE_SELF).ru_maxrss * 1024
+        return getrusage(RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _dump(message: Mapping[str, Any]) -> bytes:

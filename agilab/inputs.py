@@ -127,7 +127,8 @@ class InputHasher:
             kept = dict(list(self._known.items())[-50_000:])
             make_folder(self.cache.parent)
             text = json.dumps({"schema": "agilab.hashes/1", "hashes": kept})
-            write_file(self.cache, text.encode(), durable=False)
+            with suppress(OSError):  # a cache that cannot be written costs time, not the run
+                write_file(self.cache, text.encode(), durable=False)
             self._changed = False
 
 

@@ -151,12 +151,13 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     if question["op"] == "fields":
         return codec.fields_to_json(settings_class.fields())
     values = codec.validate(settings_class.fields(), question["values"])
-    app = app_class(settings_class.from_json(values), data_root=Path(request["data_root"]))
+    settings = settings_class.from_json(values)
     try:
+        app = app_class(settings, data_root=Path(request["data_root"]))
         return _ANSWERS[question["op"]](app, question)
     except AgilabError:
         raise
-    except Exception as err:  # the app's own code: whatever it raises is the answer to a person
+    except (Exception, SystemExit) as err:  # the app's own code: whatever it raises is the answer to a person
         method = question["op"]
         raise PlanError(f"{request['app']}.{method} raised {first_line(err)}; see {_where(err)}") from err
 
@@ -185,7 +186,9 @@ def _load(name: str, source: Path, code: str) -> type[App]:
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # an installed project is never written to
     try:
         module = import_module(package)
-    except Exception as err:  # the app's own code
+    except (Exception, SystemExit) as err:  # the app's own code
+        for part in [key for key in sys.modules if key == package or key.startswith(f"{package}.")]:
+            del sys.modules[part]  # what was imported before it failed would meet the corrected rest
         raise ProjectError(f"{package} cannot be imported: {first_line(err)}; see {_where(err)}") from err
     finally:
         sys.path.remove(str(source))
@@ -248,7 +251,7 @@ def _ask_child(request: Mapping[str, Any]) -> dict[str, Any]:
     }
     try:
         child = subprocess.run(
-            [sys.executable, "-c", "import sys; from agilab.planner import main; sys.exit(main())"],
+            [sys.executable, "-P", "-c", "import sys; from agilab.planner import main; sys.exit(main())"],
             input=json.dumps(request).encode(),
             capture_output=True,
             timeout=TIMEOUT_S,
@@ -256,10 +259,10 @@ def _ask_child(request: Mapping[str, Any]) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired as err:
         raise PlanError(f"{request['app']} took more than {TIMEOUT_S:g} s to answer; look at its plan()") from err
-    if child.returncode:
+    if child.returncode or not child.stdout:
         last = child.stderr.decode(errors="replace").strip().splitlines()
         said = last[-1] if last else "no message"
-        raise PlanError(f"{request['app']} ended its process with exit code {child.returncode}: {said}")
+        raise PlanError(f"{request['app']} ended its process with exit code {child.returncode} before it answered: {said}")
     found: dict[str, Any] = json.loads(child.stdout)
     if "error" in found:
         raise errors.get(found["error"], PlanError)(found["message"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,6 +71,10 @@ class InlinePool(Pool):
         try:
             if session is not None:
                 session.close()
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # worker code may raise anything; its partitions are done, so this ends up in the log
+            traceback.print_exc()
         finally:
             forget(self._package, self._code)
 
