@@ -44,7 +44,7 @@ PROTOCOL = 1
 PROGRESS_EVERY_S = 0.1
 SETTLED_BYTES = 1 << 20
 """Most bytes of one partition that a worker syncs itself."""
-_LONGEST_TEXT = 65536
+_LONGEST_TEXT = 48 * 1024  # with what the manager adds, less than the event log takes in one piece
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 

@@ -155,19 +155,9 @@ def install(run: Execution) -> None:
     run.planner.snapshot()
 
 
-def plan(run: Execution) -> None:
-    """Ask the app what there is to do, and hash what it reads."""
-    run.input_refs, run.plan = run.planner.plan(run.request.settings)
-    _provide(run, run.plan.partitions, run.input_refs)
-
-
-def open_workers(run: Execution) -> None:
-    """Start as many workers as the widest stage can use."""
-    assert run.plan is not None
+def open_first_worker(run: Execution) -> None:
+    """Start one worker already: it gets ready while the app plans."""
     assert run.installed is not None
-    cpus = len(run.held.numbers.get("cpu", (0,)))
-    workers = run.backend.worker_names(cpus, run.plan)
-    run.held.shrink("cpu", len(workers))
     fields = run.planner.fields()
     init = {
         "op": "init",
@@ -181,8 +171,23 @@ def open_workers(run: Execution) -> None:
         "cancel_file": str(run.paths.cancel_request),
     }
     name, _, marker = run.watcher.marker.partition("=")
-    job = Job(run.paths, run.installed.worker, init, workers, {name: marker})
+    job = Job(run.paths, run.installed.worker, init, len(run.held.numbers.get("cpu", (0,))), {name: marker})
     run.pool = run.backend.open(job)
+
+
+def plan(run: Execution) -> None:
+    """Ask the app what there is to do, and hash what it reads."""
+    run.input_refs, run.plan = run.planner.plan(run.request.settings)
+    _provide(run, run.plan.partitions, run.input_refs)
+
+
+def open_workers(run: Execution) -> None:
+    """Start as many workers more as the widest stage can use, and give the other slots back."""
+    assert run.plan is not None
+    assert run.pool is not None
+    workers = run.backend.worker_names(len(run.held.numbers.get("cpu", (0,))), run.plan)
+    run.held.shrink("cpu", len(workers))
+    run.pool.add(workers[len(run.pool.workers) :])
 
 
 def execute(run: Execution) -> None:
@@ -232,6 +237,7 @@ STEPS: tuple[Callable[[Execution], None], ...] = (
     choose_backend,
     wait_for_slots,
     install,
+    open_first_worker,
     plan,
     open_workers,
     execute,

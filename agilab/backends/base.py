@@ -59,8 +59,8 @@ class Job:
         Worker package and environment.
     init
         The ``init`` message of `agilab.entry`, secrets included; never written to disk.
-    workers
-        Names of the workers to open, from `Backend.worker_names`.
+    slots
+        How many slots of the machine the run holds; workers share its cores evenly.
     environment
         Variables that worker processes get, beyond the allowed ones of the manager.
     """
@@ -68,7 +68,7 @@ class Job:
     paths: RunPaths
     installed: Installed
     init: Mapping[str, Any]
-    workers: tuple[str, ...]
+    slots: int
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -147,7 +147,14 @@ Event = Started | Wanted | Report | Done | Failed | Returned | Gone | Broken
 class Pool(ABC):
     """The workers of one run, from `Backend.open` until `close`."""
 
-    workers: tuple[str, ...]
+    @property
+    @abstractmethod
+    def workers(self) -> tuple[str, ...]:
+        """Their names."""
+
+    @abstractmethod
+    def add(self, workers: Sequence[str]) -> None:
+        """Start more workers, of these names."""
 
     @abstractmethod
     def submit(self, worker: str, task: Mapping[str, Any], *, timeout_s: float | None) -> None:
@@ -174,10 +181,12 @@ class Backend(ABC):
 
     @abstractmethod
     def open(self, job: Job) -> Pool:
-        """Start the workers of a run."""
+        """Start the first worker of a run."""
 
-    def worker_names(self, count: int, plan: WorkPlan) -> tuple[str, ...]:
-        """Name the workers of a run: at most `count`, and no more than its widest stage can use."""
+    def worker_names(self, count: int, plan: WorkPlan | None = None) -> tuple[str, ...]:
+        """Name the workers of a run: at most `count`, and no more than its widest stage can use; one without a plan."""
+        if plan is None:
+            return (f"{self.name}-0",)
         width = max(len(stage.partitions) if stage.partitions is not None else count for stage in plan.stages)
         most = count if self.capabilities.parallel else 1
         return tuple(f"{self.name}-{number}" for number in range(max(1, min(most, width))))

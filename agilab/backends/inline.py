@@ -31,14 +31,20 @@ class InlinePool(Pool):
     """The calling process as the only worker of a run."""
 
     def __init__(self, job: Job) -> None:
-        self.workers = job.workers
-        self._worker = job.workers[0]
+        self._worker = InlineBackend().worker_names(1)[0]
         self._package = str(job.init["worker"]).partition(":")[0]
         self._code = str(job.init["code"])
         self._tasks: deque[Mapping[str, Any]] = deque()
         self._session: WorkerSession | None = None
         self._init = job.init
         self._opened = False
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        return (self._worker,)
+
+    def add(self, workers: Sequence[str]) -> None:
+        """Do nothing: the only worker is this process."""
 
     def submit(self, worker: str, task: Mapping[str, Any], *, timeout_s: float | None) -> None:
         self._tasks.append(task)

@@ -95,22 +95,29 @@ class LocalPool(Pool):
     Parameters
     ----------
     job
-        Run folder, worker package, ``init`` message and number of workers.
+        Run folder, worker package and ``init`` message.
     """
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._init = _encode(job.init).encode() + b"\n"
-        self._environment = worker_environment(len(job.workers), job.environment)
+        self._environment = worker_environment(job.slots, job.environment)
         self._selector = selectors.DefaultSelector()
         self._pending: list[Event] = []
         self._closing = self._broken = False
         self._next_sample = 0.0
         self._oom_kills = _oom_kills()
-        self._slots = {name: _Slot(name) for name in job.workers}
-        self.workers = job.workers
-        for slot in self._slots.values():
-            self._start(slot)
+        self._slots: dict[str, _Slot] = {}
+        self.add(LocalBackend().worker_names(1))
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        return tuple(self._slots)
+
+    def add(self, workers: Sequence[str]) -> None:
+        for name in workers:
+            self._slots[name] = _Slot(name)
+            self._start(self._slots[name])
 
     def submit(self, worker: str, task: Mapping[str, Any], *, timeout_s: float | None) -> None:
         slot = self._slots[worker]
@@ -370,14 +377,14 @@ class LocalPool(Pool):
                     slot.rss_bytes = int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def worker_environment(workers: int, extra: Mapping[str, str]) -> dict[str, str]:
+def worker_environment(slots: int, extra: Mapping[str, str]) -> dict[str, str]:
     """Return the variables a worker process gets: an allowlist, and thread limits so that workers share the cores.
 
     A thread limit that the user has set is kept.
     """
     chosen = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     chosen |= {name: value for name, value in os.environ.items() if name.startswith("LC_")}
-    threads = str(max(1, len(os.sched_getaffinity(0)) // max(1, workers)))
+    threads = str(max(1, len(os.sched_getaffinity(0)) // max(1, slots)))
     chosen |= {name: os.environ.get(name, threads) for name in _THREAD_LIMITS}
     return {**chosen, **extra}
 

@@ -122,8 +122,8 @@ class BackendTests(FaultTests):
 
         def look(event: Mapping[str, Any]) -> None:
             if event["event"] == "dispatched":
-                [path] = bench.env.runs.list()[0].paths.plans.parent.glob("plan/second.json") or [None]
-                seen[event["stage"]] = path.read_bytes() if path else b""
+                path = bench.env.runs.get("last").paths.plan("second")
+                seen[event["stage"]] = path.read_bytes() if path.exists() else b""
 
         request = bench.request(
             Stage("first", [do("a", ["write", "value", 1])]),
@@ -228,7 +228,7 @@ class BackendTests(FaultTests):
             return
         one = bench.start(Stage("first", [do("a", ["wait", str(gate)]), do("b")]))
         one.until("dispatched")
-        two = bench.start(Stage("first", [do("a")]))
+        two = bench.follow(bench.request(Stage("first", [do("a")]), cluster={"workers": 1}))
         assert one.run.run_id in two.until("note")["text"]
         assert two.run.state == "queued"
         gate.touch()

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -49,11 +49,13 @@ class Suite:
         return env
 
     @pytest.fixture
-    def bench(self, probe: AgiEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-        """Return the bench; the machine has two slots and no devices, whatever it has."""
+    def bench(self, probe: AgiEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+        """Return the bench, with runs of its own; the machine has two slots and no devices, whatever it has."""
         monkeypatch.setenv("AGILAB_SLOTS", "2")
         monkeypatch.setenv("AGILAB_RESOURCES", "")
-        return Bench(probe, self.backend, tmp_path, self.cluster)
+        env = AgiEnv(probe.project.root, home=tmp_path / "home", wenv=probe.wenv.root)
+        with Bench(env, self.backend, tmp_path, self.cluster) as bench:
+            yield bench
 
     @property
     def promises(self) -> Capabilities:

@@ -159,6 +159,12 @@ class Going:
             raise outcome
         return outcome
 
+    def stop(self) -> None:
+        """Cancel the run unless it has ended."""
+        if not self._outcome:
+            self.run.cancel()
+            self.result()
+
     def _hear(self, event: Mapping[str, Any]) -> None:
         with self._news:
             self.seen.append(dict(event))
@@ -185,6 +191,15 @@ class Bench:
     backend: str
     folder: Path
     cluster: Mapping[str, Any] = field(default_factory=dict)
+    _going: list[Going] = field(default_factory=list)
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End what a test that failed has left going."""
+        for going in self._going:
+            going.stop()
 
     def request(
         self,
@@ -204,7 +219,13 @@ class Bench:
 
     def start(self, *stages: Stage) -> Going:
         """Run some stages in a thread."""
-        return Going(self).start(self.request(*stages))
+        return self.follow(self.request(*stages))
+
+    def follow(self, request: RunRequest) -> Going:
+        """Run a request in a thread."""
+        going = Going(self)
+        self._going.append(going)
+        return going.start(request)
 
     def elsewhere(self, request: RunRequest, verb: str = "run") -> subprocess.Popen[bytes]:
         """Run or submit a request in a process of its own; it prints the run id when that returns."""
