@@ -102,6 +102,7 @@ class _SettingsClass(ParameterizedMetaclass):
             _check_class(cls, body)
 
 
+_KEPT = "_agilab_fields"
 _RESERVED = ("param", "fields", "to_json", "from_json", "input_matches")
 
 
@@ -124,8 +125,16 @@ class Settings(param.Parameterized, metaclass=_SettingsClass):
 
     @classmethod
     def fields(cls) -> tuple[Field, ...]:
-        """Return the declarations as data, in the order they are written."""
-        return _declared(cls)
+        """Return the declarations as data, in the order they are written.
+
+        They are read once per class: what is changed in the class afterwards
+        is no declaration.
+        """
+        found: tuple[Field, ...] | None = cls.__dict__.get(_KEPT)
+        if found is None:
+            found = _declared(cls)
+            type.__setattr__(cls, _KEPT, found)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Return every value in canonical JSON.
