@@ -93,6 +93,8 @@ class Dispatcher:
             events = self.pool.wait(0.0 if waiting_for_disk else LOOK_EVERY_S)
             for event in events:
                 self._HANDLERS[type(event)](self, event)
+                if self._finish is not None:  # a cancelled run has let go of what its other events are about
+                    break
             for commit in self.committer.take(LOOK_EVERY_S if waiting_for_disk and not events else 0.0):
                 self._on_commit(commit)
             self.flush()
@@ -236,6 +238,9 @@ class Dispatcher:
     def _on_done(self, event: Done) -> None:
         task, message = self._tasks.pop(event.partition), event.message
         metrics = self._metrics.pop(task["id"], [])
+        if message["cancelled"]:  # it may have left early
+            self._carry_out(self.state.cancel())
+            return
         try:
             for ref in task["files"]:
                 if isinstance(ref, InputRef):
@@ -274,11 +279,14 @@ class Dispatcher:
             "metrics": metrics,
         }
         self._committing.add(task["id"])
-        self.committer.put(Finished(task["folder"], record, settled=message["settled"]))
+        self.committer.put(Finished(task["folder"], record))
 
     def _on_failed(self, event: Failed) -> None:
         task = self._tasks.pop(event.partition)
         self._metrics.pop(event.partition, None)
+        if self.cancelled():
+            self._carry_out(self.state.cancel())
+            return
         answer = self.state.failed(event.partition, event.reason, event.message)
         retry = any(isinstance(step, Retry) for step in answer)
         traceback = event.traceback if retry else f"{event.traceback}{self.advice(event.partition)}"

@@ -13,8 +13,8 @@ Protocol, one JSON object per line::
     ->  {"op": "run", "id": "p1", "stage": "tracks", "attempt": 1, "params": {}, "inputs": {"name": [PATH, SHA256]},
          "resources": {}, "folder": FOLDER}
     <-  {"op": "progress" | "metric" | "log", "id": "p1", ...}
-    <-  {"op": "done", "id": "p1", "artifacts": [...], "settled": true, "started": ..., "wall_s": ..., "cpu_s": ...,
-         "peak_rss_bytes": ...}
+    <-  {"op": "done", "id": "p1", "cancelled": false, "artifacts": [...], "started": ...,
+         "wall_s": ..., "cpu_s": ..., "peak_rss_bytes": ...}; cancelled: worker code was told so, and may have left early
     <-  {"op": "failed", "id": "p1", "reason": "exception" | "memory", "message": ..., "traceback": ..., ...}
 
 Partitions may be sent ahead; they run one at a time, in order. End of input
@@ -32,18 +32,15 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
-from agilab import codec
+from agilab import codec, digest
 from agilab.artifact import link
 from agilab.errors import AgilabError, ProtocolError, WorkerError, first_line
-from agilab.paths import sync_folder
 from agilab.worker import PartitionContext, Send, Worker
 
 PROTOCOL = 1
 """Version of the protocol above; both ends must speak the same."""
 
 PROGRESS_EVERY_S = 0.1
-SETTLED_BYTES = 1 << 20
-"""Most bytes of one partition that a worker syncs itself."""
 _LONGEST_TEXT = 48 * 1024  # with what the manager adds, less than the event log takes in one piece
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -102,12 +99,11 @@ class WorkerSession:
             method(part)
         wall, cpu = time.monotonic() - wall, time.process_time() - cpu
         artifacts = collect(part)
-        settled = settle(folder, artifacts)
         return {
             "op": "done",
             "id": part.id,
+            "cancelled": self._cancelled.answer,
             "artifacts": artifacts,
-            "settled": settled,
             "started": started,
             "wall_s": round(wall, 6),
             "cpu_s": round(cpu, 6),
@@ -162,13 +158,20 @@ def materialise(inputs: Mapping[str, tuple[str, str]], folder: Path) -> dict[str
 
     Hard links where the filesystem has them, so that an input of any size
     costs nothing and a later change of the original's name does not matter.
+
+    Raises
+    ------
+    WorkerError
+        What had to be copied is not what the manager has hashed.
     """
     paths: dict[str, str] = {}
-    for number, (name, (source, _)) in enumerate(inputs.items()):
+    for number, (name, (source, sha256)) in enumerate(inputs.items()):
         if not number:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         target = folder / str(number) / os.path.basename(source)
         link(Path(source), target)
+        if os.stat(target).st_nlink == 1 and digest.of_file(target) != sha256:
+            raise WorkerError(f"input {source} has changed since it was hashed, when its sha256 was {sha256}; run again")
         paths[name] = str(target)
     return paths
 
@@ -199,22 +202,6 @@ def collect(part: PartitionContext) -> list[dict[str, Any]]:
         else:
             os.unlink(entry.path)
     return found
-
-
-def settle(folder: Path, artifacts: Sequence[Mapping[str, Any]]) -> bool:
-    """Sync small artifacts to the disk here, in all workers at once; return whether that was done.
-
-    Large files are left to the manager, which syncs them while the next
-    partition runs.
-    """
-    if sum(item["size_bytes"] for item in artifacts) > SETTLED_BYTES:
-        return False
-    for item in artifacts:
-        fd = os.open(os.path.join(folder, item["path"]), os.O_RDONLY)
-        os.fsync(fd)
-        os.close(fd)
-    sync_folder(folder)
-    return True
 
 
 def failure(partition: str, error: BaseException) -> dict[str, Any]:
@@ -356,14 +343,14 @@ class _CancelFile:
     def __init__(self, path: str) -> None:
         self._path = path
         self._next = 0.0
-        self._answer = False
+        self.answer = False
 
     def __call__(self) -> bool:
         now = time.monotonic()
-        if not self._answer and now >= self._next:
+        if not self.answer and now >= self._next:
             self._next = now + 0.05
-            self._answer = os.path.exists(self._path)
-        return self._answer
+            self.answer = os.path.exists(self._path)
+        return self.answer
 
 
 def _cut(text: str) -> str:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
-
-_LOOK_EVERY_S = 0.05
 
 
 class CancelSwitch:
@@ -39,7 +36,6 @@ class CancelSwitch:
         self.at_once: Callable[[], None] | None = None
         self._path = str(path)
         self._found = False
-        self._next = 0.0
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> CancelSwitch:
@@ -53,13 +49,9 @@ class CancelSwitch:
             signal.signal(number, handler)
 
     def __call__(self) -> bool:
-        """Return whether the run is to stop; the file is looked for at most every 50 ms."""
-        if not (self.signal or self._found):
-            moment = time.monotonic()
-            if moment >= self._next:
-                self._next = moment + _LOOK_EVERY_S
-                self._found = os.path.exists(self._path)
-        return bool(self.signal or self._found)
+        """Return whether the run is to stop."""
+        self._found = self._found or bool(self.signal) or os.path.exists(self._path)
+        return self._found
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal and self.at_once is None:

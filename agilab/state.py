@@ -333,9 +333,13 @@ class RunState:
         answer: list[Instruction] = []
         if self._stopping:
             return answer
+        shared = True  # until one worker finds nothing: then there is nothing for the others either
         for worker, count in self._demand.items():
             while count:
-                part = self._next(worker)
+                part = self._pinned[worker].take(self._free)
+                if part is None and shared:
+                    part = self._take_shared(worker)
+                    shared = part is not None
                 if part is None:
                     break
                 count -= 1
@@ -343,12 +347,8 @@ class RunState:
             self._demand[worker] = count
         return answer
 
-    def _next(self, worker: str) -> Partition | None:
-        found = self._pinned[worker].take(self._free)
-        if found is not None:
-            return found
-        others = sorted(self._queues, key=lambda name: (name != worker, -self._loads[name]))
-        for name in others:
+    def _take_shared(self, worker: str) -> Partition | None:
+        for name in sorted(self._queues, key=lambda name: (name != worker, -self._loads[name])):
             found = self._queues[name].take(self._free)
             if found is not None:
                 self._loads[name] -= found.weight

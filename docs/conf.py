@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 import cli_reference
@@ -26,12 +28,12 @@ GENERATED = {"reference/cli": cli_reference.markdown, "reference/modules": modul
 """Page -> what writes the rest of it."""
 
 
-def write_reference(app, page, source):
+def write_reference(app: Sphinx, page: str, source: list[str]) -> None:
     """Complete the pages that are written from the code itself."""
     if page in GENERATED:
         source[0] += GENERATED[page]()
 
 
-def setup(app):
+def setup(app: Sphinx) -> None:
     """Join the build."""
     app.connect("source-read", write_reference)

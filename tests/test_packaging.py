@@ -14,13 +14,13 @@ import uv
 import yaml
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parent.parent
+from agilab.digest import tree_files
+from tests.checkout import CORE_LIMITS, ROOT
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = PROJECT["name"]
 MISSION = {"panel", "holoviews", "bokeh", "param", "dask", "distributed", "datashader", "mlflow", "asyncssh", "pytest"}
 CONDA_EXTRAS = ("ui", "mlflow", "notebook")
-MOST_PACKAGES = {"3.11": 35, "3.12": 30, "3.13": 30}
-"""Distributions of a core install, ours included; on 3.11 dask brings three backports."""
 
 
 def requirements(extra: str = "") -> dict[str, Requirement]:
@@ -79,7 +79,7 @@ def test_every_dependency_is_explained() -> None:
     assert sorted(explained) == sorted(every_requirement())
 
 
-@pytest.mark.parametrize("python", MOST_PACKAGES)
+@pytest.mark.parametrize("python", CORE_LIMITS)
 def test_the_core_stays_small(python: str, environment: None) -> None:
     command = [
         uv.find_uv_bin(),
@@ -94,7 +94,7 @@ def test_the_core_stays_small(python: str, environment: None) -> None:
     done = subprocess.run([*command, ROOT / "pyproject.toml"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     resolved = [line for line in done.stdout.splitlines() if re.match(r"[\w.-]+==", line)]
-    assert len(resolved) + 1 <= MOST_PACKAGES[python], "\n".join(resolved)
+    assert len(resolved) + 1 <= CORE_LIMITS[python], "\n".join(resolved)
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +109,6 @@ def built(tmp_path_factory: pytest.TempPathFactory, environment: None) -> Path:
 
 def tracked(folder: str, *, below: str = "") -> set[str]:
     """List the files of a folder that belong to the project: no byte code, no caches."""
-    from agilab.digest import tree_files
-
     return {f"{below}{name}" for name in tree_files(ROOT / folder)}
 
 

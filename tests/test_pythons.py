@@ -18,19 +18,16 @@ from pathlib import Path
 import pytest
 import uv
 
-from agilab.digest import tree_files
+from tests.checkout import CORE_LIMITS, ROOT, files
 
-ROOT = Path(__file__).resolve().parent.parent
-SUPPORTED = ("3.11", "3.12", "3.13")
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
-CORE_LIMITS = {"3.11": 35, "3.12": 30, "3.13": 30}
 
 
 def interpreters() -> dict[str, Path]:
     """Return the newest working interpreter of each supported version but ours, by version."""
     versions = Path(os.environ.get("PYENV_ROOT") or Path("~/.pyenv").expanduser()) / "versions"
     found: dict[str, Path] = {}
-    for version in SUPPORTED:
+    for version in CORE_LIMITS:
         on_path = shutil.which(f"python{version}")
         candidates = [Path(on_path)] if on_path else []
         candidates += sorted(versions.glob(f"{version}.*/bin/python"), reverse=True)
@@ -118,7 +115,7 @@ def test_the_first_command_of_the_readme_works_on_a_clean_checkout(
     run: Run, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     command = re.findall(r"^```bash ci\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)[0]
-    for name in checkout_files():
+    for name in files():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, tmp_path / name)
     python3 = tmp_path / "bin" / "python3"
@@ -128,13 +125,6 @@ def test_the_first_command_of_the_readme_works_on_a_clean_checkout(
     assert "336,776" in printed
     version = ".".join(map(str, sys.version_info[:3]))
     record_property("python", f"{version} (every test; first-proof from a clean checkout)")
-
-
-def checkout_files() -> list[str]:
-    """List what a clone of this tree would hold."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    names = listed.stdout.splitlines() if listed.returncode == 0 else tree_files(ROOT)
-    return [name for name in names if (ROOT / name).is_file()]
 
 
 def test_an_app_installed_from_its_wheel_gives_equal_hashes_and_is_never_written_to(

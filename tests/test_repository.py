@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-from pathlib import Path
 
 import pytest
 
-from agilab.digest import tree_files
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.checkout import ROOT, files
 
 FORBIDDEN = {
     "a registry's host": r"pypi\.org|pythonhosted\.org|anaconda\.(org|com)|npmjs\.(org|com)",
@@ -21,14 +17,7 @@ FORBIDDEN = {
 }
 """What -> the pattern that finds it. The patterns do not match themselves."""
 
-BINARY = {".png", ".parquet", ".npz", ".whl", ".gz", ".zip"}
-
-
-def files() -> list[Path]:
-    """List the files of the repository: those git knows, else (a source distribution) all that count."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    names = listed.stdout.splitlines() if listed.returncode == 0 else tree_files(ROOT)
-    return [ROOT / name for name in names if (ROOT / name).is_file()]
+BINARY = (".png", ".parquet", ".npz", ".whl", ".gz", ".zip")
 
 
 def found_in(text: str, pattern: str) -> list[str]:
@@ -39,10 +28,8 @@ def found_in(text: str, pattern: str) -> list[str]:
 
 @pytest.mark.parametrize("what", FORBIDDEN)
 def test_nothing_in_the_repository_names(what: str) -> None:
-    texts = [path for path in files() if path.suffix not in BINARY]
-    found = [
-        f"{path.relative_to(ROOT)}:{line}" for path in texts for line in found_in(path.read_text(), FORBIDDEN[what])
-    ]
+    texts = [name for name in files() if not name.endswith(BINARY)]
+    found = [f"{name}:{line}" for name in texts for line in found_in((ROOT / name).read_text(), FORBIDDEN[what])]
     assert found == []
 
 
@@ -82,4 +69,4 @@ def test_every_change_fragment_has_a_name_with_issue_and_type() -> None:
 
 
 def test_no_file_of_the_repository_is_large() -> None:
-    assert [str(path.relative_to(ROOT)) for path in files() if path.stat().st_size > 1_000_000] == []
+    assert [name for name in files() if (ROOT / name).stat().st_size > 1_000_000] == []

@@ -22,6 +22,6 @@ pytest.register_assert_rewrite("agilab.testing.backend", "agilab.testing.faults"
 
 from agilab.testing.app import AppTests  # noqa: E402
 from agilab.testing.backend import BackendTests  # noqa: E402
-from agilab.testing.probe import Bench, Going, do, make_probe, processes_marked  # noqa: E402
+from agilab.testing.probe import Bench, Going, do, is_alive, make_probe, processes_marked  # noqa: E402
 
-__all__ = ["AppTests", "BackendTests", "Bench", "Going", "do", "make_probe", "processes_marked"]
+__all__ = ["AppTests", "BackendTests", "Bench", "Going", "do", "is_alive", "make_probe", "processes_marked"]

@@ -17,7 +17,7 @@ import pytest
 
 from agilab import AGI, ArtifactRef, InputRef, Stage, manifest
 from agilab.testing.faults import FaultTests
-from agilab.testing.probe import Bench, do, events, hashes, wait_until
+from agilab.testing.probe import Bench, do, events, hashes
 
 MIB = 1 << 20
 
@@ -107,7 +107,7 @@ class BackendTests(FaultTests):
         source.write_text("some rows")
         spoil = [["touch", str(bench.folder / "begun")], ["wait", str(bench.folder / "changed")]]
         going = bench.start(Stage("first", [replace(do("a", *spoil), inputs=(InputRef("rows", str(source)),))]))
-        wait_until((bench.folder / "begun").exists)
+        going.wait_for((bench.folder / "begun").exists)
         source.write_text("other rows, and more")
         (bench.folder / "changed").touch()
         run = going.result()
@@ -243,7 +243,7 @@ class BackendTests(FaultTests):
         going = bench.start(Stage("first", [do("a", *steps, ["metric", "loss", 0.25, 2])]))
         if self.promises.parallel:
             run = going.run
-            wait_until(lambda: len(events(run, "metric")) == 2 and events(run, "progress")[-1:])
+            going.wait_for(lambda: len(events(run, "metric")) == 2 and events(run, "progress"))
             assert not events(run, "committed")
             assert run.metrics == {"loss": 0.5}
         gate.touch()

@@ -7,14 +7,14 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from agilab import AGI, AgiEnv, Stage, manifest
+from agilab import AGI, AgiEnv, Run, Stage, manifest
 from agilab.backends.base import Capabilities
 from agilab.backends.base import backend as find_backend
 from agilab.errors import BackendRefusedError
@@ -298,19 +298,20 @@ class FaultTests(Suite):
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_a_signal_cancels_the_run(self, bench: Bench, number: signal.Signals) -> None:
         """F5."""
-        seen = bench.folder / "seen"
+        seen, started = bench.folder / "seen", bench.folder / "started"
 
         def interrupt(event: Mapping[str, Any]) -> None:
             if event["event"] == "log":
                 os.kill(os.getpid(), number)
 
         former = signal.getsignal(number)
-        parts = [do("a", ["log", "begun"], ["until_cancelled", str(seen)]), *(do(f"p{i}") for i in range(9))]
+        steps = [["touch", str(started)], ["log", "begun"], ["until_cancelled", str(seen)]]
+        parts = [do("a", *steps), *(do(f"p{i}") for i in range(9))]
         begun = time.monotonic()
         if self.promises.parallel:
             run = bench.run(Stage("first", parts), on_event=interrupt)
         else:
-            run = self._interrupted_inside(bench, Stage("first", parts), number)
+            run = self._interrupted_inside(bench, Stage("first", parts), [number])
         assert time.monotonic() - begun < 10
         assert run.state == "cancelled"
         assert signal.getsignal(number) is former
@@ -321,13 +322,9 @@ class FaultTests(Suite):
     def test_a_second_signal_ends_it_at_once(self, bench: Bench) -> None:
         """F5."""
         if not self.promises.parallel:
-            with bench.elsewhere(bench.request(Stage("first", [do("a", ["wait", str(bench.folder / "never")])]))) as one:
-                wait_until(lambda: bench.env.runs.list() and events(bench.env.runs.get("last"), "state")[2:])
-                one.send_signal(signal.SIGINT)
-                wait_until(bench.env.runs.get("last").paths.cancel_request.exists)
-                one.send_signal(signal.SIGINT)
-                one.wait()
-            self._ended_once(bench.env.runs.get("last"), "cancelled")
+            steps = [["touch", str(bench.folder / "started")], ["wait", str(bench.folder / "never")]]
+            run = self._interrupted_inside(bench, Stage("first", [do("a", *steps)]), [signal.SIGINT, signal.SIGINT])
+            self._ended_once(run, "cancelled")
             return
 
         def interrupt(event: Mapping[str, Any]) -> None:
@@ -342,15 +339,18 @@ class FaultTests(Suite):
         assert processes_marked(run.run_id) == []
         self._ended_once(run, "cancelled")
 
-    def _interrupted_inside(self, bench: Bench, stage: Stage, number: signal.Signals) -> Any:
-        """Send a signal while the partition has the only thread of its process."""
+    def _interrupted_inside(self, bench: Bench, stage: Stage, numbers: Sequence[signal.Signals]) -> Run:
+        """Send signals while a partition, which touches ``started``, has the only thread of its process."""
         with bench.elsewhere(bench.request(stage)) as process:
-            wait_until(lambda: bench.env.runs.list() and events(bench.env.runs.get("last"), "state")[2:])
-            process.send_signal(number)
+            wait_until((bench.folder / "started").exists)
+            run = bench.env.runs.get("last")
+            for number in numbers:
+                process.send_signal(number)
+                wait_until(run.paths.cancel_request.exists)
             process.wait()
-        return bench.env.runs.get("last")
+        return run
 
-    def _ended_once(self, run: Any, state: str) -> None:
+    def _ended_once(self, run: Run, state: str) -> None:
         assert run.state == state
         assert [one["outcome"] for one in events(run, "state") if one["state"] == "sealing"] == [state]
         assert run.manifest["state"] == state

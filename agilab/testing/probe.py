@@ -144,6 +144,11 @@ class Going:
             assert len(found()) >= count, f"no {event} {partition} in {self.seen} ({self._outcome})"
             return found()[count - 1]
 
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        """Wait until a condition is true; fail when the run ends before that."""
+        wait_until(lambda: condition() or self._outcome)
+        assert condition(), f"the run has ended: {self.seen} ({self._outcome})"
+
     @property
     def run(self) -> Run:
         """The run, as its readers see it."""

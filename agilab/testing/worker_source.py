@@ -183,6 +183,8 @@ def survivor(new_session):
     command = [sys.executable, "-I", "-S", "-c", SURVIVOR]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=new_session)
     child.stdout.readline()
+    child.stdout.close()
+    child.returncode = 0  # nobody is going to wait for it, and Popen need not warn
     return child.pid
 
 
