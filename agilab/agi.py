@@ -23,7 +23,6 @@ from agilab.request import RunRequest
 from agilab.run import Run
 
 if TYPE_CHECKING:
-    from agilab.debug import Repetition
     from agilab.environment import Report
 
 
@@ -191,7 +190,7 @@ class AGI:
     @staticmethod
     def debug(
         env: AgiEnv, run_id: str, partition: str, *, tell: Callable[[Mapping[str, Any]], None] | None = None
-    ) -> Repetition:
+    ) -> dict[str, Any]:
         """Repeat one partition of a run in this process; what its method raises passes through to a debugger.
 
         Parameters
@@ -207,8 +206,8 @@ class AGI:
 
         Returns
         -------
-        Repetition
-            Where its files lie, and what it reported.
+        dict
+            The ``done`` message of `agilab.entry`: what it wrote, and what that cost.
 
         Raises
         ------
@@ -217,9 +216,9 @@ class AGI:
         BackendRefusedError
             This Python lacks what the worker needs.
         """
-        from agilab.debug import repeat
+        from agilab.debug import prepare, repeat
 
-        return repeat(env, env.runs.get(run_id), partition, environ=os.environ, tell=tell or _ignore)
+        return repeat(prepare(env, env.runs.get(run_id), partition, environ=os.environ), tell or _ignore)
 
     @staticmethod
     def cancel(env: AgiEnv, run_id: str) -> Run:

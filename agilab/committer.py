@@ -76,9 +76,6 @@ class Committer:
 
     def put(self, finished: Finished) -> None:
         """Hand over a finished partition."""
-        if self._defect is not None:
-            self._outbox.put(Commit(finished.record, self._defect))
-            return
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="agilab-committer", daemon=True)
             self._thread.start()
@@ -92,6 +89,9 @@ class Committer:
                 found.append(self._outbox.get(timeout=timeout_s))
         while not self._outbox.empty():  # this thread is the only reader
             found.append(self._outbox.get())
+        while self._defect is not None and not self._inbox.empty():  # nobody else reads them any more
+            if (left := self._inbox.get()) is not None:
+                found.append(Commit(left.record, self._defect))
         return found
 
     def close(self) -> list[Commit]:
@@ -126,9 +126,9 @@ class Committer:
                 try:
                     self._commit(batch)
                 except BaseException as err:  # a defect of ours: whoever waits for these must hear of it
-                    self._defect = err
                     for finished in batch:
                         self._outbox.put(Commit(finished.record, err))
+                    self._defect = err
                     raise
                 busy_until = time.monotonic() + 10 * _PATIENCE_S
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,36 +12,38 @@ from typing import Any
 
 from agilab import codec, digest, installation
 from agilab.backends.inline import check_requirements, forget
+from agilab.backends.local import worker_environment
 from agilab.entry import PROTOCOL, WorkerSession
 from agilab.env import AgiEnv
 from agilab.errors import EvidenceError, InstallError, RunNotFoundError, RunStateError
 from agilab.layers import resolve_secrets
-from agilab.paths import make_folder
+from agilab.package import Installed
+from agilab.paths import make_folder, write_file
 from agilab.run import Run
 
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """What a repeated partition left.
+    """One partition of a run, ready to be repeated.
 
     Parameters
     ----------
+    init, task
+        The messages of `agilab.entry` that its worker was given; inputs come from the run folder.
     folder
-        Where its files lie; nothing removes them.
-    message
-        The ``done`` message of `agilab.entry`.
+        Where what it writes will lie.
+    worker
+        Worker environment and runtime.
     """
 
+    init: Mapping[str, Any]
+    task: Mapping[str, Any]
     folder: Path
-    message: Mapping[str, Any]
+    worker: Installed
 
 
-def repeat(
-    env: AgiEnv, run: Run, partition: str, *, environ: Mapping[str, str], tell: Callable[[dict[str, Any]], None]
-) -> Repetition:
-    """Run the method of one partition again, with the recorded code, settings, inputs and seed.
-
-    Whatever the method raises passes through, so that a debugger can stop there.
+def prepare(env: AgiEnv, run: Run, partition: str, *, environ: Mapping[str, str]) -> Repetition:
+    """Gather code, settings, inputs and seed of a partition as they were recorded.
 
     Parameters
     ----------
@@ -52,8 +55,6 @@ def repeat(
         Its id.
     environ
         Where secrets are looked up.
-    tell
-        Told progress, metrics and log messages.
 
     Raises
     ------
@@ -67,10 +68,21 @@ def repeat(
     part = _recorded(run, partition)
     env = env.select(run.app)
     installed = installation.install(env.project, home=env.home, wenv=env.wenv, report=lambda text: None)
-    check_requirements(installed.worker.lock)
-    code = _code(env, run, installed.worker.code, installed.worker.code_digest)
+    request, fields = run.request, env.fields()
     folder = Path(tempfile.mkdtemp(prefix=f"{run.run_id}-{partition}-", dir=make_folder(env.home.tmp)))
+    init = {
+        "op": "init",
+        "protocol": PROTOCOL,
+        "worker": env.project.worker_class,
+        "code": str(_code(env, run, installed.worker.code, installed.worker.code_digest)),
+        "fields": codec.fields_to_json(fields),
+        "values": request["settings"],
+        "secrets": resolve_secrets(fields, request["settings"], environ),
+        "seed": request["seed"],
+        "cancel_file": str(run.paths.cancel_request),
+    }
     task = {
+        "op": "run",
         "id": partition,
         "stage": part["stage"],
         "params": part["params"],
@@ -78,28 +90,47 @@ def repeat(
         "resources": {name: list(range(count)) for name, count in part["resources"].items()},
         "folder": str(folder / "partition"),
     }
+    return Repetition(init, task, folder / "partition", installed.worker)
+
+
+def repeat(repetition: Repetition, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Run the method in this process and return its ``done`` message; what it raises passes through.
+
+    Raises
+    ------
+    BackendRefusedError
+        This Python lacks what the worker needs; see `repeat_in_worker_environment`.
+    """
+    check_requirements(repetition.worker.lock)
     try:
-        session = WorkerSession(_init(env, run, code, environ))
-        message = session.run(task, tell)
+        session = WorkerSession(repetition.init)
+        message = session.run(repetition.task, tell)
         session.close()
     finally:
-        forget(env.project.worker_class.partition(":")[0], str(code))
-    return Repetition(folder / "partition", message)
+        forget(str(repetition.init["worker"]).partition(":")[0], str(repetition.init["code"]))
+    return message
 
 
-def _init(env: AgiEnv, run: Run, code: Path, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the ``init`` message that the run's workers were given."""
-    request, fields = run.request, env.fields()
-    return {
-        "protocol": PROTOCOL,
-        "worker": env.project.worker_class,
-        "code": str(code),
-        "fields": codec.fields_to_json(fields),
-        "values": request["settings"],
-        "secrets": resolve_secrets(fields, request["settings"], environ),
-        "seed": request["seed"],
-        "cancel_file": str(run.paths.cancel_request),
-    }
+def repeat_in_worker_environment(repetition: Repetition, *, interactive: bool) -> int:
+    """Run the method with the worker environment's Python on this terminal, and stop in pdb where it raises.
+
+    Parameters
+    ----------
+    repetition
+        From `prepare`.
+    interactive
+        Whether it may stop in pdb.
+
+    Returns
+    -------
+    int
+        0, or 1 when the method raised.
+    """
+    order = repetition.folder.with_name("order.json")  # holds secrets: read and removed before worker code is imported
+    write_file(order, json.dumps({"init": repetition.init, "task": repetition.task}).encode(), durable=False)
+    command = [str(repetition.worker.python), "-I", str(repetition.worker.runtime), "debug", str(order)]
+    stdin = None if interactive else subprocess.DEVNULL
+    return subprocess.call(command, env=worker_environment(1, {}), stdin=stdin)
 
 
 def _recorded(run: Run, partition: str) -> dict[str, Any]:

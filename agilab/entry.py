@@ -171,7 +171,9 @@ def materialise(inputs: Mapping[str, tuple[str, str]], folder: Path) -> dict[str
         target = folder / str(number) / os.path.basename(source)
         link(Path(source), target)
         if os.stat(target).st_nlink == 1 and digest.of_file(target) != sha256:
-            raise WorkerError(f"input {source} has changed since it was hashed, when its sha256 was {sha256}; run again")
+            raise WorkerError(
+                f"input {source} has changed since it was hashed, when its sha256 was {sha256}; run again"
+            )
         paths[name] = str(target)
     return paths
 
@@ -226,6 +228,8 @@ def failure(partition: str, error: BaseException) -> dict[str, Any]:
 
 def main() -> int:
     """Serve one manager over standard input and output until it closes the pipe."""
+    if sys.argv[1:2] == ["debug"]:
+        return debug(Path(sys.argv[2]))
     incoming, send = _take_pipes()
     session: WorkerSession | None = None
     for line in incoming:
@@ -241,6 +245,30 @@ def main() -> int:
             send(_attempt(session, message, send))
     if session is not None:
         session.close()
+    return 0
+
+
+def debug(order: Path) -> int:
+    """Run one partition on the caller's terminal, and stop in a debugger where it raises.
+
+    Parameters
+    ----------
+    order
+        JSON file with the messages ``init`` and ``task``; removed at once, since it may hold secrets.
+    """
+    messages = _load(order.read_bytes())
+    order.unlink()
+    try:
+        session = WorkerSession(messages["init"])
+        session.run(messages["task"], lambda message: print(_dump(message).decode(), end="", file=sys.stderr))
+        session.close()
+    except Exception as err:  # what worker code raises is what the user wants to see
+        print(failure("", err)["traceback"], end="", file=sys.stderr)
+        if sys.stdin.isatty():
+            import pdb
+
+            pdb.post_mortem(err.__traceback__)
+        return 1
     return 0
 
 

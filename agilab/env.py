@@ -84,10 +84,10 @@ class AgiEnv:
         home: str | Path | None = None,
         wenv: str | Path | None = None,
     ) -> None:
-        self._given = {"AGILAB_HOME": home, "AGILAB_WENV": wenv}
         self._apps_path = apps_path
         self.home = HomePaths(_folder(home, "AGILAB_HOME", ".agilab"))
         self.wenv = WenvPaths(_folder(wenv, "AGILAB_WENV", "wenv"))
+        self._sources = {"AGILAB_HOME": _source(home, "AGILAB_HOME"), "AGILAB_WENV": _source(wenv, "AGILAB_WENV")}
         self._project = None if app is None else find(app, apps_path=apps_path)
 
     def __repr__(self) -> str:
@@ -133,17 +133,11 @@ class AgiEnv:
         caller
             Values on top of default, app file, workspace file and environment.
         """
-        fields = self.fields()
-        layers = [*self._files("settings"), environment_layer(fields, os.environ)]
-        return resolve(fields, [*layers, Layer("caller", caller or {})])
+        return self._resolve("settings", Layer("caller", caller or {}))
 
     def cluster(self, caller: Mapping[str, Any] | None = None) -> Resolved:
         """Return every cluster option with its value and where it came from; environment: ``AGILAB_CLUSTER_<NAME>``."""
-        from agilab.request import ClusterOptions
-
-        fields = ClusterOptions.fields()
-        layers = [*self._files("cluster"), environment_layer(fields, os.environ, prefix="AGILAB_CLUSTER_")]
-        return resolve(fields, [*layers, Layer("caller", caller or {})])
+        return self._resolve("cluster", Layer("caller", caller or {}))
 
     def save_settings(self, values: Mapping[str, Any]) -> Path:
         """Write values into the user's workspace file of the app; return its path."""
@@ -152,7 +146,7 @@ class AgiEnv:
         make_folder(path.parent)
         fields = self.fields()
         kept = settings_layer("workspace file", path).values
-        write_toml(path, fields, _merged(kept, values))
+        write_toml(path, fields, _put(fields, kept, values))
         return path
 
     def request(
@@ -185,15 +179,13 @@ class AgiEnv:
         RequestError
             The file is not a request, is for another app, or for other code than there is now.
         """
-        from agilab.request import RunRequest
+        from agilab.request import RunRequest, checked_seed
 
         given = self._from_file(Path(file)) if file is not None else {}
         values = settings if settings is None or isinstance(settings, Mapping) else settings.to_json()
-        chosen = self.settings(_merged(given.get("settings", {}), values or {}))
-        options = self.cluster({**given.get("cluster", {}), **(cluster or {})})
-        number = seed if seed is not None else given.get("seed", 0)
-        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 2**63:
-            raise RequestError(f"seed is {number!r}; allowed: a whole number from 0 to 2**63 - 1")
+        chosen = self._resolve("settings", _file_layer(file, given, "settings"), Layer("caller", values or {}))
+        options = self._resolve("cluster", _file_layer(file, given, "cluster"), Layer("caller", cluster or {}))
+        number = checked_seed(seed if seed is not None else given.get("seed", 0))
         return RunRequest(
             app=self.project.name,
             app_uuid=self.project.uuid,
@@ -216,17 +208,14 @@ class AgiEnv:
     def variables(self) -> tuple[Variable, ...]:
         """Return every environment variable that is read, with its value and where that came from."""
         cores = str(len(os.sched_getaffinity(0)))
-        default = {"AGILAB_HOME": str(self.home.root), "AGILAB_WENV": str(self.wenv.root), "AGILAB_SLOTS": cores}
+        folders = {"AGILAB_HOME": str(self.home.root), "AGILAB_WENV": str(self.wenv.root)}
         found = []
         for name, doc in VARIABLES.items():
-            source = "environment" if os.environ.get(name) else "default"
-            value = os.environ.get(name) or default.get(name, "")
-            if self._given.get(name) is not None:
-                source, value = "argument", default[name]
+            source = self._sources.get(name) or _source(None, name)
+            value = folders.get(name) or os.environ.get(name) or (cores if name == "AGILAB_SLOTS" else "")
             found.append(Variable(name, value, source, doc))
-        patterns = ("AGILAB_SETTING_", "AGILAB_CLUSTER_")
-        for name in sorted(name for name in os.environ if name.startswith(patterns)):
-            doc = "One setting of the app." if name.startswith(patterns[0]) else "One cluster option."
+        for name in sorted(name for name in os.environ if name.startswith(tuple(_PREFIXES.values()))):
+            doc = "One setting of the app." if name.startswith(_PREFIXES["settings"]) else "One cluster option."
             found.append(Variable(name, os.environ[name], "environment", doc))
         return tuple(found)
 
@@ -273,10 +262,15 @@ class AgiEnv:
                     f"choose another folder with {name}=PATH"
                 )
 
-    def _files(self, table: str) -> list[Layer]:
+    def _resolve(self, table: str, *callers: Layer) -> Resolved:
+        """Put app file, workspace file, environment and what a caller gave on top of each other."""
+        from agilab.request import ClusterOptions
+
+        fields = self.fields() if table == "settings" else ClusterOptions.fields()
         project = self.project
         places = (("app file", project.settings_file), ("workspace file", self.home.app_settings(project.name)))
-        return [settings_layer(source, path, table=table) for source, path in places]
+        layers = [settings_layer(source, path, table=table) for source, path in places]
+        return resolve(fields, [*layers, environment_layer(fields, os.environ, prefix=_PREFIXES[table]), *callers])
 
     def _from_file(self, path: Path) -> dict[str, Any]:
         """Read a request file; SettingErrors about its values come later, with their names."""
@@ -293,17 +287,22 @@ class AgiEnv:
         app = value.get("app") or {"name": self.project.name, "uuid": self.project.uuid}
         if app != {"name": self.project.name, "uuid": self.project.uuid}:
             raise RequestError(f"{path} is for app {app}, not for {self.project.name} ({self.project.uuid})")
-        if "digest" in value:
-            request = RunRequest.from_json(value)
-            if request.code_digest != self.code_digest():
-                raise RequestError(
-                    f"{path} was made for code {request.code_digest[:12]} of {self.project.name}, which is now "
-                    f"{self.code_digest()[:12]}; remove code_digest and digest from a copy of it to run the new code"
-                )
+        try:
+            code = str(RunRequest.from_json(value).code_digest if "digest" in value else value.get("code_digest", ""))
+        except RequestError as err:
+            raise RequestError(f"{path} cannot be used: {err}") from err
+        if code and code != self.code_digest():
+            raise RequestError(
+                f"{path} was made for code {code[:12]} of {self.project.name}, which is now "
+                f"{self.code_digest()[:12]}; remove code_digest and digest from a copy of it to run the new code"
+            )
         known = {"schema", "app", "settings", "cluster", "seed", "code_digest", "digest", "provenance"}
         unknown = sorted(value.keys() - known - {"cluster_provenance"})
         if unknown:
             raise RequestError(f"{path} holds {', '.join(unknown)}; a request has {', '.join(sorted(known))}")
+        for table in ("settings", "cluster"):
+            if not isinstance(value.get(table, {}), dict):
+                raise RequestError(f"{table} in {path} is {value[table]!r:.80}; allowed: a table of names and values")
         return value
 
 
@@ -318,18 +317,31 @@ VARIABLES: Mapping[str, str] = {
 }
 """Every fixed environment variable that is read, and what it decides."""
 
+_PREFIXES = {"settings": "AGILAB_SETTING_", "cluster": "AGILAB_CLUSTER_"}
+
 
 def _folder(given: str | Path | None, variable: str, default: str) -> Path:
     text = given if given is not None else os.environ.get(variable) or Path.home() / default
     return Path(os.path.abspath(os.path.expanduser(text)))
 
 
-def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Put one table over another, table by table."""
-    merged = dict(one)
-    for name, value in other.items():
-        inner = merged.get(name)
-        merged[name] = _merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+def _source(given: str | Path | None, variable: str) -> str:
+    return "argument" if given is not None else "environment" if os.environ.get(variable) else "default"
+
+
+def _file_layer(file: str | Path | None, request: Mapping[str, Any], table: str) -> Layer:
+    """Return what a request file says, with the file as the place of every value."""
+    values = request.get(table, {})
+    return Layer("caller", values, dict.fromkeys(values, str(file)))
+
+
+def _put(fields: Sequence[Field], kept: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Put values over those that are kept; of nested settings only what is named."""
+    merged = {**kept, **values}
+    for field in fields:
+        one, other = kept.get(field.name), values.get(field.name)
+        if field.type == "settings" and isinstance(one, Mapping) and isinstance(other, Mapping):
+            merged[field.name] = _put(field.fields, one, other)
     return merged
 
 
@@ -345,10 +357,12 @@ def _claim(folder: Path, marker: Path, name: str) -> None:
     """Take an empty folder as ours; leave one alone that holds files we do not know."""
     try:
         make_folder(folder)
-        strangers = sorted(path.name for path in folder.iterdir() if path.name != marker.name)
+        names = sorted(path.name for path in folder.iterdir())
     except OSError as err:
         raise HomeError(f"{folder} cannot be used: {err.strerror}; choose another folder with {name}=PATH") from err
-    if strangers and not marker.is_file():  # another process of ours may have claimed it just now
+    # Another process of ours may be claiming it just now: its marker is here, or still aside.
+    strangers = [name for name in names if not name.startswith((marker.name, f".{marker.name}."))]
+    if strangers and not marker.is_file():
         shown = ", ".join(strangers[:3])
         raise HomeError(
             f"{folder} holds files that are not AGILAB's ({shown}); they are left alone: "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import param
@@ -14,6 +15,8 @@ from agilab.errors import RequestError
 from agilab.settings import Settings
 
 SCHEMA = "agilab.request/1"
+
+_TABLES = ("settings", "cluster", "provenance", "cluster_provenance")
 
 
 class ClusterOptions(Settings):
@@ -42,6 +45,13 @@ class ClusterOptions(Settings):
 def code_digest(manager_digest: str, worker_digest: str) -> str:
     """Return the digest that a request has for manager package and worker package together."""
     return digest.of_json({"manager": manager_digest, "worker": worker_digest})
+
+
+def checked_seed(seed: Any) -> int:
+    """Return a seed; RequestError says what is allowed."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise RequestError(f"seed is {seed!r:.80}; allowed: a whole number from 0 to 2**63 - 1")
+    return seed
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,12 @@ class RunRequest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     cluster_provenance: Mapping[str, Any] = field(default_factory=dict)
 
-    @cached_property
+    def __post_init__(self) -> None:
+        """Keep tables of its own, so that what the caller does with theirs later changes nothing."""
+        for name in _TABLES:
+            object.__setattr__(self, name, MappingProxyType(deepcopy(dict(getattr(self, name)))))
+
+    @property
     def digest(self) -> str:
         """sha256 over app uuid, code digest, setting values, cluster options and seed."""
         return digest.of_json(
@@ -93,10 +108,7 @@ class RunRequest:
             "schema": SCHEMA,
             "app": {"name": self.app, "uuid": self.app_uuid},
             "code_digest": self.code_digest,
-            "settings": dict(self.settings),
-            "provenance": dict(self.provenance),
-            "cluster": dict(self.cluster),
-            "cluster_provenance": dict(self.cluster_provenance),
+            **{name: deepcopy(dict(getattr(self, name))) for name in _TABLES},
             "seed": self.seed,
             "digest": self.digest,
         }
@@ -112,20 +124,26 @@ class RunRequest:
         """
         try:
             made = cls(
-                app=value["app"]["name"],
-                app_uuid=value["app"]["uuid"],
-                code_digest=value["code_digest"],
-                settings=value["settings"],
-                cluster=value["cluster"],
-                seed=value["seed"],
-                provenance=value["provenance"],
-                cluster_provenance=value["cluster_provenance"],
+                app=str(value["app"]["name"]),
+                app_uuid=str(value["app"]["uuid"]),
+                code_digest=str(value["code_digest"]),
+                seed=checked_seed(value["seed"]),
+                **{name: _table(value, name) for name in _TABLES},
             )
+            found = made.digest
         except (KeyError, TypeError) as err:
             raise RequestError(f"the request is incomplete: {err} is missing; make it with AgiEnv.request") from err
-        if value.get("schema") != SCHEMA or value.get("digest") != made.digest:
+        except ValueError as err:  # NaN, or half a character
+            raise RequestError(f"the request holds what is not JSON: {err}; make it with AgiEnv.request") from err
+        if value.get("schema") != SCHEMA or value.get("digest") != found:
             raise RequestError(
                 f"the request says digest {value.get('digest')!r} and schema {value.get('schema')!r}, but its content "
-                f"has digest {made.digest} and this AGILAB reads {SCHEMA!r}; make it again with AgiEnv.request"
+                f"has digest {found} and this AGILAB reads {SCHEMA!r}; make it again with AgiEnv.request"
             )
         return made
+
+
+def _table(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    if not isinstance(value[name], Mapping):
+        raise RequestError(f"{name} of the request is {value[name]!r:.80}; allowed: a table of names and values")
+    return dict(value[name])

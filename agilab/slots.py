@@ -68,7 +68,7 @@ def machine(environ: Mapping[str, str]) -> dict[str, int]:
         One of the two variables cannot be read.
     """
     cores = environ.get("AGILAB_SLOTS", "")
-    if cores and not (cores.isdigit() and int(cores) > 0):
+    if cores and not (cores.isdecimal() and int(cores) > 0):
         raise RequestError(f"AGILAB_SLOTS is {cores!r}; allowed: a whole number above 0")
     found = {"cpu": int(cores) if cores else len(os.sched_getaffinity(0))}
     text = environ.get("AGILAB_RESOURCES")
@@ -77,7 +77,7 @@ def machine(environ: Mapping[str, str]) -> dict[str, int]:
         return {**found, "gpu": devices} if devices else found
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, _, count = item.partition("=")
-        if not (name.isidentifier() and count.isdigit()) or name == "cpu":
+        if not (name.isidentifier() and count.isdecimal()) or name == "cpu":
             raise RequestError(f"AGILAB_RESOURCES holds {item!r}; allowed: name=count, such as gpu=2,licence=1")
         found[name] = int(count)
     return found

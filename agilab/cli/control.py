@@ -1,7 +1,8 @@
-"""`agilab cancel` and `agilab debug`: stop a run, and repeat one of its partitions in this process."""
+"""`agilab cancel` and `agilab debug`: stop a run, and repeat one of its partitions under a debugger."""
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Mapping
@@ -13,15 +14,16 @@ from agilab.agi import AGI
 from agilab.cli.named import named_run
 from agilab.cli.outcome import run_json
 from agilab.cli.screen import block, document, json_option, note, out, size
+from agilab.debug import prepare, repeat, repeat_in_worker_environment
 from agilab.env import AgiEnv
-from agilab.errors import first_line
+from agilab.errors import BackendRefusedError, first_line
 
 
 @click.command("cancel")
 @click.argument("run_id", metavar="RUN")
 @json_option
 def cancel_command(*, run_id: str, as_json: bool) -> int:
-    """Cancel a run, or seal a lost one as cancelled.
+    """Cancel a run, and wait until it has ended.
 
     RUN is a run id, the head of one, or `last`.
     """
@@ -43,15 +45,19 @@ def cancel_command(*, run_id: str, as_json: bool) -> int:
 @click.argument("partition", metavar="PARTITION")
 @click.option("--no-pdb", is_flag=True, help="Only print the traceback.")
 def debug_command(*, run_id: str, partition: str, no_pdb: bool) -> int:
-    """Repeat one partition in this process, under a debugger.
+    """Repeat one partition under a debugger: in this process, or with the worker's Python where this one lacks
+    what the worker needs.
 
     RUN is a run id, the head of one, or `last`; PARTITION is one that it planned. Nothing of the run's record
     changes.
     """
     env = AgiEnv()
-    run = named_run(env, run_id)
+    repetition = prepare(env, named_run(env, run_id), partition, environ=os.environ)
     try:
-        repetition = AGI.debug(env, f"{run.app}/{run.run_id}", partition, tell=_tell)
+        message = repeat(repetition, _tell)
+    except BackendRefusedError:
+        note(f"this Python lacks what the worker needs; going on with {repetition.worker.python}")
+        return repeat_in_worker_environment(repetition, interactive=not no_pdb)
     except (Exception, SystemExit) as err:  # whatever worker code raises is what the user wants to see
         if not _from_worker(err):
             raise
@@ -62,8 +68,8 @@ def debug_command(*, run_id: str, partition: str, no_pdb: bool) -> int:
 
             pdb.post_mortem(err.__traceback__)
         return 1
-    out(f"partition {partition} of {run.run_id} ended without an error", f"  folder  {repetition.folder}")
-    out(*(f"  {item['name']}  {size(item['size_bytes'])}" for item in repetition.message["artifacts"]))
+    out(f"partition {partition} ended without an error", f"  folder  {repetition.folder}")
+    out(*(f"  {item['name']}  {size(item['size_bytes'])}" for item in message["artifacts"]))
     return 0
 
 

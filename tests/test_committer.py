@@ -1,0 +1,188 @@
+"""A partition is committed when its record is durable; whatever goes wrong before that leaves nothing of it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agilab import committer as module
+from agilab.committer import Commit, Committer, Finished
+from agilab.digest import of_bytes
+from agilab.errors import NoSpaceError
+from agilab.paths import RunPaths, make_folder
+from agilab.records import read_records
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    return RunPaths(make_folder(tmp_path / "20260101-000000-0000"))
+
+
+@pytest.fixture
+def committer(paths: RunPaths) -> Iterator[Committer]:
+    made = Committer(paths)
+    yield made
+    made.close()
+
+
+def finished(
+    paths: RunPaths, partition: str, files: Mapping[str, bytes], *, worker: str = "w0", attempt: int = 1
+) -> Finished:
+    """Write an attempt's files, as an entry process does, and return what is handed to the committer."""
+    folder = make_folder(paths.attempt(partition, attempt))
+    artifacts = []
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+        item = {"stage": "one", "partition": partition, "name": name, "kind": "file", "size_bytes": len(data)}
+        path = f"artifacts/one/{partition}/{name}"
+        artifacts.append({**item, "path": path, "sha256": "", "hashed_by": "manager", "location": ""})
+    record = {"schema": "agilab.partition/1", "partition": partition, "stage": "one", "worker": worker}
+    return Finished(str(folder), {**record, "attempt": attempt, "artifacts": artifacts, "metrics": [], "inputs": []})
+
+
+def outcome(committer: Committer, *items: Finished) -> list[Commit]:
+    for item in items:
+        committer.put(item)
+    found: list[Commit] = []
+    while len(found) < len(items):
+        new = committer.take(20.0)
+        assert new, "nothing came back"
+        found += new
+    return found
+
+
+def test_a_commit_hashes_moves_and_records(paths: RunPaths, committer: Committer) -> None:
+    [commit] = outcome(committer, finished(paths, "a", {"x.bin": b"12345", "y.bin": b""}))
+    assert commit.error is None
+    folder = paths.partition("one", "a")
+    assert sorted(path.name for path in folder.iterdir()) == ["partition.json", "x.bin", "y.bin"]
+    [record] = read_records(paths)
+    assert [(item["sha256"], item["size_bytes"]) for item in record["artifacts"]] == [
+        (of_bytes(b"12345"), 5),
+        (of_bytes(b""), 0),
+    ]
+    assert (folder / "partition.json").read_bytes() == paths.records("w0").read_bytes()
+    assert committer.hashes == {
+        path.relative_to(paths.root).as_posix(): of_bytes(path.read_bytes()) for path in folder.iterdir()
+    }
+    assert not paths.attempt("a", 1).exists()
+
+
+def test_a_large_artifact_has_the_hash_of_all_its_bytes(paths: RunPaths, committer: Committer) -> None:
+    data = bytes(range(256)) * 20_000
+    [commit] = outcome(committer, finished(paths, "a", {"x.bin": data}))
+    assert commit.record["artifacts"][0]["sha256"] == of_bytes(data)
+
+
+def test_many_partitions_are_recorded_once_each_under_their_worker(paths: RunPaths, committer: Committer) -> None:
+    items = [finished(paths, f"p{n}", {"x": str(n).encode()}, worker=f"w{n % 3}") for n in range(300)]
+    commits = outcome(committer, *items)
+    assert [commit.record["partition"] for commit in commits] == [f"p{number}" for number in range(300)]
+    assert {commit.error for commit in commits} == {None}
+    records = list(read_records(paths))
+    assert sorted(record["partition"] for record in records) == sorted(f"p{number}" for number in range(300))
+    assert {path.stem: len(path.read_text().splitlines()) for path in paths.partitions.iterdir()} == {
+        "w0": 100,
+        "w1": 100,
+        "w2": 100,
+    }
+
+
+def test_many_artifacts_in_one_batch_are_all_hashed(paths: RunPaths, committer: Committer) -> None:
+    items = [finished(paths, f"p{n}", {f"f{m}": f"{n} {m}".encode() for m in range(20)}) for n in range(40)]
+    commits = outcome(committer, *items)
+    assert {commit.error for commit in commits} == {None}
+    found = {item["path"]: item["sha256"] for commit in commits for item in commit.record["artifacts"]}
+    assert len(found) == 800
+    assert all(of_bytes((paths.root / path).read_bytes()) == sha for path, sha in found.items())
+
+
+def test_a_second_attempt_that_comes_late_is_fenced(paths: RunPaths, committer: Committer) -> None:
+    outcome(committer, finished(paths, "a", {"x": b"first"}))
+    [late] = outcome(committer, finished(paths, "a", {"x": b"second"}, attempt=2))
+    assert isinstance(late.error, OSError)
+    assert (paths.partition("one", "a") / "x").read_bytes() == b"first"
+    assert [record["attempt"] for record in read_records(paths)] == [1]
+
+
+def test_a_partition_without_artifacts_is_fenced_too(paths: RunPaths, committer: Committer) -> None:
+    outcome(committer, finished(paths, "a", {}))
+    [late] = outcome(committer, finished(paths, "a", {}, attempt=2))
+    assert isinstance(late.error, OSError)
+    assert json.loads((paths.partition("one", "a") / "partition.json").read_text())["attempt"] == 1
+
+
+@pytest.mark.parametrize("trick", ["symlink", "hardlink", "fifo", "missing"])
+def test_an_artifact_that_somebody_else_could_change_is_refused(
+    paths: RunPaths, committer: Committer, tmp_path: Path, trick: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("outside")
+    bad, good = finished(paths, "bad", {"x": b"x"}), finished(paths, "good", {"x": b"x"})
+    file = Path(bad.folder) / "x"
+    file.unlink()
+    if trick == "symlink":
+        file.symlink_to(outside)
+    elif trick == "hardlink":
+        os.link(outside, file)
+    elif trick == "fifo":
+        os.mkfifo(file)
+    one, two = outcome(committer, bad, good)
+    errors = {commit.record["partition"]: commit.error for commit in (one, two)}
+    assert errors["bad"] is not None
+    assert errors["good"] is None
+    assert not paths.partition("one", "bad").exists()
+    assert [record["partition"] for record in read_records(paths)] == ["good"]
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("call", ["fsync", "fdatasync", "write"])
+def test_a_full_disk_fails_the_commit_and_says_so(
+    paths: RunPaths, committer: Committer, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    item = finished(paths, "a", {"x": b"x"})
+    monkeypatch.setattr(module.os, call, full)
+    [commit] = outcome(committer, item)
+    monkeypatch.undo()
+    assert isinstance(commit.error, NoSpaceError)
+    assert "no space on disk while" in str(commit.error)
+    assert list(read_records(paths)) == []
+
+
+def test_what_was_handed_over_is_finished_when_it_is_closed(paths: RunPaths) -> None:
+    made = Committer(paths)
+    for number in range(5):
+        made.put(finished(paths, f"p{number}", {"x": b"x"}))
+    assert len(made.close()) == 5
+    assert made.close() == []
+    made.put(finished(paths, "later", {"x": b"x"}))  # it opens again
+    assert [commit.record["partition"] for commit in made.close()] == ["later"]
+
+
+def test_nothing_is_committed_without_anything_to_commit(paths: RunPaths) -> None:
+    made = Committer(paths)
+    assert made.take() == []
+    assert made.close() == []
+    assert list(paths.root.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_defect_in_the_background_is_told_to_whoever_waits(
+    paths: RunPaths, committer: Committer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(record: Mapping[str, Any]) -> bytes:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(module, "record_line", broken)
+    for number in range(3):
+        [commit] = outcome(committer, finished(paths, f"p{number}", {"x": b"x"}))
+        assert isinstance(commit.error, RuntimeError)
