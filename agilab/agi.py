@@ -16,6 +16,7 @@ from agilab.env import AgiEnv
 from agilab.errors import RequestError, RunStateError
 from agilab.inputs import InputHasher
 from agilab.installation import Installation
+from agilab.layers import resolve_secrets
 from agilab.owner import hold_owner
 from agilab.paths import make_folder, write_json
 from agilab.plan import InputRef, WorkPlan, assign
@@ -235,6 +236,10 @@ class AGI:
 
 
 def _check(env: AgiEnv, request: RunRequest) -> None:
+    if not isinstance(request, RunRequest):
+        raise RequestError(
+            f"a {type(request).__name__} is not a request; make one with env.request({{...}}), which checks every value"
+        )
     project = env.project
     if (request.app, request.app_uuid) != (project.name, project.uuid):
         raise RequestError(
@@ -245,8 +250,10 @@ def _check(env: AgiEnv, request: RunRequest) -> None:
 
 
 def _create(env: AgiEnv, request: RunRequest) -> Run:
-    """Make the run folder with its request."""
+    """Make the run folder with its request, once nothing is wrong that can be seen before."""
     _check(env, request)
+    slots.machine(os.environ)
+    resolve_secrets(env.fields(), request.settings, os.environ)
     paths = env.runs.create(env.project.name)
     write_json(paths.request, request.to_json())
     return Run(paths)

@@ -58,7 +58,8 @@ class Dispatcher:
     started
         Told process group and start time of every process the pool starts.
     advice
-        Says, for the id of a partition that failed for good, where to look and how to repeat it.
+        Says, for the id of a partition that failed for good, where to look and how to repeat it; for an empty id,
+        where to look when a worker cannot start.
     """
 
     paths: RunPaths
@@ -85,7 +86,7 @@ class Dispatcher:
     def run(self) -> Finish:
         """Go on until nothing runs and nothing will; return how it ended."""
         self._carry_out(self.state.start())
-        while self._finish is None:
+        while not self._over():
             if self.cancelled():
                 self._carry_out(self.state.cancel())
                 break
@@ -93,7 +94,7 @@ class Dispatcher:
             events = self.pool.wait(0.0 if waiting_for_disk else LOOK_EVERY_S)
             for event in events:
                 self._HANDLERS[type(event)](self, event)
-                if self._finish is not None:  # a cancelled run has let go of what its other events are about
+                if self._over():  # a cancelled run has let go of what its other events are about
                     break
             for commit in self.committer.take(LOOK_EVERY_S if waiting_for_disk and not events else 0.0):
                 self._on_commit(commit)
@@ -102,6 +103,9 @@ class Dispatcher:
         for commit in self.committer.close():
             self._on_commit(commit)
         return self._finish
+
+    def _over(self) -> bool:
+        return self._finish is not None
 
     def artifacts(self, stages: Sequence[str]) -> list[Artifact]:
         """List what the stages left, in plan order."""
@@ -315,8 +319,11 @@ class Dispatcher:
         self._carry_out(self.state.worker_gone(event.worker))
 
     def _on_broken(self, event: Broken) -> None:
-        self.traceback = self.traceback or event.traceback
-        self._carry_out(self.state.fail(event.message))
+        details = f"{event.traceback}{self.advice('')}"
+        self.traceback = self.traceback or details
+        for line in details.splitlines():
+            self.tell("note", {"text": line})
+        self._carry_out(self.state.fail(f"the worker cannot start: {event.message}"))
 
     def _on_commit(self, commit: Commit) -> None:
         record = commit.record

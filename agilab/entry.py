@@ -41,6 +41,7 @@ PROTOCOL = 1
 """Version of the protocol above; both ends must speak the same."""
 
 PROGRESS_EVERY_S = 0.1
+_OWN_FRAMES = (__file__, "<frozen importlib", os.path.join(os.path.dirname(os.__file__), "importlib"))
 _LONGEST_TEXT = 48 * 1024  # with what the manager adds, less than the event log takes in one piece
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -211,7 +212,7 @@ def failure(partition: str, error: BaseException) -> dict[str, Any]:
     import traceback
 
     own = error.__traceback__
-    while own is not None and own.tb_frame.f_code.co_filename == __file__:
+    while own is not None and own.tb_frame.f_code.co_filename.startswith(_OWN_FRAMES):
         own = own.tb_next  # our frames tell a person nothing about the app's code
     try:
         text = "".join(traceback.format_exception(type(error), error, own or error.__traceback__))
@@ -360,7 +361,7 @@ def _same_process() -> Iterator[None]:
     finally:
         if os.getpid() != me:
             if status:
-                sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+                sys.excepthook(*sys.exc_info())
             sys.stdout.flush()
             os._exit(status)
 

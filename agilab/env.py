@@ -361,7 +361,7 @@ def _claim(folder: Path, marker: Path, name: str) -> None:
     except OSError as err:
         raise HomeError(f"{folder} cannot be used: {err.strerror}; choose another folder with {name}=PATH") from err
     # Another process of ours may be claiming it just now: its marker is here, or still aside.
-    strangers = [name for name in names if not name.startswith((marker.name, f".{marker.name}."))]
+    strangers = [name for name in names if name != marker.name and not name.startswith(f".{marker.name}.")]
     if strangers and not marker.is_file():
         shown = ", ".join(strangers[:3])
         raise HomeError(

@@ -55,7 +55,7 @@ def facts(run: Execution) -> dict[str, Any]:
         },
         "stages": _stages(run),
         "metrics": dict(run.metrics),
-        "reproduce": "agilab run --request request.json",
+        "reproduce": f"agilab run {project.name} --request request.json",
     }
 
 

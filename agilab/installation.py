@@ -57,6 +57,24 @@ def require_data(project: Project, home: HomePaths) -> Path:
     return root
 
 
+def fetch_data(project: Project, home: HomePaths, report: Report) -> Path:
+    """Fetch the app's data set unless it is there; return `data_root`.
+
+    Raises
+    ------
+    DataError
+        It could not be fetched, or is not what it was.
+    """
+    if project.data:
+        return data.fetch(DataSpec.from_json(project.data), home=home, report=report)
+    return data_root(project, home)
+
+
+def has_worker(project: Project, wenv: WenvPaths) -> bool:
+    """Say whether worker package and environment are there already, as they must be."""
+    return package.find(_source(project), wenv=wenv) is not None
+
+
 def install(project: Project, *, home: HomePaths, wenv: WenvPaths, report: Report) -> Installation:
     """Make what is missing; when nothing has changed this costs milliseconds.
 
@@ -67,9 +85,9 @@ def install(project: Project, *, home: HomePaths, wenv: WenvPaths, report: Repor
     DataError
         The data set could not be fetched, or is not what it was.
     """
-    source = WorkerSource(app=project.name, folder=project.worker, writable=project.writable)
-    worker = package.install(source, wenv=wenv, report=report)
-    root = data_root(project, home)
-    if project.data:
-        root = data.fetch(DataSpec.from_json(project.data), home=home, report=report)
-    return Installation(worker, root, project.data)
+    worker = package.install(_source(project), wenv=wenv, report=report)
+    return Installation(worker, fetch_data(project, home, report), project.data)
+
+
+def _source(project: Project) -> WorkerSource:
+    return WorkerSource(app=project.name, folder=project.worker, writable=project.writable)

@@ -149,6 +149,11 @@ def code_digest(source: WorkerSource) -> str:
     return _digest_of(_entries(source.folder))
 
 
+def find(source: WorkerSource, *, wenv: WenvPaths) -> Installed | None:
+    """Return what `install` made, if nothing of it would have to be made anew."""
+    return _State(source, wenv, lambda text: None).unchanged()
+
+
 def install(source: WorkerSource, *, wenv: WenvPaths, report: Report) -> Installed:
     """Make everything the worker of an app needs to run: lock, environment, code, runtime.
 

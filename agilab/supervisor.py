@@ -144,8 +144,10 @@ def wait_for_slots(run: Execution) -> None:
 def install(run: Execution) -> None:
     """Make what the workers need and is not there yet."""
     run.tell("state", {"state": "installing"})
+    run.planner = Planner(run.project, run.home, installation.fetch_data(run.project, run.home, run.note))
+    if not installation.has_worker(run.project, run.wenv):
+        plan(run)  # building may take minutes: a plan that cannot be is found before
     run.installed = installation.install(run.project, home=run.home, wenv=run.wenv, report=run.note)
-    run.planner = Planner(run.project, run.home, run.installed.data_root)
     now_is = code_digest(run.project.manager_digest(), run.installed.worker.code_digest)
     if now_is != run.request.code_digest:  # the record would name code that did not run
         raise RequestError(
@@ -176,7 +178,9 @@ def open_first_worker(run: Execution) -> None:
 
 
 def plan(run: Execution) -> None:
-    """Ask the app what there is to do, and hash what it reads."""
+    """Ask the app what there is to do, unless it was asked before, and hash what it reads."""
+    if run.plan is not None:
+        return
     run.input_refs, run.plan = run.planner.plan(run.request.settings)
     _provide(run, run.plan.partitions, run.input_refs)
 
@@ -329,10 +333,13 @@ def _created(run: Execution) -> None:
 
 def _advice(run: Execution, partition: str) -> str:
     folder = run.wenv.package(run.project.name)
+    then = f"repeat it here: agilab debug {run.paths.run_id} {partition}"
+    if not partition:
+        then = f"if a module is missing, add it to dependencies in {run.project.worker_pyproject}"
     return (
         f"worker code: {folder / 'current'}\n"
         f"environment and lock: {folder / 'worker_manifest.json'}\n"
-        f"repeat it here: agilab debug {run.paths.run_id} {partition}\n"
+        f"{then}\n"
     )
 
 

@@ -11,12 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkout import ROOT
+
 REAL_HOME = Path.home()
 POLL_S = 0.02
 WIND_DOWN_S = 10.0
 """How long processes of a run may take to end after the last test [s]."""
 
 WaitFor = Callable[[Callable[[], object], float], object]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Return the checkout."""
+    return ROOT
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -317,14 +317,14 @@ class LocalPool(Pool):
         ready = slot.ready
         self._forget(slot)
         self._pending.append(Gone(slot.name, message))  # first: what it held is not for this worker again
+        tail = _tail(self._job.paths.logs / f"{slot.name}.log")
         if slot.sent:
             first = slot.sent.popleft()
-            self._pending.append(Failed(slot.name, first.partition, reason, message))
+            self._pending.append(Failed(slot.name, first.partition, reason, message, tail if reason == "died" else ""))
             self._pending += [Returned(slot.name, sent.partition) for sent in slot.sent]
             slot.sent.clear()
         slot.starts_without_ready += not ready
         if slot.starts_without_ready >= _STARTS_WITHOUT_READY:
-            tail = _tail(self._job.paths.logs / f"{slot.name}.log")
             self._break(f"worker {slot.name} does not start: {message}", tail)
         if not self._broken:
             self._start(slot)
@@ -422,8 +422,11 @@ def _readable(file: BinaryIO | Any, timeout_s: float = 0.0) -> bool:
 
 
 def _tail(path: Path, size: int = 4000) -> str:
-    with suppress(OSError):
-        return path.read_bytes()[-size:].decode(errors="replace")
+    """Return the last lines of a log, for a death that nobody else explains."""
+    with suppress(OSError), open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+        text = file.read().decode(errors="replace").strip()
+        return f"{text}\n" if text else ""
     return ""
 
 
