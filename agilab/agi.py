@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -180,7 +181,7 @@ class AGI:
             assert process.stdin is not None
             assert process.stdout is not None
             with process.stdout:
-                with process.stdin:
+                with suppress(BrokenPipeError), process.stdin:  # it has ended already: its log says why
                     process.stdin.write(json.dumps(order).encode())
                 begun = process.stdout.readline()
         process.wait()  # the supervisor is a child of this process, which has gone: nobody has to wait for it

@@ -84,7 +84,7 @@ class Committer:
     def take(self, timeout_s: float = 0.0) -> list[Commit]:
         """Return what has been committed, waiting at most `timeout_s` [s] for the first."""
         found: list[Commit] = []
-        if timeout_s:
+        if timeout_s and self._defect is None:
             with suppress(queue.Empty):
                 found.append(self._outbox.get(timeout=timeout_s))
         while not self._outbox.empty():  # this thread is the only reader
@@ -126,9 +126,9 @@ class Committer:
                 try:
                     self._commit(batch)
                 except BaseException as err:  # a defect of ours: whoever waits for these must hear of it
+                    self._defect = err
                     for finished in batch:
                         self._outbox.put(Commit(finished.record, err))
-                    self._defect = err
                     raise
                 busy_until = time.monotonic() + 10 * _PATIENCE_S
 
@@ -144,14 +144,15 @@ class Committer:
                 self._outbox.put(Commit(finished.record, err))
                 continue
             sealed.append((finished, outcome))
-        try:
-            self._append(sealed)
-        except OSError as err:
-            for finished, _ in sealed:
-                self._outbox.put(Commit(finished.record, err))
-            return
+        failed = self._record(sealed)
         for finished, line in sealed:
             record = finished.record
+            why = failed.get(record["worker"])
+            if why is not None:
+                with suppress(OSError):  # else it would fence the next attempt
+                    os.rename(self.paths.partition(record["stage"], record["partition"]), finished.folder)
+                self._outbox.put(Commit(record, why))
+                continue
             base = f"artifacts/{record['stage']}/{record['partition']}/"
             self.hashes[base + RECORD_NAME] = sha256(line).hexdigest()
             for item in record["artifacts"]:
@@ -168,21 +169,41 @@ class Committer:
         # The folder holds at least its record, so a rename onto a committed one fails: late attempts are fenced.
         os.rename(finished.folder, os.path.join(stage, record["partition"]))
 
-    def _append(self, sealed: list[tuple[Finished, bytes]]) -> None:
-        for stage in {finished.record["stage"] for finished, _ in sealed}:
-            sync_folder(self.paths.artifacts / stage)
+    def _record(self, sealed: list[tuple[Finished, bytes]]) -> dict[str, OSError]:
+        """Make renames and record lines durable; return the workers whose lines could not become so, and why."""
         lines: dict[str, list[bytes]] = {}
         for finished, line in sealed:
             lines.setdefault(finished.record["worker"], []).append(line)
+        failed: dict[str, OSError] = {}
+        try:
+            for stage in {finished.record["stage"] for finished, _ in sealed}:
+                sync_folder(self.paths.artifacts / stage)
+        except OSError as err:
+            return dict.fromkeys(lines, err)
         for worker, found in lines.items():
+            try:
+                self._append(worker, b"".join(found))
+            except OSError as err:
+                failed[worker] = err
+        return failed
+
+    def _append(self, worker: str, data: bytes) -> None:
+        path = self.paths.records(worker)
+        with disk_errors(path, "recording partitions in"):
             if worker not in self._records:
                 make_folder(self.paths.partitions)
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                self._records[worker] = os.open(self.paths.records(worker), flags, 0o600)
+                self._records[worker] = os.open(path, flags, 0o600)
                 sync_folder(self.paths.partitions)
-            with disk_errors(self.paths.records(worker), "recording partitions in"):
-                _write_all(self._records[worker], b"".join(found))
-                os.fdatasync(self._records[worker])
+            fd = self._records[worker]
+            end = os.fstat(fd).st_size
+            try:
+                _write_all(fd, data)
+                os.fdatasync(fd)
+            except OSError:
+                with suppress(OSError):  # half a line would spoil the next one, a whole one would count
+                    os.ftruncate(fd, end)
+                raise
 
 
 def _settle(batch: list[Finished]) -> list[bytes | BaseException]:
@@ -199,7 +220,7 @@ def _settle(batch: list[Finished]) -> list[bytes | BaseException]:
         try:
             for item in finished.record["artifacts"]:
                 path = f"{finished.folder}/{item['path'].rpartition('/')[2]}"
-                fds.append(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+                fds.append(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
                 item["sha256"], item["size_bytes"] = _hash(fds[-1], path)
                 os.posix_fadvise(fds[-1], 0, 0, os.POSIX_FADV_DONTNEED)  # starts the writing, waits for nothing
             found.append(record_line(finished.record))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from agilab import codec, digest, installation
 from agilab.backends.inline import check_requirements, forget
 from agilab.backends.local import worker_environment
+from agilab.codec import Field
 from agilab.entry import PROTOCOL, WorkerSession
 from agilab.env import AgiEnv
 from agilab.errors import EvidenceError, InstallError, RunNotFoundError, RunStateError
@@ -68,7 +70,7 @@ def prepare(env: AgiEnv, run: Run, partition: str, *, environ: Mapping[str, str]
     part = _recorded(run, partition)
     env = env.select(run.app)
     installed = installation.install(env.project, home=env.home, wenv=env.wenv, report=lambda text: None)
-    request, fields = run.request, env.fields()
+    request, fields = run.request, _fields(env, run)
     folder = Path(tempfile.mkdtemp(prefix=f"{run.run_id}-{partition}-", dir=make_folder(env.home.tmp)))
     init = {
         "op": "init",
@@ -102,11 +104,13 @@ def repeat(repetition: Repetition, tell: Callable[[dict[str, Any]], None]) -> di
         This Python lacks what the worker needs; see `repeat_in_worker_environment`.
     """
     check_requirements(repetition.worker.lock)
+    before = os.getcwd()
     try:
         session = WorkerSession(repetition.init)
         message = session.run(repetition.task, tell)
         session.close()
     finally:
+        os.chdir(before)
         forget(str(repetition.init["worker"]).partition(":")[0], str(repetition.init["code"]))
     return message
 
@@ -131,6 +135,19 @@ def repeat_in_worker_environment(repetition: Repetition, *, interactive: bool) -
     command = [str(repetition.worker.python), "-I", str(repetition.worker.runtime), "debug", str(order)]
     stdin = None if interactive else subprocess.DEVNULL
     return subprocess.call(command, env=worker_environment(1, {}), stdin=stdin)
+
+
+def _fields(env: AgiEnv, run: Run) -> tuple[Field, ...]:
+    """Return the settings as the run's own manager package declared them."""
+    recorded = str(run.manifest["code"]["manager_digest"])
+    if recorded == env.project.manager_digest():
+        return env.fields()
+    snapshot = env.home.snapshots / recorded
+    if not snapshot.is_dir():
+        raise RunStateError(
+            f"the manager package {recorded[:12]} of run {run.run_id} is no longer in {env.home.snapshots}; run again"
+        )
+    return replace(env.planner, source=snapshot).fields()
 
 
 def _recorded(run: Run, partition: str) -> dict[str, Any]:
@@ -165,7 +182,12 @@ def _input(ref: Mapping[str, Any], run: Run, root: Path) -> tuple[str, tuple[str
     else:
         name = f"{ref['stage']}/{ref['partition']}/{ref['name']}"
         path = run.artifact(name)
-    found = digest.of_file(path)
+    try:
+        found = digest.of_file(path)
+    except OSError as err:
+        raise EvidenceError(
+            f"input {path} cannot be read ({err.strerror}), the run read one with sha256 {ref['sha256']}; restore it"
+        ) from err
     if found != ref["sha256"]:
         raise EvidenceError(f"input {path} has sha256 {found}, the run read {ref['sha256']}; restore it")
     return name, (str(path), found)

@@ -118,8 +118,9 @@ class InputHasher:
     def _load(self) -> dict[str, list[int | str]]:
         if self._known is None:
             self._known = {}
-            with suppress(OSError, ValueError):  # a cache that cannot be read is an empty one
-                self._known = dict(json.loads(self.cache.read_bytes())["hashes"])
+            with suppress(OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+                hashes = json.loads(self.cache.read_bytes())["hashes"]  # a cache that cannot be read is an empty one
+                self._known = {file: item for file, item in hashes.items() if isinstance(item, list) and len(item) == 4}
         return self._known
 
     def _save(self) -> None:

@@ -14,7 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,7 @@ class Planner:
 
     def fields(self) -> tuple[codec.Field, ...]:
         """Return the declared settings; read from a cache by digest when the code has not changed."""
-        key = digest.of_json([__version__, self.project.manager_digest()])
+        key = digest.of_json([__version__, self._digest])
         cached = self.home.cache / "fields" / f"{key}.json"
         if cached.is_file():
             try:
@@ -119,12 +120,17 @@ class Planner:
                 shutil.rmtree(aside)
         return folder
 
+    @property
+    def _digest(self) -> str:
+        """The digest of the code that is asked: a snapshot's is its name."""
+        return self.project.manager_digest() if self.source is None else self.source.name
+
     def _ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
         source = self.source or self.project.manager.parent
         request = {
             "app": self.project.app_class,
             "source": str(source),
-            "digest": self.project.manager_digest() if self.source is None else self.source.name,
+            "digest": self._digest,
             "data_root": str(self.data_root),
             "question": question,
         }
@@ -145,6 +151,11 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     PlanError
         The app's own code raised, or answered something else than asked for.
     """
+    with _no_byte_code():
+        return _answer(request)
+
+
+def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
     app_class = _load(request["app"], Path(request["source"]), request["digest"])
     question = request["question"]
     settings_class = app_class.Settings
@@ -176,6 +187,16 @@ def main() -> int:
     return 0
 
 
+@contextmanager
+def _no_byte_code() -> Iterator[None]:
+    """Let imports write no byte code, also those inside the app's methods: an installed project is never written to."""
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = writes
+
+
 def _load(name: str, source: Path, code: str) -> type[App]:
     from importlib import import_module
 
@@ -183,7 +204,6 @@ def _load(name: str, source: Path, code: str) -> type[App]:
 
     package, _, class_name = name.partition(":")
     sys.path.insert(0, str(source))
-    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # an installed project is never written to
     try:
         module = import_module(package)
     except (Exception, SystemExit) as err:  # the app's own code
@@ -192,7 +212,6 @@ def _load(name: str, source: Path, code: str) -> type[App]:
         raise ProjectError(f"{package} cannot be imported: {first_line(err)}; see {_where(err)}") from err
     finally:
         sys.path.remove(str(source))
-        sys.dont_write_bytecode = writes
     setattr(sys.modules[package.partition(".")[0]], _MARK, code)
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, App)):
@@ -262,7 +281,9 @@ def _ask_child(request: Mapping[str, Any]) -> dict[str, Any]:
     if child.returncode or not child.stdout:
         last = child.stderr.decode(errors="replace").strip().splitlines()
         said = last[-1] if last else "no message"
-        raise PlanError(f"{request['app']} ended its process with exit code {child.returncode} before it answered: {said}")
+        raise PlanError(
+            f"{request['app']} ended its process with exit code {child.returncode} before it answered: {said}"
+        )
     found: dict[str, Any] = json.loads(child.stdout)
     if "error" in found:
         raise errors.get(found["error"], PlanError)(found["message"])

@@ -51,6 +51,17 @@ class Survey(agilab.App):
         return agilab.WorkPlan([agilab.Stage("lines", parts), agilab.Stage("total", after="lines")])
 '''
 
+SETTINGS = """\
+[settings]
+count = 50
+
+[settings.model]
+depth = 2
+
+[cluster]
+workers = 2
+"""
+
 WORKER = '''\
 """Counts the lines of one table."""
 
@@ -89,7 +100,7 @@ def make_survey(folder: Path, *, manager: str = MANAGER, pyproject: str = PYPROJ
     for name, text in {
         "pyproject.toml": pyproject,
         "src/survey/__init__.py": manager,
-        "src/survey/app_settings.toml": "[settings]\ncount = 50\n\n[settings.model]\ndepth = 2\n\n[cluster]\nworkers = 2\n",
+        "src/survey/app_settings.toml": SETTINGS,
         "src/survey_worker/__init__.py": WORKER,
         "src/survey_worker/pyproject.toml": WORKER_PYPROJECT,
         "tables/a.csv": "1\n2\n",

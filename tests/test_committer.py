@@ -141,7 +141,7 @@ def test_an_artifact_that_somebody_else_could_change_is_refused(
     assert [record["partition"] for record in read_records(paths)] == ["good"]
 
 
-def full(*_: object) -> None:
+def full(*_: object) -> int:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -156,6 +156,40 @@ def test_a_full_disk_fails_the_commit_and_says_so(
     assert isinstance(commit.error, NoSpaceError)
     assert "no space on disk while" in str(commit.error)
     assert list(read_records(paths)) == []
+    [again] = outcome(committer, finished(paths, "a", {"x": b"y"}, attempt=2))
+    assert again.error is None
+    assert [record["attempt"] for record in read_records(paths)] == [2]
+    assert (paths.partition("one", "a") / "x").read_bytes() == b"y"
+
+
+def test_half_a_record_line_does_not_spoil_the_next_one(
+    paths: RunPaths, committer: Committer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome(committer, finished(paths, "a", {"x": b"x"}))
+    writes: list[int] = []
+    real = os.write
+
+    def torn(fd: int, data: bytes) -> int:
+        writes.append(fd)
+        if len(writes) == 2:  # the first is the record's copy
+            return real(fd, bytes(data)[:10])
+        return full() if len(writes) == 3 else real(fd, data)
+
+    item = finished(paths, "b", {"x": b"x"})
+    monkeypatch.setattr(module.os, "write", torn)
+    [commit] = outcome(committer, item)
+    monkeypatch.undo()
+    assert isinstance(commit.error, NoSpaceError)
+    outcome(committer, finished(paths, "c", {"x": b"x"}))
+    assert [record["partition"] for record in read_records(paths)] == ["a", "c"]
+
+
+def test_a_record_file_that_cannot_be_written_costs_its_worker_only(paths: RunPaths, committer: Committer) -> None:
+    make_folder(paths.records("w0"))  # a folder where the file should be
+    items = [finished(paths, f"p{number}", {"x": b"x"}, worker=f"w{number % 2}") for number in range(4)]
+    commits = {commit.record["partition"]: commit.error for commit in outcome(committer, *items)}
+    assert {name for name, error in commits.items() if error is None} == {"p1", "p3"}
+    assert sorted(path.name for path in (paths.artifacts / "one").iterdir()) == ["p1", "p3"]
 
 
 def test_what_was_handed_over_is_finished_when_it_is_closed(paths: RunPaths) -> None:

@@ -90,7 +90,9 @@ def test_a_folder_that_another_process_is_just_claiming_is_ours(env: AgiEnv) -> 
 
 def test_a_home_that_is_a_file_is_named(home: Path) -> None:
     home.write_text("a file")
-    assert refusal(AgiEnv().prepare) == f"{home} cannot be used: File exists; choose another folder with AGILAB_HOME=PATH"
+    assert (
+        refusal(AgiEnv().prepare) == f"{home} cannot be used: File exists; choose another folder with AGILAB_HOME=PATH"
+    )
     below = AgiEnv(home=home / "below")
     assert refusal(below.prepare).startswith(f"{home}/below cannot be used: Not a directory; choose another folder")
 
@@ -142,9 +144,7 @@ def test_paths_are_absolute_and_may_begin_with_the_user(home: Path, monkeypatch:
 # --- variables ---
 
 
-def test_variables_are_shown_with_value_and_source(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variables_are_shown_with_value_and_source(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AGILAB_HOME", str(tmp_path / "other"))

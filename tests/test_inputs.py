@@ -99,7 +99,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("missing", "input missing cannot be read in .*: No such file or directory; check the setting or the data"),
+        ("missing", "input missing cannot be read in .*: No such file or directory; check setting and data"),
         ("folder", "input folder in .* is not a file; name the files of a folder one by one"),
         ("pipe", "input pipe in .* is not a file"),
         ("rows/x", "input rows/x cannot be read in .*: Not a directory"),

@@ -106,7 +106,7 @@ def test_where_a_value_came_from_lies_outside_the_digest(
 ) -> None:
     by_caller = own.request({"count": 5, "model": {"depth": 4}}, cluster={"workers": 1})
     by_file = own.request(
-        file=written(tmp_path, {"schema": SCHEMA, "settings": by_caller.settings["model"] and {"count": 5}}),
+        file=written(tmp_path, {"schema": SCHEMA, "settings": {"count": 5}}),
         settings={"model": {"depth": 4}},
         cluster={"workers": 1},
     )
@@ -218,7 +218,9 @@ def test_a_wrong_value_in_a_file_names_the_file(shared: AgiEnv, tmp_path: Path) 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.0, True, "1"])
 def test_a_seed_is_a_whole_number_of_63_bits(shared: AgiEnv, seed: Any) -> None:
-    assert refusal(lambda: shared.request(seed=seed)) == f"seed is {seed!r}; allowed: a whole number from 0 to 2**63 - 1"
+    assert (
+        refusal(lambda: shared.request(seed=seed)) == f"seed is {seed!r}; allowed: a whole number from 0 to 2**63 - 1"
+    )
 
 
 def test_the_largest_seed_is_taken(shared: AgiEnv) -> None:
@@ -226,7 +228,9 @@ def test_the_largest_seed_is_taken(shared: AgiEnv) -> None:
 
 
 def test_unknown_settings_and_options_are_refused_with_a_near_match(shared: AgiEnv) -> None:
-    assert refusal(lambda: shared.request({"cuont": 1}), SettingError) == "unknown setting 'cuont'; did you mean 'count'?"
+    assert (
+        refusal(lambda: shared.request({"cuont": 1}), SettingError) == "unknown setting 'cuont'; did you mean 'count'?"
+    )
     assert "did you mean 'model.depth'?" in refusal(lambda: shared.request({"model": {"dept": 1}}), SettingError)
     assert "did you mean 'timeout_s'?" in refusal(lambda: shared.request(cluster={"timeout": 1}), SettingError)
 
@@ -302,7 +306,9 @@ def test_a_request_that_lacks_something_is_refused(request_made: RunRequest) -> 
     value = request_made.to_json()
     for name in value.keys() - {"schema", "digest"}:
         left = {key: item for key, item in value.items() if key != name}
-        assert f"the request is incomplete: '{name}' is missing" in refusal(lambda left=left: RunRequest.from_json(left))  # type: ignore[misc]
+        assert f"the request is incomplete: '{name}' is missing" in refusal(
+            lambda left=left: RunRequest.from_json(left)
+        )  # type: ignore[misc]
 
 
 # --- cluster options ---
