@@ -36,6 +36,17 @@ class Kind:
     columns: Mapping[str, str] | None = None
     comparison: str = "bytes"
 
+    @classmethod
+    def from_json(cls, name: str, value: Mapping[str, Any]) -> Kind:
+        """Read a kind of an app's own, as ``[tool.agilab.kinds]`` declares it."""
+        comparison = value.get("comparison", "bytes")
+        suffix = value.get("suffix", SUFFIXES.get(comparison, ".bin"))
+        return cls(name, suffix, value.get("doc", ""), value.get("columns"), comparison)
+
+
+SUFFIXES: Mapping[str, str] = {"json": ".json", "table": ".parquet"}
+"""Comparison -> ending of the file, where an app's own kind names none."""
+
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
@@ -82,6 +93,11 @@ class Artifact:
     sha256: str
     hashed_by: str = "manager"
     location: str = ""
+
+    @property
+    def key(self) -> str:
+        """``stage/partition/name``: what `Run.artifact` takes, and what a stage method finds it under."""
+        return f"{self.stage}/{self.partition}/{self.name}"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

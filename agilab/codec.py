@@ -63,7 +63,8 @@ class Field:
         ``step``, ``soft_min``, ``soft_max`` are for forms only. ``pattern``
         (text), ``options``, ``labels``, ``open`` (selectors), ``length``
         (tuples), ``items``, ``min_length``, ``max_length`` (lists), ``kind``
-        (paths and inputs), ``fields`` (nested settings, as of `fields_to_json`).
+        (paths and inputs), ``allow_empty`` (inputs), ``fields`` (nested
+        settings, as of `fields_to_json`).
     label
         What a form shows; empty when it follows from the name.
     """

@@ -82,6 +82,7 @@ def prepare(env: AgiEnv, run: Run, partition: str, *, environ: Mapping[str, str]
         "secrets": resolve_secrets(fields, request["settings"], environ),
         "seed": request["seed"],
         "cancel_file": str(run.paths.cancel_request),
+        "kinds": {name: dict(kind) for name, kind in env.project.kinds.items()},
     }
     task = {
         "op": "run",

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from agilab import codec, digest
-from agilab.artifact import link
+from agilab.artifact import Kind, link
 from agilab.errors import AgilabError, ProtocolError, WorkerError, first_line
 from agilab.worker import PartitionContext, Send, Worker
 
@@ -74,6 +74,7 @@ class WorkerSession:
         values = codec.validate(fields, init["values"], where="the request")
         self._seed: int = init["seed"]
         self._cancelled = _CancelFile(init["cancel_file"])
+        self._kinds = {name: Kind.from_json(name, kind) for name, kind in init.get("kinds", {}).items()}
         self.worker = load_worker(init["worker"], Path(init["code"]))
         self.worker.settings = codec.decode(fields, values, secrets=init["secrets"])
         self.worker.setup()
@@ -91,7 +92,7 @@ class WorkerSession:
         folder.mkdir(mode=0o700, parents=True)
         inputs = materialise(task["inputs"], folder.with_name(folder.name + ".inputs"))
         part = PartitionContext(
-            {**task, "inputs": inputs, "seed": self._seed}, folder, send=_Throttle(send), cancelled=self._cancelled
+            {**task, "inputs": inputs, "seed": self._seed, "kinds": self._kinds}, folder, send=_Throttle(send), cancelled=self._cancelled
         )
         _reset_peak()
         os.chdir(folder)

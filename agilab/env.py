@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from agilab import package
 from agilab.codec import Field
-from agilab.errors import HomeError, ProjectNotFoundError, RequestError
+from agilab.errors import HomeError, NoSpaceError, ProjectNotFoundError, RequestError
 from agilab.installation import data_root
 from agilab.layers import Layer, Resolved, environment_layer, resolve, settings_layer, write_toml
 from agilab.package import WorkerSource
@@ -360,6 +360,8 @@ def _claim(folder: Path, marker: Path, name: str) -> None:
     try:
         make_folder(folder)
         names = sorted(path.name for path in folder.iterdir())
+    except NoSpaceError:
+        raise
     except OSError as err:
         raise HomeError(f"{folder} cannot be used: {err.strerror}; choose another folder with {name}=PATH") from err
     # Another process of ours may be claiming it just now: its marker is here, or still aside.
@@ -372,5 +374,7 @@ def _claim(folder: Path, marker: Path, name: str) -> None:
         )
     try:
         write_json(marker, {"schema": HOME_SCHEMA, "of": name})
+    except NoSpaceError:
+        raise
     except OSError as err:
         raise HomeError(f"{folder} cannot be written: {err.strerror}; choose another folder with {name}=PATH") from err

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from _thread import get_native_id
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -237,7 +238,7 @@ def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     NoSpaceError
         The disk is full; the partial file has been removed.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{get_native_id()}.tmp")
     with disk_errors(path, "writing"):
         try:
             fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -84,14 +84,21 @@ class Planner:
         """Return the files that each `Input` setting matches, relative to the data root."""
         return dict(self._ask({"op": "input_matches", "values": dict(values)})["matches"])
 
-    def plan_stage(self, values: Mapping[str, Any], stage: str, artifacts: Sequence[Artifact]) -> tuple[Partition, ...]:
-        """Return the partitions of a stage that is planned from earlier artifacts."""
-        question = {"op": "plan_stage", "values": dict(values), "stage": stage}
+    def plan_stage(
+        self, values: Mapping[str, Any], stage: str, artifacts: Sequence[Artifact], *, run_folder: Path | None = None
+    ) -> tuple[Partition, ...]:
+        """Return the partitions of a stage that is planned from earlier artifacts, which lie in the run folder."""
+        question = {"op": "plan_stage", "values": dict(values), "stage": stage, "run_folder": _text(run_folder)}
         found = self._ask({**question, "artifacts": [item.to_json() for item in artifacts]})
         return tuple(Partition.from_json(item) for item in found["partitions"])
 
     def summarize(
-        self, values: Mapping[str, Any], partitions: Sequence[Partition], records: Mapping[str, Mapping[str, Any]]
+        self,
+        values: Mapping[str, Any],
+        partitions: Sequence[Partition],
+        records: Mapping[str, Mapping[str, Any]],
+        *,
+        run_folder: Path | None = None,
     ) -> dict[str, float]:
         """Return the metrics of the run, from its partitions and their records by id."""
         results = [
@@ -104,7 +111,8 @@ class Planner:
             }
             for part in partitions
         ]
-        return dict(self._ask({"op": "summarize", "values": dict(values), "results": results})["metrics"])
+        question = {"op": "summarize", "values": dict(values), "results": results, "run_folder": _text(run_folder)}
+        return dict(self._ask(question)["metrics"])
 
     def snapshot(self) -> Path:
         """Keep the manager package as it is now, by digest, for as long as a run of it can be resumed."""
@@ -165,6 +173,8 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
     settings = settings_class.from_json(values)
     try:
         app = app_class(settings, data_root=Path(request["data_root"]))
+        if question.get("run_folder"):
+            app.run_folder = Path(question["run_folder"])
         return _ANSWERS[question["op"]](app, question)
     except AgilabError:
         raise
@@ -220,10 +230,15 @@ def _load(name: str, source: Path, code: str) -> type[App]:
 
 
 def _plan(app: App, question: Mapping[str, Any]) -> dict[str, Any]:
+    from agilab.app import App
+
+    if type(app).inputs is not App.inputs:
+        app.settings.input_matches(app.data_root)  # an app that lists its inputs itself may not look at its settings
+    inputs = [reference_to_json(ref) for ref in app.inputs()]
     plan = app.plan()
     if not isinstance(plan, WorkPlan):
         raise PlanError(f"{type(app).__name__}.plan returned {type(plan).__name__}; return an agilab.WorkPlan")
-    return {"inputs": [reference_to_json(ref) for ref in app.inputs()], "plan": _json(plan.to_json(), "plan")}
+    return {"inputs": inputs, "plan": _json(plan.to_json(), "plan")}
 
 
 def _input_matches(app: App, question: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,6 +261,10 @@ def _summarize(app: App, question: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _ANSWERS = {"input_matches": _input_matches, "plan": _plan, "plan_stage": _plan_stage, "summarize": _summarize}
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _json(value: Any, method: str) -> Any:

@@ -70,16 +70,27 @@ class Input(_String):
         Such as ``"tracks/*.csv"``; ``**`` stands for any folders.
     kind
         ``"file"``, ``"folder"`` (every file in it) or ``"glob"``, the default.
+    allow_empty
+        Whether a pattern or folder may match no file; without, that is an error before anything runs.
     """
 
-    __slots__ = ["kind"]
-    _slot_defaults = {**param.String._slot_defaults, "default": None, "kind": "glob"}  # noqa: RUF012, as above
+    __slots__ = ["allow_empty", "kind"]
+    _slot_defaults = {  # noqa: RUF012, as above
+        **param.String._slot_defaults,
+        "default": None,
+        "kind": "glob",
+        "allow_empty": False,
+    }
     kind: str
+    allow_empty: bool
 
-    def __init__(self, default: Any = Undefined, *, kind: Any = Undefined, **params: Any) -> None:
+    def __init__(
+        self, default: Any = Undefined, *, kind: Any = Undefined, allow_empty: Any = Undefined, **params: Any
+    ) -> None:
         if kind is not Undefined and kind not in ("file", "folder", "glob"):
             raise SettingError(f"an Input has kind {show(kind)}; allowed: 'file', 'folder', 'glob'")
         object.__setattr__(self, "kind", kind)
+        object.__setattr__(self, "allow_empty", allow_empty)
         super().__init__(default, **params)
 
     def _validate(self, val: Any) -> None:
@@ -171,7 +182,8 @@ class Settings(param.Parameterized, metaclass=_SettingsClass):
         Raises
         ------
         SettingError
-            A named file or folder does not exist or lies outside the root.
+            A named file or folder does not exist or lies outside the root; or
+            nothing is matched, and the setting does not say ``allow_empty``.
         """
         values = self.to_json()
         found: dict[str, list[str]] = {}
@@ -180,6 +192,11 @@ class Settings(param.Parameterized, metaclass=_SettingsClass):
             if text is not None:
                 kind = str(field.constraints["kind"])
                 found[name] = matches(name, text, kind=kind, root=Path(data_root))
+                if not found[name] and not field.constraints.get("allow_empty"):
+                    raise SettingError(
+                        f"setting {name!r} is {show(text)}, which matches no file below {data_root}; correct it or "
+                        "put files there (an app that can do without declares Input(..., allow_empty=True))"
+                    )
         return found
 
 
@@ -404,7 +421,7 @@ _NESTED = (param.ClassSelector, param.Parameter)
 
 _KINDS: Mapping[type, Callable[[Any], tuple[str, dict[str, Any]]]] = {
     Secret: _plain("secret"),
-    Input: lambda parameter: ("input", {"kind": parameter.kind}),
+    Input: lambda parameter: ("input", {"kind": parameter.kind} | ({"allow_empty": True} if parameter.allow_empty else {})),
     param.Integer: _numeric("integer", "integer"),
     param.Date: _numeric("datetime", "datetime"),
     param.CalendarDate: _numeric("date", "date"),

@@ -171,6 +171,7 @@ def open_first_worker(run: Execution) -> None:
         "secrets": resolve_secrets(fields, run.request.settings, os.environ),
         "seed": run.request.seed,
         "cancel_file": str(run.paths.cancel_request),
+        "kinds": {name: dict(kind) for name, kind in run.project.kinds.items()},
     }
     name, _, marker = run.watcher.marker.partition("=")
     job = Job(run.paths, run.installed.worker, init, len(run.held.numbers.get("cpu", (0,))), {name: marker})
@@ -228,7 +229,9 @@ def summarize(run: Execution) -> None:
     """Ask the app for the run's metrics, once."""
     assert run.plan is not None
     assert run.dispatcher is not None
-    run.metrics = run.planner.summarize(run.request.settings, run.plan.partitions, run.dispatcher.records)
+    run.metrics = run.planner.summarize(
+        run.request.settings, run.plan.partitions, run.dispatcher.records, run_folder=run.paths.root
+    )
 
 
 def close_workers(run: Execution) -> None:
@@ -346,7 +349,7 @@ def _advice(run: Execution, partition: str) -> str:
 def _plan_later(run: Execution, stage: str, artifacts: Sequence[Artifact]) -> Sequence[Partition]:
     """Ask the app for the partitions of a stage, and get what they need besides."""
     assert run.dispatcher is not None
-    parts = run.planner.plan_stage(run.request.settings, stage, artifacts)
+    parts = run.planner.plan_stage(run.request.settings, stage, artifacts, run_folder=run.paths.root)
     before = set(run.held.numbers)
     _provide(run, parts)
     run.dispatcher.state.offer({name: run.held.numbers[name] for name in run.held.numbers.keys() - before})

@@ -17,7 +17,7 @@ import pytest
 from agilab import AGI, AgiEnv, Run, Stage, manifest
 from agilab.backends.base import Capabilities
 from agilab.backends.base import backend as find_backend
-from agilab.errors import BackendRefusedError
+from agilab.errors import BackendRefusedError, SettingError
 from agilab.testing.probe import (
     Bench,
     command_lines,
@@ -410,7 +410,9 @@ class FaultTests(Suite):
         assert lines
         assert all(secret.encode() not in text for text in lines)
 
-    def test_a_secret_that_is_not_there_fails_the_run_in_one_line(self, bench: Bench) -> None:
-        run = AGI.run(bench.env, bench.request(Stage("first", [do("a")]), settings={"token": "env:PROBE_NOT_SET"}))
-        assert run.state == "failed"
-        assert "secret 'token' is env:PROBE_NOT_SET, but that variable is not set" in str(run.error)
+    def test_a_secret_that_is_not_there_is_refused_before_there_is_a_run(self, bench: Bench) -> None:
+        request = bench.request(Stage("first", [do("a")]), settings={"token": "env:PROBE_NOT_SET"})
+        runs = len(bench.env.runs.list())
+        with pytest.raises(SettingError, match="secret 'token' is env:PROBE_NOT_SET, but that variable is not set"):
+            AGI.run(bench.env, request)
+        assert len(bench.env.runs.list()) == runs
