@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from agilab.artifact import Artifact
     from agilab.env import AgiEnv
     from agilab.errors import AgilabError
-    from agilab.plan import ArtifactRef, InputRef, Partition, Stage, WorkPlan
+    from agilab.plan import ArtifactRef, InputRef, Partition, Stage, WorkPlan, partition_id
     from agilab.request import RunRequest
     from agilab.run import Run
     from agilab.settings import Settings
@@ -38,6 +38,7 @@ _HOMES = {
     "Stage": "plan",
     "WorkPlan": "plan",
     "Worker": "worker",
+    "partition_id": "plan",
 }
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "Stage",
     "WorkPlan",
     "Worker",
+    "partition_id",
 ]
 
 

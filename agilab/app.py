@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from agilab.artifact import Artifact
-from agilab.errors import PlanError
-from agilab.plan import ArtifactRef, InputRef, Partition, WorkPlan
+from agilab.errors import ArtifactNotFoundError, PlanError
+from agilab.plan import InputRef, Partition, WorkPlan
 from agilab.settings import Settings
 
 
@@ -47,9 +47,12 @@ class App:
         Their values for this request.
     data_root
         The folder that inputs are relative to.
+    run_folder
+        The folder of the run, in `plan_stage` and `summarize`; None before there is one.
     """
 
     Settings: ClassVar[type[Settings]] = Settings
+    run_folder: Path | None = None
 
     def __init__(self, settings: Any, *, data_root: Path) -> None:
         self.settings = settings
@@ -58,10 +61,11 @@ class App:
     def inputs(self) -> Sequence[InputRef]:
         """List what the run reads; by default the matches of the app's `Input` settings.
 
-        Paths are relative to `data_root`.
+        Paths are relative to `data_root`; sizes are filled in, so that
+        ``weight=1 + ref.size_bytes`` puts the largest file first.
         """
         return [
-            InputRef(name=path, path=path)
+            InputRef(name=path, path=path, size_bytes=(self.data_root / path).stat().st_size)
             for paths in self.settings.input_matches(self.data_root).values()
             for path in paths
         ]
@@ -89,13 +93,39 @@ class App:
         sequence of Partition
             By default one partition that reads all of them: a reduction.
         """
-        refs = tuple(ArtifactRef(stage=art.stage, partition=art.partition, name=art.name) for art in artifacts)
-        return [Partition(stage, inputs=refs)]
+        return [Partition(stage, inputs=tuple(artifacts))]
+
+    def path(self, artifact: Artifact) -> Path:
+        """Return the file of an artifact of this run, to be read in `plan_stage` or `summarize`.
+
+        Parameters
+        ----------
+        artifact
+            One of those that the method was given.
+
+        Raises
+        ------
+        PlanError
+            There is no run yet: `plan` and `inputs` come before it.
+        ArtifactNotFoundError
+            The file lies on another host, or has gone.
+        """
+        if self.run_folder is None:
+            raise PlanError(
+                f"artifact {artifact.key!r} has no path before there is a run; read it in plan_stage or summarize"
+            )
+        file = self.run_folder / artifact.path
+        if artifact.location or not file.is_file():
+            where = f"lies on {artifact.location}" if artifact.location else f"is not in {self.run_folder}"
+            raise ArtifactNotFoundError(f"artifact {artifact.key!r} {where}; read it in a worker, as a planned input")
+        return file
 
     def summarize(self, results: Sequence[PartitionResult]) -> Mapping[str, float]:
         """Turn partition results into the run's metrics, once, after the last stage.
 
-        By default the metrics of the partitions are summed by name.
+        By default the last value of every metric is summed over the
+        partitions, by name. That is right for counts; for a loss, a score or
+        a rate it is not: say here how they come together.
         """
         totals: dict[str, float] = {}
         for result in results:

@@ -106,7 +106,7 @@ def allowed(field: Field) -> str:
 
 def _error(field: Field, value: Any, *, name: str, where: Where) -> SettingError:
     # What was meant as a secret must not reach a log, and a table may hold one.
-    hidden = field.type in ("secret", "settings") and value is not None
+    hidden = value is not None and any(leaf.type == "secret" for _, leaf in leaves((field,)))
     is_what = "not what is expected" if hidden else show(value)
     return SettingError(f"setting {name!r} is {is_what}; allowed: {allowed(field)}{_at(where, name)}")
 
@@ -164,7 +164,7 @@ def validate(fields: Sequence[Field], values: Mapping[str, Any], *, where: Where
     fields
         What is declared.
     values
-        Some or all of them, by name.
+        Some or all of them, by name; nested ones in their table or by dotted name, ``{"model.depth": 4}``.
     where
         Where the values come from, for the message.
 
@@ -190,10 +190,11 @@ def validate_some(
         raise SettingError(f"settings are {show(values)}; allowed: a table of names and values{_at(where, prefix)}")
     known = {field.name: field for field in fields}
     checked: dict[str, Any] = {}
-    for name, value in values.items():
+    for name, value in nested(fields, values, where=where, prefix=prefix).items():
         if name not in known:
+            names = dict(leaves(fields)) if "." in str(name) else known
             raise unknown(
-                prefix + name if isinstance(name, str) else name, [prefix + one for one in known], where=where
+                prefix + name if isinstance(name, str) else name, [prefix + one for one in names], where=where
             )
         field, dotted = known[name], prefix + name
         if field.type == "settings" and isinstance(value := _table(value), Mapping):
@@ -201,6 +202,49 @@ def validate_some(
         else:
             checked[name] = check_one(field, value, where=where, name=dotted)
     return checked
+
+
+def nested(
+    fields: Sequence[Field], values: Mapping[str, Any], *, where: Where = "", prefix: str = ""
+) -> Mapping[str, Any]:
+    """Put what has a dotted name into its table: ``{"model.depth": 4}`` becomes ``{"model": {"depth": 4}}``.
+
+    Raises
+    ------
+    SettingError
+        A setting is given by its dotted name and in its table.
+    """
+    tables = {field.name: field for field in fields if field.type == "settings"}
+    dotted = [name for name in values if isinstance(name, str) and "." in name and name.partition(".")[0] in tables]
+    if not dotted:
+        return values
+    made = {name: value for name, value in values.items() if name not in dotted}
+    for name in dotted:
+        table, _, rest = name.partition(".")
+        inner = _table(made.get(table, {}))
+        if isinstance(inner, Mapping):
+            inner = nested(tables[table].fields, inner, where=where, prefix=f"{prefix}{table}.")
+        if not isinstance(inner, Mapping) or _has_path(inner, rest):
+            raise SettingError(
+                f"setting {prefix + name!r} is given twice, by its dotted name and in the table {prefix + table!r}; "
+                f"give it once{_at(where, prefix + name)}"
+            )
+        made[table] = merged = _copy_tables(inner)
+        set_path(merged, rest, values[name])
+    return made
+
+
+def _has_path(values: Mapping[str, Any], name: str) -> bool:
+    """Whether a value stands at a dotted name, or in place of one of the tables on the way."""
+    first, _, rest = name.partition(".")
+    if first not in values:
+        return False
+    inner = _table(values[first])
+    return not rest or not isinstance(inner, Mapping) or _has_path(inner, rest)
+
+
+def _copy_tables(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy_tables(value) if isinstance(value, Mapping) else value for key, value in values.items()}
 
 
 def _table(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from agilab import codec, syntax, toml
 from agilab.declaration import Breach, Pyproject, read_pyproject, unknown_keys
+from agilab.dependencies import undeclared
 from agilab.errors import ProjectError, SettingError
 from agilab.package import RUNTIME_MODULES
 from agilab.project import GROUP, Project, unreadable
@@ -37,6 +38,7 @@ def check(
     *,
     fields: Sequence[codec.Field] | None = None,
     stages: Sequence[str] | None = None,
+    environment: Path | None = None,
 ) -> tuple[Breach, ...]:
     """Return every way in which a project breaks its contract; empty when it keeps it.
 
@@ -48,6 +50,9 @@ def check(
         Its settings, as the planner reports them; without, they are not checked.
     stages
         The stages of its plan; without, those that the source names literally are checked.
+    environment
+        Its worker environment, made from the worker's dependencies as they
+        are now; without, what the worker imports is compared with them by name.
     """
     found = list(project.breaches)
     pyproject = read_pyproject(project.pyproject)
@@ -55,7 +60,7 @@ def check(
         found += _pyproject(project, pyproject)
         found += _missing(project, pyproject)
     found += _worker_manifest(project)
-    found += _sources(project, stages)
+    found += _sources(project, stages, environment)
     found += _settings_file(project, fields)
     found += _settings(project, fields or ())
     return tuple(dict.fromkeys(found))
@@ -210,7 +215,7 @@ def _worker_manifest(project: Project) -> Iterator[Breach]:
             yield Breach(pyproject.path, line, message, f"leave it out, or move it to {project.pyproject}")
 
 
-def _sources(project: Project, stages: Sequence[str] | None) -> Iterator[Breach]:
+def _sources(project: Project, stages: Sequence[str] | None, environment: Path | None) -> Iterator[Breach]:
     modules: list[syntax.Module] = []
     for package, is_worker in ((project.manager, False), (project.worker, True)):
         for path, name in syntax.source_files(package):
@@ -221,6 +226,7 @@ def _sources(project: Project, stages: Sequence[str] | None) -> Iterator[Breach]
                 continue
             modules.append(module)
             yield from _imports(project, module) if is_worker else ()
+    yield from _undeclared(project, modules, environment)
     yield from _declared_classes(project, modules)
     yield from _stages(project, modules, stages)
 
@@ -238,6 +244,28 @@ def _imports(project: Project, module: syntax.Module) -> Iterator[Breach]:
             message = f"the worker imports {wrong} of agilab, which stays with the manager"
             allowed = ", ".join(name for name in RUNTIME_MODULES if name not in ("entry", "paths"))
             yield Breach(module.path, line, message, f"use Worker, and modules {allowed}")
+
+
+def _undeclared(project: Project, modules: Sequence[syntax.Module], environment: Path | None) -> Iterator[Breach]:
+    """Yield what either side imports without declaring it: it may be here, and is missing elsewhere."""
+    worker = f"{project.name}_worker"
+    own = (project.name, worker, "agilab")
+    halves: tuple[tuple[str, Path, str, tuple[str, ...], Path | None], ...] = (
+        ("manager", project.pyproject, project.name, ("agilab-holoviz",), None),
+        ("worker", project.worker_pyproject, worker, (), environment),
+    )
+    for half, path, package, given, made in halves:
+        pyproject = read_pyproject(path) if path.is_file() else None
+        if not isinstance(pyproject, Pyproject) or "dependencies" in pyproject.table("project").get("dynamic", ()):
+            continue
+        required = pyproject.table("project").get("dependencies", [])
+        if not isinstance(required, list):
+            continue
+        texts = [*given, *(text for text in required if isinstance(text, str))]
+        sources = [module for module in modules if module.name.partition(".")[0] == package]
+        for item in undeclared(sources, texts, own=own, environment=made):
+            message = f"the {half} imports {item.name}, which none of its dependencies provides"
+            yield Breach(item.path, item.line, message, f'add "{item.distribution}" to dependencies in {path}')
 
 
 def _outside_runtime(rest: str) -> str:

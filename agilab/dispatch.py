@@ -138,7 +138,7 @@ class Dispatcher:
     def _start_stage(self, stage: Stage, assignment: Mapping[str, tuple[str, ...]]) -> None:
         """Record a stage's plan durably, with the digest of everything its partitions read."""
         parts = [
-            replace(part, inputs=tuple(map(self._fill, part.inputs))) if part.inputs else part
+            replace(part, inputs=tuple(map(self._fill, part.references))) if part.inputs else part
             for part in stage.partitions or ()
         ]
         value = {
@@ -185,7 +185,7 @@ class Dispatcher:
     def _dispatch(self, step: Dispatch) -> list[Instruction]:
         part = step.partition
         try:
-            inputs = {name: source for name, *source in map(self._source, part.inputs)}
+            inputs = {name: source for name, *source in map(self._source, part.references)}
         except EvidenceError as err:
             return self._refuse(part.id, str(err))
         task = {

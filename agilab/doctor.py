@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from agilab import slots
-from agilab.errors import AgilabError, InstallError
-from agilab.paths import HomePaths, WenvPaths, read_json
+from agilab.env import check_owner
+from agilab.errors import AgilabError, HomeError, InstallError
+from agilab.paths import HomePaths, WenvPaths
 from agilab.uv import find_uv
 
 OLDEST_PYTHON = (3, 11)
@@ -47,6 +48,7 @@ OPTIONAL_PROGRAMS: Mapping[str, tuple[str, str]] = {
     "sshd": ("only for the tests of SSH hosts", "install openssh-server"),
     "chromium": ("only for the tests of pages", "install chromium"),
 }
+TEST_ONLY = ("sshd", "chromium")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +65,17 @@ class Finding:
         What is there.
     fix
         What to do; empty when there is nothing to do.
+    extra
+        Whether runs of apps never need it.
     """
 
     name: str
     status: str
     detail: str
     fix: str = ""
+    extra: bool = False
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -147,21 +152,14 @@ def _uv(machine: Machine) -> Iterable[Finding]:
 
 
 def _home(machine: Machine) -> Iterable[Finding]:
-    yield from _folder("AGILAB_HOME", machine.home.root)
-    marker = machine.home.marker
-    if marker.exists():
-        try:
-            read_json(marker, "agilab.home/1")
-        except AgilabError as err:
-            fix = f"set AGILAB_HOME to a folder of your own: {err}"
-            yield Finding("AGILAB_HOME owner", "fail", f"{marker} is not ours", fix)
+    yield from _folder("AGILAB_HOME", machine.home.root, machine.home.marker)
 
 
 def _wenv(machine: Machine) -> Iterable[Finding]:
-    yield from _folder("AGILAB_WENV", machine.wenv.root)
+    yield from _folder("AGILAB_WENV", machine.wenv.root, machine.wenv.marker)
 
 
-def _folder(variable: str, folder: Path) -> Iterable[Finding]:
+def _folder(variable: str, folder: Path, marker: Path) -> Iterable[Finding]:
     """Look at a folder that runs write to: exists or can be made, ours, closed to others, locks, links, space."""
     place = existing(folder)
     there = place == folder
@@ -172,6 +170,12 @@ def _folder(variable: str, folder: Path) -> Iterable[Finding]:
     if there and owner.st_uid != os.getuid():
         detail = f"{folder} belongs to user {owner.st_uid}, not to you ({os.getuid()})"
         yield Finding(variable, "fail", detail, f"set {variable} to a folder of your own")
+        return
+    try:
+        check_owner(folder, marker, variable)
+    except HomeError as err:
+        detail, _, fix = str(err).partition("; ")
+        yield Finding(variable, "fail", detail, fix)
         return
     try:
         with tempfile.TemporaryDirectory(prefix=".agilab-doctor-", dir=place) as probe:
@@ -282,11 +286,10 @@ def _slots(machine: Machine) -> Iterable[Finding]:
 def _extras(machine: Machine) -> Iterable[Finding]:
     for extra, (package, purpose) in EXTRAS.items():
         if find_spec(package) is not None:
-            yield Finding(f"extra {extra}", "ok", f"installed: {purpose}")
+            yield Finding(f"extra {extra}", "ok", f"installed: {purpose}", extra=True)
         else:
-            yield Finding(
-                f"extra {extra}", "note", f"not installed: {purpose}", f"pip install 'agilab-holoviz[{extra}]'"
-            )
+            fix = f"pip install 'agilab-holoviz[{extra}]'"
+            yield Finding(f"extra {extra}", "note", f"not installed: {purpose}", fix, extra=True)
 
 
 def _programs(machine: Machine) -> Iterable[Finding]:
@@ -295,9 +298,9 @@ def _programs(machine: Machine) -> Iterable[Finding]:
         # sshd lies where a user's PATH often does not lead.
         found = shutil.which(program, path=f"{path}{os.pathsep}/usr/sbin")
         if found:
-            yield Finding(program, "ok", found)
+            yield Finding(program, "ok", found, extra=program in TEST_ONLY)
         else:
-            yield Finding(program, "note", f"not found: {purpose}", fix)
+            yield Finding(program, "note", f"not found: {purpose}", fix, extra=program in TEST_ONLY)
 
 
 CHECKS: tuple[Callable[[Machine], Iterable[Finding]], ...] = (

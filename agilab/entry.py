@@ -8,7 +8,7 @@ log, its standard input is empty. Standard library only.
 Protocol, one JSON object per line::
 
     ->  {"op": "init", "protocol": 1, "worker": "pkg:Class", "code": FOLDER, "fields": ..., "values": ...,
-         "secrets": ..., "seed": 0, "cancel_file": PATH}
+         "secrets": ..., "seed": 0, "cancel_file": PATH, "kinds": {"name": {"suffix": ".ckpt", ...}}}
     <-  {"op": "ready", "pid": 1, "python": "3.13.0"}
     ->  {"op": "run", "id": "p1", "stage": "tracks", "attempt": 1, "params": {}, "inputs": {"name": [PATH, SHA256]},
          "resources": {}, "folder": FOLDER}
@@ -91,9 +91,8 @@ class WorkerSession:
         folder = Path(task["folder"])
         folder.mkdir(mode=0o700, parents=True)
         inputs = materialise(task["inputs"], folder.with_name(folder.name + ".inputs"))
-        part = PartitionContext(
-            {**task, "inputs": inputs, "seed": self._seed, "kinds": self._kinds}, folder, send=_Throttle(send), cancelled=self._cancelled
-        )
+        known = {"inputs": inputs, "seed": self._seed, "kinds": self._kinds}
+        part = PartitionContext({**task, **known}, folder, send=_Throttle(send), cancelled=self._cancelled)
         _reset_peak()
         os.chdir(folder)
         started, wall, cpu = time.time(), time.monotonic(), time.process_time()

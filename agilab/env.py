@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agilab import package
-from agilab.codec import Field
+from agilab.codec import Field, nested
 from agilab.errors import HomeError, NoSpaceError, ProjectNotFoundError, RequestError
 from agilab.installation import data_root
 from agilab.layers import Layer, Resolved, environment_layer, resolve, settings_layer, write_toml
@@ -256,13 +256,10 @@ class AgiEnv:
             (self.home.root, self.home.marker, "AGILAB_HOME"),
             (self.wenv.root, self.wenv.marker, "AGILAB_WENV"),
         ):
-            if not marker.is_file():
+            if marker.is_file():
+                check_owner(folder, marker, name)
+            else:
                 _claim(folder, marker, name)
-            elif _schema(marker) != HOME_SCHEMA:
-                raise HomeError(
-                    f"{marker} says schema {_schema(marker)!r}; this AGILAB reads {HOME_SCHEMA!r}; "
-                    f"choose another folder with {name}=PATH"
-                )
 
     def _resolve(self, table: str, *callers: Layer) -> Resolved:
         """Put app file, workspace file, environment and what a caller gave on top of each other."""
@@ -339,6 +336,7 @@ def _file_layer(file: str | Path | None, request: Mapping[str, Any], table: str)
 
 def _put(fields: Sequence[Field], kept: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Put values over those that are kept; of nested settings only what is named."""
+    kept, values = nested(fields, kept), nested(fields, values)
     merged = {**kept, **values}
     for field in fields:
         one, other = kept.get(field.name), values.get(field.name)
@@ -355,13 +353,25 @@ def _schema(path: Path) -> Any:
     return value.get("schema") if isinstance(value, dict) else None
 
 
-def _claim(folder: Path, marker: Path, name: str) -> None:
-    """Take an empty folder as ours; leave one alone that holds files we do not know."""
+def check_owner(folder: Path, marker: Path, name: str) -> None:
+    """Look whether AGILAB_HOME or AGILAB_WENV is ours, empty or not there yet; nothing is written.
+
+    Raises
+    ------
+    HomeError
+        It is no folder, or holds files of another program.
+    """
+    if marker.is_file():
+        if _schema(marker) != HOME_SCHEMA:
+            raise HomeError(
+                f"{marker} says schema {_schema(marker)!r}; this AGILAB reads {HOME_SCHEMA!r}; "
+                f"choose another folder with {name}=PATH"
+            )
+        return
     try:
-        make_folder(folder)
         names = sorted(path.name for path in folder.iterdir())
-    except NoSpaceError:
-        raise
+    except FileNotFoundError:
+        return
     except OSError as err:
         raise HomeError(f"{folder} cannot be used: {err.strerror}; choose another folder with {name}=PATH") from err
     # Another process of ours may be claiming it just now: its marker is here, or still aside.
@@ -372,6 +382,17 @@ def _claim(folder: Path, marker: Path, name: str) -> None:
             f"{folder} holds files that are not AGILAB's ({shown}); they are left alone: "
             f"choose another folder with {name}=PATH, for example {name}={folder}-holoviz"
         )
+
+
+def _claim(folder: Path, marker: Path, name: str) -> None:
+    """Take an empty folder as ours; leave one alone that holds files we do not know."""
+    try:
+        make_folder(folder)
+    except NoSpaceError:
+        raise
+    except OSError as err:
+        raise HomeError(f"{folder} cannot be used: {err.strerror}; choose another folder with {name}=PATH") from err
+    check_owner(folder, marker, name)
     try:
         write_json(marker, {"schema": HOME_SCHEMA, "of": name})
     except NoSpaceError:

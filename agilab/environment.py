@@ -160,7 +160,8 @@ def resolve(requirements: Requirements, interpreter: Interpreter, *, previous: s
     )
     if not requirements.dependencies:
         return head
-    report(f"locking {len(requirements.dependencies)} requirements")
+    number = len(requirements.dependencies)
+    report(f"locking {number} requirement{'' if number == 1 else 's'}")
     with tempfile.TemporaryDirectory(prefix="lock-", dir=log.parent) as name:
         folder = Path(name)
         folder.joinpath("requirements.in").write_text("\n".join(requirements.dependencies) + "\n", encoding="utf-8")

@@ -75,6 +75,11 @@ def has_worker(project: Project, wenv: WenvPaths) -> bool:
     return package.find(_source(project), wenv=wenv) is not None
 
 
+def worker_environment(project: Project, wenv: WenvPaths) -> Path | None:
+    """Return the app's worker environment, if it is there and is what its dependencies ask for now."""
+    return package.find_environment(_source(project), wenv=wenv)
+
+
 def install(project: Project, *, home: HomePaths, wenv: WenvPaths, report: Report) -> Installation:
     """Make what is missing; when nothing has changed this costs milliseconds.
 

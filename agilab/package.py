@@ -154,6 +154,12 @@ def find(source: WorkerSource, *, wenv: WenvPaths) -> Installed | None:
     return _State(source, wenv, lambda text: None).unchanged()
 
 
+def find_environment(source: WorkerSource, *, wenv: WenvPaths) -> Path | None:
+    """Return the worker environment of the last installation, if what it was made from has not changed since."""
+    before = _State(source, wenv, lambda text: None).previous()
+    return before[0].environment if before else None
+
+
 def install(source: WorkerSource, *, wenv: WenvPaths, report: Report) -> Installed:
     """Make everything the worker of an app needs to run: lock, environment, code, runtime.
 
@@ -297,8 +303,8 @@ class _State:
         if not writable and stored.is_file():
             return stored, stored.read_text(encoding="utf-8")
         if shipped:
-            kept = "" if writable else f"; it cannot be written, so {stored} is used"
-            self.report(f"{source.lock} was made from other requirements{kept}")
+            then = "a new one is made" if writable else f"it cannot be written, so {stored} is used"
+            self.report(f"{source.lock} was made from other requirements; {then}")
         log = stored.with_suffix(".log")
         text = environment.resolve(requirements, python, previous=shipped, log=log, report=self.report)
         lock = source.lock if writable else stored

@@ -5,13 +5,21 @@ All of them are frozen values that go to JSON and back without loss.
 
 from __future__ import annotations
 
+import hashlib
 import heapq
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agilab.errors import PlanError
 from agilab.paths import NAME_PATTERN
+
+if TYPE_CHECKING:
+    from agilab.artifact import Artifact
+
+
+_LONGEST_ID = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +35,7 @@ class InputRef:
     sha256
         Digest of its bytes; the manager fills it in before anything is dispatched.
     size_bytes
-        Its size [bytes]; filled in with the digest.
+        Its size [bytes], -1 when it is not known; filled in with the digest, by `App.inputs` already when planning.
     """
 
     name: str
@@ -67,13 +75,16 @@ class Partition:
     Parameters
     ----------
     id
-        Unique in its run; letters, digits, ``_``, ``.``, ``-``.
+        Unique in its run; up to 100 of letters, digits, ``_``, ``.``, ``-``;
+        `partition_id` makes one from any text.
     stage
         Name of the stage whose method runs it; `Stage` fills it in.
     params
         What the method reads as ``part.params``; JSON values only.
     inputs
-        What has to lie on the worker's disk before the method is called.
+        What has to lie on the worker's disk before the method is called:
+        `InputRef`, `ArtifactRef`, or an `Artifact` that `App.plan_stage` was
+        given, which becomes its `ArtifactRef`.
     weight
         Expected cost, in any unit common to the plan; longest first.
     pin
@@ -87,18 +98,26 @@ class Partition:
     id: str
     stage: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
-    inputs: tuple[InputRef | ArtifactRef, ...] = ()
+    inputs: Sequence[InputRef | ArtifactRef | Artifact] = ()
     weight: float = 1.0
     pin: str = ""
     resources: Mapping[str, int] = field(default_factory=dict)
     timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", tuple(map(_reference, self.inputs)))
+
+    @property
+    def references(self) -> tuple[InputRef | ArtifactRef, ...]:
+        """The inputs, as the references they have become."""
+        return self.inputs  # type: ignore[return-value]
 
     def to_json(self) -> dict[str, Any]:
         return {
             "id": self.id,
             "stage": self.stage,
             "params": dict(self.params),
-            "inputs": [reference_to_json(ref) for ref in self.inputs],
+            "inputs": [reference_to_json(ref) for ref in self.references],
             "weight": self.weight,
             "pin": self.pin,
             "resources": dict(self.resources),
@@ -201,6 +220,39 @@ class WorkPlan:
         return cls(tuple(Stage.from_json(stage) for stage in value["stages"]))
 
 
+def _reference(ref: InputRef | ArtifactRef | Artifact) -> InputRef | ArtifactRef:
+    if isinstance(ref, InputRef | ArtifactRef):
+        return ref
+    try:
+        return ArtifactRef(ref.stage, ref.partition, ref.name)
+    except AttributeError:
+        raise PlanError(
+            f"an input of a partition is {ref!r:.80}; allowed: InputRef, ArtifactRef, or an Artifact of this run"
+        ) from None
+
+
+def partition_id(text: str) -> str:
+    """Return a partition id for any text, such as the name of an input.
+
+    Parameters
+    ----------
+    text
+        Anything: paths, spaces, any alphabet.
+
+    Returns
+    -------
+    str
+        The text itself where it is allowed as an id. Otherwise what is not
+        allowed becomes ``-``, and the head of the text's sha256 follows, so
+        that different texts have different ids.
+    """
+    if NAME_PATTERN.fullmatch(text):
+        return text
+    short = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    kept = re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[: _LONGEST_ID - len(short) - 1]
+    return f"{kept}-{short}" if kept else short
+
+
 def reference_to_json(ref: InputRef | ArtifactRef) -> dict[str, Any]:
     """Write a reference as JSON, with ``type`` saying which of the two it is."""
     digest = {"sha256": ref.sha256, "size_bytes": ref.size_bytes}
@@ -289,14 +341,17 @@ def _check(stages: Sequence[Stage]) -> None:
 
 def _check_partition(part: Partition, ids: set[str], ended: set[str]) -> None:
     if not NAME_PATTERN.fullmatch(part.id):
-        raise PlanError(f"partition id {part.id!r} is not allowed; use up to 100 of letters, digits, '_', '.', '-'")
+        raise PlanError(
+            f"partition id {part.id!r:.120} is not allowed; use up to 100 of letters, digits, '_', '.', '-', "
+            "or make one with agilab.partition_id(text)"
+        )
     if part.id in ids:
         raise PlanError(f"partition id {part.id!r} stands twice in the plan; ids are unique in a run")
     if not part.weight > 0:
         raise PlanError(f"partition {part.id!r} has weight {part.weight!r}; weights are above 0")
     if part.timeout_s is not None and not part.timeout_s > 0:
         raise PlanError(f"partition {part.id!r} has timeout_s {part.timeout_s!r}; timeouts are above 0 [s], or None")
-    for ref in part.inputs:
+    for ref in part.references:
         if isinstance(ref, ArtifactRef) and ref.stage not in ended:
             raise PlanError(
                 f"partition {part.id!r} reads from stage {ref.stage!r}, which has not ended by then; "

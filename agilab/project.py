@@ -394,7 +394,7 @@ def _unknown(text: str, looked: _Look) -> ProjectNotFoundError:
     hint = f"did you mean {near[0]!r}? " if near else ""
     missing = "".join(f"; {note}" for note in looked.missing)
     shown = repr(text if len(text) <= 80 else f"{text[:80]}...")
-    listed = f"`agilab apps` lists the {len(names)} there are"
+    listed = "`agilab apps` lists what there is"
     return ProjectNotFoundError(f"no app project {shown}; {hint}{listed}{missing}")
 
 

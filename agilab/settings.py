@@ -421,7 +421,10 @@ _NESTED = (param.ClassSelector, param.Parameter)
 
 _KINDS: Mapping[type, Callable[[Any], tuple[str, dict[str, Any]]]] = {
     Secret: _plain("secret"),
-    Input: lambda parameter: ("input", {"kind": parameter.kind} | ({"allow_empty": True} if parameter.allow_empty else {})),
+    Input: lambda parameter: (
+        "input",
+        {"kind": parameter.kind} | ({"allow_empty": True} if parameter.allow_empty else {}),
+    ),
     param.Integer: _numeric("integer", "integer"),
     param.Date: _numeric("datetime", "datetime"),
     param.CalendarDate: _numeric("date", "date"),

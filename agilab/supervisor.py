@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,11 @@ class Execution:
         """Write an event to the log, and hand it to whoever listens."""
         self.log.append(event, fields)
         if self.on_event is not None:
-            self.on_event({"event": event, **fields})
+            try:
+                self.on_event({"event": event, **fields})
+            except (Exception, SystemExit):  # it fails the run once, but must not keep it from being sealed
+                self.on_event = None
+                raise
 
     def flush(self) -> None:
         """Make events durable that have waited long enough."""
@@ -272,8 +276,8 @@ def supervise(run: Execution) -> None:
         run.switch = stack.enter_context(CancelSwitch(run.paths.cancel_request))
         run.watcher = stack.enter_context(Watcher.open(run.paths.run_id))
         stack.callback(run.held.release)
-        _created(run)
         try:
+            _created(run)
             for step in STEPS:
                 if run.switch():
                     raise RunCancelledError("cancelled")
@@ -309,8 +313,9 @@ def main() -> int:
 
     def begun(event: Mapping[str, Any]) -> None:
         if event["event"] == "created":
-            out.write("begun\n")
-            out.close()
+            with suppress(OSError):  # whoever submitted it may have gone already; the run goes on
+                out.write("begun\n")
+                out.close()
 
     request = RunRequest.from_json(json.loads(paths.request.read_bytes()))
     project = find(Path(order["project"]))
@@ -407,11 +412,11 @@ def _seal(run: Execution) -> None:
     run.before_seal()
     try:
         _write_seal(run, records, known)
-    except EvidenceError as err:  # worker code has left links or odd files in the run folder
+    except EvidenceError as err:  # somebody has removed artifacts, or left links or odd files in the run folder
         run.outcome, run.error = "failed", str(err)
         _set_aside(run, records)
         run.log = EventLog(run.paths.events)
-        _write_seal(run, records, known)
+        _write_seal(run, records, {path: sha for path, sha in known.items() if (run.paths.root / path).is_file()})
 
 
 def _write_seal(run: Execution, records: Mapping[str, Mapping[str, Any]], known: Mapping[str, str]) -> None:

@@ -124,14 +124,22 @@ def methods(module: Module, class_name: str, *, base: str) -> tuple[dict[str, Fu
     return found, complete
 
 
-def imports(module: Module) -> Iterator[tuple[str, int]]:
+def imports(module: Module, *, optional: bool = True) -> Iterator[tuple[str, int]]:
     """Yield every module that a file imports anywhere, as dotted name and line.
 
     Relative imports are resolved; one that leaves its top-level package
     begins with a dot. ``importlib.import_module`` and ``__import__`` count
     when their argument is a literal.
+
+    Parameters
+    ----------
+    module
+        The parsed file.
+    optional
+        Whether those count that may fail: in a ``try`` that catches
+        ImportError, in ``with suppress(ImportError)``, in ``if TYPE_CHECKING``.
     """
-    for node in ast.walk(module.tree):
+    for node in ast.walk(module.tree) if optional else _needed(module):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, node.lineno
@@ -143,6 +151,30 @@ def imports(module: Module) -> Iterator[tuple[str, int]]:
             called = _origin(module, node.func)
             if called in {"importlib.import_module", "__import__"}:
                 yield node.args[0].value, node.lineno  # type: ignore[attr-defined]
+
+
+def _needed(module: Module) -> Iterator[ast.AST]:
+    """Walk the tree without what is imported only where it can be."""
+    todo: list[ast.AST] = [module.tree]
+    while todo:
+        node = todo.pop(0)
+        if isinstance(node, ast.Try | ast.TryStar):
+            if any(_names_import_error(module, handler.type) for handler in node.handlers):
+                continue
+        elif isinstance(node, ast.With):
+            calls = [item.context_expr for item in node.items if isinstance(item.context_expr, ast.Call)]
+            if any(_names_import_error(module, argument) for call in calls for argument in call.args):
+                continue
+        elif isinstance(node, ast.If) and _origin(module, node.test).endswith("TYPE_CHECKING"):
+            todo[:0] = node.orelse
+            continue
+        yield node
+        todo[:0] = ast.iter_child_nodes(node)
+
+
+def _names_import_error(module: Module, expression: ast.expr | None) -> bool:
+    caught = expression.elts if isinstance(expression, ast.Tuple) else [expression]
+    return any(one is not None and _origin(module, one) in {"ImportError", "ModuleNotFoundError"} for one in caught)
 
 
 def literal_stages(module: Module) -> Iterator[tuple[str, int]]:

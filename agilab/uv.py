@@ -282,7 +282,7 @@ def _failure(said: list[str], task: str, log: Path) -> AgilabError:
             f"no space on disk, cannot {task}: {stat.f_bavail * stat.f_frsize} bytes free in {log.parent}; "
             f"free some space and try again; the full log is {log}"
         )
-    reason = " ".join(first_reason(said).split())
+    reason = " ".join(first_reason(said).split()).rstrip(".")
     hint = "; check the network, or name an index with UV_DEFAULT_INDEX (uv does not read pip's settings)"
     return InstallError(
         f"cannot {task}: {reason[:500]}{hint if re.search(_OFFLINE, whole) else ''}; the full log is {log}"

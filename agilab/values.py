@@ -50,10 +50,13 @@ def show(value: Any, limit: int = 80) -> str:
     elif isinstance(value, int | float | date):
         text = str(value)
     elif isinstance(value, list | tuple | dict):
-        import reprlib
+        from reprlib import Repr
 
+        inside = Repr()
+        for kind in ("NoneType", "bool"):
+            setattr(inside, f"repr_{kind}", lambda one, level: str(one).lower())
         try:
-            text = reprlib.repr(value)
+            text = inside.repr(value)
         except ValueError:  # a number too long to print, somewhere inside
             text = f"a {type(value).__name__} of {len(value)} items"
     else:

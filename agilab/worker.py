@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agilab.artifact import KINDS
+from agilab.artifact import KINDS, Kind
 from agilab.errors import ArtifactNotFoundError, WorkerError
 from agilab.paths import NAME_PATTERN
 
@@ -115,6 +115,7 @@ class PartitionContext:
         self.seed: int = partition_seed(task["seed"], self.id)
         self.folder = folder
         self.written: dict[str, dict[str, str]] = {}
+        self._kinds: Mapping[str, Kind] = {**KINDS, **task.get("kinds", {})}
         self._send = send
         self._cancelled = cancelled
         self._rng: random.Random | None = None
@@ -133,7 +134,7 @@ class PartitionContext:
 
     @property
     def log(self) -> logging.Logger:
-        """A logger whose records reach the run's log with stage and partition."""
+        """A `logging.Logger` whose records reach the run's log with stage and partition: ``part.log.info(text)``."""
         if self._logger is None:
             self._logger = _logger(self._send, self.id)
         return self._logger
@@ -146,30 +147,36 @@ class PartitionContext:
         name
             What it is called in this partition; letters, digits, ``_``, ``.``, ``-``.
         kind
-            One of the shipped kinds (`agilab.artifact.KINDS`) or one that the app declares.
+            One of the shipped kinds (`agilab.artifact.KINDS`): ``table``,
+            ``points``, ``json``, ``text``, ``image``, ``file``; or one that the
+            app declares under ``[tool.agilab.kinds]``.
         content
-            A path (inside `folder` it is moved, elsewhere copied), bytes, text
-            for ``text``, a JSON value for ``json``, or for ``table`` and
-            ``points`` a pyarrow Table or pandas DataFrame.
+            A `pathlib.Path` (inside `folder` it is moved, elsewhere copied; it
+            keeps its ending) or bytes, for any kind. Or a value: text for
+            ``text``; a JSON value for kinds that are compared as ``json``; a
+            pyarrow Table or pandas DataFrame for those compared as ``table``.
 
         Raises
         ------
         WorkerError
-            The name is not allowed or used twice, or the content does not fit the kind.
+            The name is not allowed or used twice, the kind is not known, or the content does not fit it.
         """
-        suffix = content.suffix if isinstance(content, Path) else KINDS[kind].suffix if kind in KINDS else ".bin"
-        target = self._claim(name, kind, suffix)
+        form = self._kind(name, kind)
         if isinstance(content, Path):
-            _take_file(content, target, self.folder)
-        elif isinstance(content, bytes | bytearray | memoryview):
+            named = form.suffix if content.name.endswith(form.suffix) else content.suffix
+            _take_file(content, self._claim(name, kind, named), self.folder)
+            return
+        _check_content(content, form, name)
+        target = self._claim(name, kind, form.suffix)
+        if isinstance(content, bytes | bytearray | memoryview):
             target.write_bytes(content)
-        elif kind == "json":
+        elif form.comparison == "json":
             text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
             target.write_text(text + "\n", encoding="utf-8")
         elif isinstance(content, str):
             target.write_text(content, encoding="utf-8")
         else:
-            _write_table(content, target, name)
+            _write_table(content, target)
 
     def write_points(
         self,
@@ -217,6 +224,18 @@ class PartitionContext:
         """Record a number, once or once per step; kept in the run's record when the partition commits."""
         self._send({"op": "metric", "id": self.id, "name": name, "value": float(value), "step": step})
 
+    def _kind(self, name: str, kind: str) -> Kind:
+        if found := self._kinds.get(kind):
+            return found
+        from difflib import get_close_matches
+
+        near = get_close_matches(str(kind), self._kinds, 1, cutoff=0.7)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise WorkerError(
+            f"artifact {name!r} is of kind {kind!r}, which is not known; {hint}known: {', '.join(self._kinds)}; "
+            f"use 'file' for bytes of your own, or declare [tool.agilab.kinds.{kind}] in the project's pyproject.toml"
+        )
+
     def _claim(self, name: str, kind: str, suffix: str) -> Path:
         if not NAME_PATTERN.fullmatch(name):
             raise WorkerError(f"artifact name {name!r} is not allowed; use up to 100 of letters, digits, '_', '.', '-'")
@@ -254,15 +273,27 @@ def _take_file(source: Path, target: Path, folder: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _write_table(table: Any, target: Path, name: str) -> None:
+def _check_content(content: Any, kind: Kind, name: str) -> None:
+    """Refuse a value that the kind has no form for: text in a parquet file would be found out much later."""
+    if isinstance(content, bytes | bytearray | memoryview) or kind.comparison == "json":
+        return
+    if kind.comparison == "table":
+        fits = hasattr(content, "to_parquet") or type(content).__module__.partition(".")[0] == "pyarrow"
+        allowed = "a pyarrow Table, a pandas DataFrame, bytes or a pathlib.Path"
+    else:
+        fits = isinstance(content, str) and kind.name != "image"
+        allowed = "bytes or a pathlib.Path" if kind.name == "image" else "text, bytes or a pathlib.Path"
+    if not fits:
+        raise WorkerError(
+            f"artifact {name!r} of kind {kind.name!r} holds a {type(content).__name__}; hand over {allowed}, "
+            "or use another kind: 'json' for a JSON value, 'table' for a pyarrow Table or a pandas DataFrame"
+        )
+
+
+def _write_table(table: Any, target: Path) -> None:
     if hasattr(table, "to_parquet"):
         table.to_parquet(target)
         return
-    if type(table).__module__.partition(".")[0] != "pyarrow":
-        raise WorkerError(
-            f"artifact {name!r} holds a {type(table).__name__}; "
-            "hand over a path, bytes, text, a JSON value (kind 'json'), a pyarrow Table or a pandas DataFrame"
-        )
     from pyarrow import parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     parquet.write_table(table, target, compression="zstd")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -241,6 +242,64 @@ def test_values_that_are_no_table_are_refused() -> None:
 def test_validate_fills_in_defaults_in_the_order_of_declaration() -> None:
     full = codec.validate([SAMPLE, MODEL, TOKEN], {"model": {}})
     assert list(full.items()) == [("sample_s", 60.0), ("model", {"depth": 3}), ("token", None)]
+
+
+DEEP = Field(
+    "outer",
+    "settings",
+    {"model": {"depth": 3}, "name": "a"},
+    constraints={"fields": [MODEL.to_json(), Field("name", "string", "a").to_json()]},
+)
+
+
+def test_a_dotted_name_means_what_its_table_means() -> None:
+    assert codec.validate([MODEL], {"model.depth": 5}) == {"model": {"depth": 5}}
+    expected = {"outer": {"model": {"depth": 5}, "name": "b"}}
+    assert codec.validate([DEEP], {"outer.model.depth": 5, "outer.name": "b"}) == expected
+    assert codec.validate([DEEP], {"outer": {"model.depth": 5}, "outer.name": "b"}) == expected
+    assert codec.validate([DEEP], {"outer.model": {"depth": 5}, "outer": {"name": "b"}}) == expected
+    given: dict[str, Any] = {"outer": {"name": "b"}, "outer.model.depth": 5}
+    assert codec.validate([DEEP], given) == expected
+    assert given == {"outer": {"name": "b"}, "outer.model.depth": 5}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"outer.model.depth": 5, "outer": {"model": {"depth": 5}}},
+        {"outer.model.depth": 5, "outer.model": {"depth": 5}},
+        {"outer": {"model.depth": 5}, "outer.model": {"depth": 4}},
+        {"outer": None, "outer.model.depth": 5},
+        {"outer": {"model": None}, "outer.model.depth": 5},
+    ],
+)
+def test_a_setting_in_both_spellings_is_refused(values: dict[str, Any]) -> None:
+    said = message(codec.validate, [DEEP], values)
+    assert re.fullmatch(
+        r"setting 'outer\.model(\.depth)?' is given twice, by its dotted name and in .*; give it once", said
+    )
+
+
+def test_an_unknown_dotted_name_has_a_near_match() -> None:
+    assert message(codec.validate, [DEEP], {"outer.model.dept": 5}).endswith("did you mean 'outer.model.depth'?")
+    assert message(codec.validate, [DEEP], {"uoter.model.depth": 5}).endswith("did you mean 'outer.model.depth'?")
+    assert message(codec.validate, [SAMPLE], {"sample_s.x": 5}).endswith("did you mean 'sample_s'?")
+
+
+def test_a_wrong_table_is_shown_unless_it_may_hold_a_secret() -> None:
+    assert message(codec.validate, [MODEL], {"model": 3}) == "setting 'model' is 3; allowed: a table of depth"
+    assert message(codec.validate, [MODEL], {"model": None}) == "setting 'model' is none; allowed: a table of depth"
+    guarded = Field("guarded", "settings", {"token": None}, constraints={"fields": [TOKEN.to_json()]})
+    above = Field("above", "settings", {"guarded": {"token": None}}, constraints={"fields": [guarded.to_json()]})
+    for field_ in (guarded, above):
+        said = message(codec.validate, [field_], {field_.name: "hunter2"})
+        assert said.startswith(f"setting {field_.name!r} is not what is expected; allowed: a table of ")
+
+
+def test_what_has_no_value_is_called_none_everywhere() -> None:
+    numbers = Field("it", "list", [], constraints={"items": "integer"})
+    assert message(codec.validate, [numbers], {"it": [None, True]}).startswith("setting 'it' is [none, true]; ")
+    assert message(codec.validate, [SAMPLE], {"sample_s": None}).startswith("setting 'sample_s' is none; ")
 
 
 def test_a_default_is_never_shared() -> None:

@@ -212,7 +212,12 @@ def test_a_breach_is_named_with_file_line_and_fix(made: Project, breach: str) ->
     assert len(lines) <= 2
 
 
+def declare(*requirements: str) -> Callable[[Path], None]:
+    return replaced(WORKER_TOML, "dependencies = []", f"dependencies = {list(requirements)!r}")
+
+
 def test_imports_that_stay_in_the_worker_are_its_own_business(made: Project) -> None:
+    declare("demo-app-2", "numpy>=2")(made.root)
     added("src/demo_app_worker/sub/__init__.py", "from .. import sub\nfrom . import deep\nfrom ..sub import deep\n")(
         made.root
     )
@@ -226,6 +231,7 @@ def test_methods_may_come_from_a_base_in_the_file_or_from_elsewhere(made: Projec
     text = path.read_text()
     path.write_text(text.replace("class DemoAppWorker", "class Base") + "\nclass Last(Base):\n    pass\n")
     assert checked(made) == []
+    declare("elsewhere")(made.root)
     path.write_text("from agilab import Worker\nfrom elsewhere import Mixin\nclass Last(Mixin, Worker):\n    pass\n")
     assert checked(made) == []
 
@@ -327,3 +333,34 @@ def test_asking_for_missing_dependencies_costs_nothing_when_there_are_none(made:
 
 def test_a_breach_prints_as_path_line_message_and_fix() -> None:
     assert str(Breach(Path("/a/b.toml"), 3, "no uuid", "write one")) == "/a/b.toml:3: no uuid; write one"
+
+
+# --- imports and what provides them ---
+
+
+def test_an_import_without_a_dependency_is_named_once_with_what_provides_it(made: Project) -> None:
+    added(WORKER, "import polars as pl\nimport polars.selectors\nfrom sklearn.svm import SVC\n")(made.root)
+    line = (made.root / WORKER).read_text().splitlines().index("import polars as pl") + 1
+    assert checked(made) == [
+        f"{WORKER}:{line}: the worker imports polars, which none of its dependencies provides; "
+        f'add "polars" to dependencies in {made.worker_pyproject}',
+        f"{WORKER}:{line + 2}: the worker imports sklearn, which none of its dependencies provides; "
+        f'add "scikit-learn" to dependencies in {made.worker_pyproject}',
+    ]
+    declare("polars[all]>=1", "scikit_learn; python_version >= '3'")(made.root)
+    assert checked(made) == []
+
+
+def test_the_manager_side_declares_what_it_imports(made: Project) -> None:
+    added(MANAGER, "import click, pytest\nimport param\nfrom packaging.version import Version\n")(made.root)
+    (said,) = checked(made)
+    assert "the manager imports pytest, which none of its dependencies provides" in said
+    assert said.endswith(f'add "pytest" to dependencies in {made.pyproject}')
+    replaced("pyproject.toml", "dependencies = []", 'dependencies = ["pytest"]')(made.root)
+    assert checked(made) == []
+
+
+def test_dependencies_that_are_found_out_while_building_are_not_guessed(made: Project) -> None:
+    added(WORKER, "import polars\n")(made.root)
+    replaced(WORKER_TOML, "dependencies = []", 'dynamic = ["dependencies"]')(made.root)
+    assert checked(made) == []

@@ -54,9 +54,22 @@ def test_the_home_of_another_program_fails(folders: tuple[HomePaths, WenvPaths])
     home, _ = folders
     home.root.mkdir(parents=True)
     home.marker.write_text('{"schema": "other/1"}')
-    finding = found(folders)["AGILAB_HOME owner"]
+    finding = found(folders)["AGILAB_HOME"]
     assert finding.status == "fail"
-    assert "other/1" in finding.fix
+    assert "other/1" in finding.detail
+    assert "choose another folder with AGILAB_HOME=PATH" in finding.fix
+
+
+@pytest.mark.parametrize("variable", ["AGILAB_HOME", "AGILAB_WENV"])
+def test_a_folder_with_files_of_another_program_fails_as_every_run_does(
+    folders: tuple[HomePaths, WenvPaths], variable: str
+) -> None:
+    folder = folders[variable == "AGILAB_WENV"].root
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").touch()
+    finding = found(folders)[variable]
+    assert (finding.status, finding.detail) == ("fail", f"{folder} holds files that are not AGILAB's (notes.txt)")
+    assert f"choose another folder with {variable}=PATH" in finding.fix
 
 
 def test_a_folder_that_others_can_write_is_named(folders: tuple[HomePaths, WenvPaths]) -> None:
@@ -178,6 +191,7 @@ def test_an_extra_that_is_missing_comes_with_its_command(
     monkeypatch.setattr(doctor, "find_spec", lambda name: None)
     finding = found(folders)["extra ui"]
     assert (finding.status, finding.fix) == ("note", "pip install 'agilab-holoviz[ui]'")
+    assert finding.extra
 
 
 def test_every_extra_of_the_distribution_is_known() -> None:

@@ -18,7 +18,7 @@ from agilab import codec, package
 from agilab.entry import PROTOCOL, load_worker, materialise, stage_method
 from agilab.errors import SettingError, WorkerError
 
-WORKER = '''
+WORKER = """
 import os, sys, threading, time
 import agilab
 
@@ -85,7 +85,7 @@ class Sample(agilab.Worker):
     def _hidden(self, part): ...
 
 class NotOne: ...
-'''
+"""
 FIELDS = (codec.Field("count", "integer", 5, "How many", constraints={"min": 1, "max": 10}),)
 
 
@@ -131,8 +131,14 @@ class Entry:
 
     def init(self, **changes: Any) -> dict[str, Any]:
         init = {
-            **{"op": "init", "protocol": PROTOCOL, "worker": "sample_worker:Sample", "code": str(self.code)},
-            **{"fields": codec.fields_to_json(FIELDS), "values": {"count": 7}, "secrets": {}, "seed": 9},
+            "op": "init",
+            "protocol": PROTOCOL,
+            "worker": "sample_worker:Sample",
+            "code": str(self.code),
+            "fields": codec.fields_to_json(FIELDS),
+            "values": {"count": 7},
+            "secrets": {},
+            "seed": 9,
             "cancel_file": str(self.folder / "cancel"),
         }
         self.tell({**init, **changes})
@@ -180,7 +186,7 @@ def test_a_partition_is_run_and_its_end_says_what_it_took(entry: Entry) -> None:
     assert progress == {"op": "progress", "id": "p1", "done": 1, "total": 2}
     [artifact] = done["artifacts"]
     assert artifact == {"name": "seen", "kind": "json", "path": "seen.json", "size_bytes": artifact["size_bytes"]}
-    assert 0 <= done["cpu_s"]
+    assert done["cpu_s"] >= 0
     assert 0 <= done["wall_s"] < 5
     assert 1 << 20 < done["peak_rss_bytes"] < 200 << 20
     assert done["cancelled"] is False
@@ -245,7 +251,9 @@ def test_inputs_lie_under_their_own_names_as_hard_links(entry: Entry, tmp_path: 
     (tmp_path / "two").mkdir()
     for name in ("one", "two"):
         (tmp_path / name / "rows.txt").write_text(name)
-    inputs = {name: [str(tmp_path / name / "rows.txt"), hashlib.sha256(name.encode()).hexdigest()] for name in ("one", "two")}
+    inputs = {
+        name: [str(tmp_path / name / "rows.txt"), hashlib.sha256(name.encode()).hexdigest()] for name in ("one", "two")
+    }
     entry.init()
     assert entry.run("inputs", inputs=inputs)[-1]["op"] == "done"
     seen = entry.seen()

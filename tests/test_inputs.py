@@ -134,5 +134,5 @@ def test_an_input_that_changes_during_the_run_is_noticed(tmp_path: Path, how: st
         os.utime(path)
     else:
         path.unlink()
-    with pytest.raises(EvidenceError, match="since the run began.*run again"):
+    with pytest.raises(EvidenceError, match=r"since the run began.*run again"):
         item.check()

@@ -58,9 +58,8 @@ def test_while_a_run_is_sealed_a_second_signal_ends_its_workers_only(tmp_path: P
 
 def test_the_handlers_of_the_caller_come_back(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in NUMBERS]
-    with pytest.raises(ValueError, match="inside"), CancelSwitch(tmp_path / "cancel.json"):
+    with CancelSwitch(tmp_path / "cancel.json"):
         assert [signal.getsignal(number) for number in NUMBERS] != before
-        raise ValueError("inside")
     assert [signal.getsignal(number) for number in NUMBERS] == before
 
 

@@ -14,8 +14,13 @@ from tests.every_setting import message
 
 
 class Reads(Settings):
-    tracks = Input("tracks/*.csv")
+    tracks = Input("tracks/*.csv", allow_empty=True)
     one = Input(None, kind="file", allow_None=True)
+    all_of = Input(None, kind="folder", allow_None=True)
+
+
+class Needs(Settings):
+    tracks = Input("tracks/*.csv")
     all_of = Input(None, kind="folder", allow_None=True)
 
 
@@ -110,3 +115,25 @@ def test_many_wildcards_take_bounded_time(data: Path) -> None:
     assert Reads(tracks="/".join(["**", "*"] * 20)).input_matches(data) == {"tracks": []}
     assert Reads(tracks="*a" * 200).input_matches(data) == {"tracks": []}
     assert time.process_time() - begin < 1
+
+
+def test_an_input_that_matches_nothing_is_refused_unless_it_is_said_to_be_fine(data: Path) -> None:
+    said = message(Needs(tracks="track/*.csv").input_matches, data)
+    assert said.startswith(f"setting 'tracks' is 'track/*.csv', which matches no file below {data}; correct it or ")
+    assert "allow_empty=True" in said
+    (data / "empty").mkdir()
+    assert "setting 'all_of' is 'empty', which matches no file" in message(Needs(all_of="empty").input_matches, data)
+    assert Needs().input_matches(data)["tracks"]
+    assert Needs(tracks="e.csv").input_matches(data) == {"tracks": ["e.csv"]}
+
+
+def test_what_may_be_empty_stands_in_the_declaration() -> None:
+    assert Needs.fields()[0].constraints == {"kind": "glob"}
+    assert Reads.fields()[0].constraints == {"kind": "glob", "allow_empty": True}
+
+
+def test_a_class_that_derives_keeps_what_may_be_empty() -> None:
+    class Derived(Reads):
+        tracks = Input("other/*.csv")
+
+    assert Derived.fields()[0].constraints["allow_empty"] is True

@@ -136,8 +136,16 @@ def test_code_that_somebody_else_imported_is_asked_in_a_child(
         ("    def plan(self): return 3", PlanError, "Probe.plan returned int; return an agilab.WorkPlan"),
         ("    x = 1", PlanError, "Probe does not say what to do; define plan"),
         ("    def inputs(self): return ['a']\n" + GOOD, PlanError, "plan raised "),
-        ("    def __init__(self, settings, *, data_root): raise OSError('no')\n" + GOOD, PlanError, "raised OSError: no"),
-        ("    def plan(self): return WorkPlan([Stage('one', [Partition('a', params={'x': {1}})])])", PlanError, "not JSON"),
+        (
+            "    def __init__(self, settings, *, data_root): raise OSError('no')\n" + GOOD,
+            PlanError,
+            "raised OSError: no",
+        ),
+        (
+            "    def plan(self): return WorkPlan([Stage('one', [Partition('a', params={'x': {1}})])])",
+            PlanError,
+            "not JSON",
+        ),
         (
             "    def plan(self): return WorkPlan([Stage('one', [Partition('a', params={'x': float('nan')})])])",
             PlanError,

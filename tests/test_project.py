@@ -114,7 +114,7 @@ def test_an_unknown_name_gets_a_near_match_and_how_to_list(here: Path) -> None:
     with pytest.raises(ProjectNotFoundError) as caught:
         find("Demo-Ap", cwd=here, environ=environ)
     text = str(caught.value)
-    assert "did you mean 'demo_app'? `agilab apps` lists the 1 there are" in text
+    assert "did you mean 'demo_app'? `agilab apps` lists what there is" in text
     assert "AGILAB_APPS names /no/such/folder, which is not a folder" in text
 
 

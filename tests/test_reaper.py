@@ -24,7 +24,8 @@ from agilab.backends.local import start_time
 from agilab.reaper import Watcher
 watcher = Watcher.open("20260101-000000-0000")
 name, _, value = watcher.marker.partition("=")
-child = subprocess.Popen([sys.executable, "-c", WORKER], env={name: value}, stdout=subprocess.PIPE, start_new_session=True)
+command = [sys.executable, "-c", WORKER]
+child = subprocess.Popen(command, env={name: value}, stdout=subprocess.PIPE, start_new_session=True)
 pids = json.loads(child.stdout.readline())
 watcher.watch(child.pid, start_time(child.pid))
 if sys.argv[1] == "fork":  # a child that goes on must not keep the pipe to the reaper open

@@ -1,4 +1,4 @@
-"""The machine's queue: nobody holds more than there is, the dead hold nothing, and waiting for one another never ends."""
+"""The machine's queue: nobody holds more than there is, the dead hold nothing, and nobody waits in a circle."""
 
 from __future__ import annotations
 

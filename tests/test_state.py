@@ -372,7 +372,9 @@ REASONS = ["exception", "timeout", "died", "memory", "protocol"]
 
 @settings(max_examples=300, deadline=None)
 @given(worlds(), st.data())
-def test_in_any_order_of_events_everything_is_committed_once_or_the_run_fails(world: World, data: st.DataObject) -> None:
+def test_in_any_order_of_events_everything_is_committed_once_or_the_run_fails(
+    world: World, data: st.DataObject
+) -> None:
     for _ in range(data.draw(st.integers(0, 60))):
         if world.finish is not None:
             break

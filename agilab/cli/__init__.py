@@ -33,8 +33,8 @@ SECTIONS = (
         (
             ("plan", "launch", "Show what a run would do, without running it."),
             ("run", "launch", "Run an app and keep the evidence."),
-            ("cancel", "control", "Cancel a run, or seal a lost one as cancelled."),
-            ("debug", "control", "Repeat one partition in this process, under a debugger."),
+            ("cancel", "control", "Cancel a run, and wait until it has ended."),
+            ("debug", "control", "Repeat one partition under a debugger."),
         ),
     ),
     (
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else argv
     first = words[0] if words else "--help"
-    if first in ("--help", "-h"):
+    if first in ("--help", "-h") or words == ["help"]:
         sys.stdout.write(help_text())
         return 0
     if first in ("--version", "-V"):
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from agilab.cli.root import call
 
-    return call(words)
+    return call([*words[1:], "--help"] if first == "help" else words)
 
 
 def help_text() -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
 import click
 
 from agilab.agi import AGI
 from agilab.cli.named import named_run
-from agilab.cli.outcome import run_json
+from agilab.cli.outcome import own_paths, run_json
 from agilab.cli.screen import block, document, json_option, note, out, size
 from agilab.debug import prepare, repeat, repeat_in_worker_environment
+from agilab.entry import failure
 from agilab.env import AgiEnv
 from agilab.errors import BackendRefusedError, first_line
 
@@ -45,40 +46,41 @@ def cancel_command(*, run_id: str, as_json: bool) -> int:
 @click.argument("partition", metavar="PARTITION")
 @click.option("--no-pdb", is_flag=True, help="Only print the traceback.")
 def debug_command(*, run_id: str, partition: str, no_pdb: bool) -> int:
-    """Repeat one partition under a debugger: in this process, or with the worker's Python where this one lacks
-    what the worker needs.
+    """Repeat one partition under a debugger.
 
-    RUN is a run id, the head of one, or `last`; PARTITION is one that it planned. Nothing of the run's record
-    changes.
+    It runs in this process, or with the worker's Python where this one lacks what the worker needs. RUN is a run id,
+    the head of one, or `last`; PARTITION is one that it planned. Nothing of the run's record changes.
     """
     env = AgiEnv()
-    repetition = prepare(env, named_run(env, run_id), partition, environ=os.environ)
+    run = named_run(env, run_id)
+    repetition = prepare(env, run, partition, environ=os.environ)
     try:
         message = repeat(repetition, _tell)
     except BackendRefusedError:
         note(f"this Python lacks what the worker needs; going on with {repetition.worker.python}")
         return repeat_in_worker_environment(repetition, interactive=not no_pdb)
     except (Exception, SystemExit) as err:  # whatever worker code raises is what the user wants to see
-        if not _from_worker(err):
+        step = _from_worker(err)
+        if step is None:
             raise
-        block("".join(traceback.format_exception(err)))
-        note(f"agilab: error: partition {partition} raised {first_line(err)}")
+        block(own_paths(failure(partition, err.with_traceback(step))["traceback"], run, env))
         if not no_pdb and sys.stdin.isatty():
             import pdb
 
             pdb.post_mortem(err.__traceback__)
+        note(f"agilab: error: partition {partition} raised {first_line(err)}")
         return 1
     out(f"partition {partition} ended without an error", f"  folder  {repetition.folder}")
     out(*(f"  {item['name']}  {size(item['size_bytes'])}" for item in message["artifacts"]))
     return 0
 
 
-def _from_worker(error: BaseException) -> bool:
-    """Whether an error came out of a stage method, and not from preparing to call it."""
+def _from_worker(error: BaseException) -> TracebackType | None:
+    """Return the traceback of an error from where the worker was called on; None when it came from before."""
     step = error.__traceback__
     while step is not None and step.tb_frame.f_globals.get("__name__") != "agilab.entry":
         step = step.tb_next
-    return step is not None
+    return step
 
 
 def _tell(message: Mapping[str, Any]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -11,8 +12,22 @@ import click
 from agilab.cli.flags import setting_value
 from agilab.cli.named import named_run
 from agilab.cli.outcome import NONSENSE, print_failures, print_metrics, record_of, request_of, run_json, tallied
-from agilab.cli.screen import Column, clock, count, document, duration, json_option, out, pairs, size, table
-from agilab.env import AgiEnv
+from agilab.cli.progress import Tally
+from agilab.cli.screen import (
+    Column,
+    clock,
+    count,
+    document,
+    duration,
+    json_option,
+    number,
+    out,
+    pairs,
+    plain_value,
+    size,
+    table,
+)
+from agilab.env import AgiEnv, check_owner
 from agilab.errors import AgilabError, EvidenceError, first_line
 from agilab.run import Run
 
@@ -27,23 +42,28 @@ def runs_command(*, app: str | None, limit: int, everything: bool, as_json: bool
 
     APP lists those of one app.
     """
-    found = AgiEnv().runs.list(app)
+    env = AgiEnv()
+    found = env.runs.list(app)
+    if not found:
+        check_owner(env.home.root, env.home.marker, "AGILAB_HOME")
+        if app:
+            env.select(app)  # says so when there is none of that name
     shown = found if everything else found[:limit]
     described = [_described(run) for run in shown]
     if as_json:
         document("runs", {"count": len(found), "runs": described})
         return 0
     if not found:
-        out("no run yet; `agilab run APP` makes one, `agilab apps` lists the apps")
+        out(f"no run yet; `agilab run {shlex.quote(app) if app else 'APP'}` makes one, `agilab apps` lists the apps")
         return 0
     table(
         (
             Column("run"),
-            Column("app"),
+            Column("app", cut=True),
             Column("state"),
             Column("took", right=True),
             Column("partitions", right=True),
-            Column("request"),
+            Column("request", optional=True),
             Column("started (UTC)", optional=True),
         ),
         [_row(item) for item in described],
@@ -91,8 +111,9 @@ def _row(described: Mapping[str, Any]) -> tuple[str, ...]:
 @click.command("show")
 @click.argument("run_id", metavar="RUN")
 @click.option("--artifacts", is_flag=True, help="List every artifact with its digest.")
+@click.option("--metrics", is_flag=True, help="List every metric of every partition, with its last value.")
 @json_option
-def show_command(*, run_id: str, artifacts: bool, as_json: bool) -> int:
+def show_command(*, run_id: str, artifacts: bool, metrics: bool, as_json: bool) -> int:
     """Show what a run did and what it left.
 
     RUN is a run id, the head of one, `last`, or a run folder.
@@ -100,32 +121,64 @@ def show_command(*, run_id: str, artifacts: bool, as_json: bool) -> int:
     env = AgiEnv()
     run = named_run(env, run_id)
     if as_json:
-        extra = {"artifact_list": [item.to_json() for item in run.artifacts()]} if artifacts else {}
+        extra: dict[str, Any] = {"artifact_list": [item.to_json() for item in run.artifacts()]} if artifacts else {}
+        extra |= {"metric_list": _metrics(run)} if metrics else {}
         manifest = dict(record_of(run)) or None
         document("show", {**run_json(run), "request": dict(request_of(run)) or None, "manifest": manifest, **extra})
         return 0
     if artifacts:
         rows = [(item.sha256[:12], size(item.size_bytes), item.kind, item.path) for item in run.artifacts()]
         table((Column("sha256"), Column("size", right=True), Column("kind"), Column("path", wraps=True)), rows)
+    if metrics:
+        columns = (Column("partition"), Column("metric"), Column("values", right=True), Column("last", right=True))
+        cells = [(row["partition"], row["metric"], row["values"], number(row["last"])) for row in _metrics(run)]
+        table(columns, cells)
+    if artifacts or metrics:
         return 0
+    tally = tallied(run)
     try:
-        _print_summary(run)
+        _print_summary(run, env)
+        stages = list(_stages(tally, record_of(run)))
     except NONSENSE as err:
         why = f"a record in {run.paths.root} makes no sense ({first_line(err)}); see agilab verify {run.run_id}"
         raise EvidenceError(why) from err
-    tally = tallied(run)
-    if tally.stages:
+    if stages:
         out("stages")
-        for stage in tally.stages.values():
-            planned = "?" if stage.partitions is None else stage.partitions
-            retried = f", {count(stage.retries, 'retry', 'retries')}" if stage.retries else ""
-            out(f"  {stage.name}  {stage.committed} of {planned} committed{retried}")
+        pairs(stages, indent="  ")
     print_metrics(run.metrics)
-    print_failures(run, tally.failures, env.wenv, write=out)
+    print_failures(run, tally.failures, env, write=out)
     return 0
 
 
-def _print_summary(run: Run) -> None:
+def _stages(tally: Tally, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield every stage that was planned or is to be, and how far it came."""
+    failed = {event.get("stage") for event in tally.failures}
+    for name in dict.fromkeys([*(item["stage"] for item in manifest.get("stages") or ()), *tally.stages]):
+        stage = tally.stages.get(name)
+        if stage is None or stage.partitions is None:
+            yield name, "not started"
+            continue
+        retried = f", {count(stage.retries, 'retry', 'retries')}" if stage.retries else ""
+        end = ", failed" if name in failed else ""
+        yield name, f"{stage.committed} of {stage.partitions} committed{retried}{end}"
+
+
+def _metrics(run: Run) -> list[dict[str, Any]]:
+    """List the metrics of every partition's last attempt: how many values each got, and the last one."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for event in run.events():
+        with suppress(*NONSENSE):
+            if event["event"] == "dispatched":
+                found[event["partition"]] = {}
+            elif event["event"] == "metric":
+                partition, name = event["partition"], event["name"]
+                first = {"partition": partition, "metric": name, "values": 0}
+                row = found.setdefault(partition, {}).setdefault(name, first)
+                row |= {"values": row["values"] + 1, "last": event["value"]}
+    return [row for rows in found.values() for row in rows.values()]
+
+
+def _print_summary(run: Run, env: AgiEnv) -> None:
     """Write what ran: the manifest's answers, one per line."""
     manifest, request = record_of(run), request_of(run)
     app = manifest.get("app") or {}
@@ -137,14 +190,23 @@ def _print_summary(run: Run) -> None:
             ("error", run.error),
             ("folder", run.paths.root),
             ("started", _when(manifest)),
-            ("request", f"sha256 {request.get('digest', '-')}"),
+            ("request", f"sha256 {str(request.get('digest', '-'))[:16]}"),
             ("seed", request.get("seed")),
             *_where(manifest),
-            ("reproduce", manifest.get("reproduce")),
+            ("reproduce", _reproduce(run, env)),
         )
     )
     out("settings")
     pairs(_settings(request), indent="  ")
+
+
+def _reproduce(run: Run, env: AgiEnv) -> str:
+    """Return the command that runs the same request again, from any folder."""
+    try:
+        app = str(env.select(run.app).project.root)
+    except AgilabError:
+        app = run.app
+    return shlex.join(("agilab", "run", "--request", str(run.paths.request.absolute()), app))
 
 
 def _when(manifest: Mapping[str, Any]) -> str:
@@ -163,7 +225,7 @@ def _where(manifest: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     if code:
         git = code.get("git")
         commit = f", git {git['commit'][:12]}{' (changed since)' if git['dirty'] else ''}" if git else ""
-        yield "code", f"sha256 {code['code_digest']}{commit}"
+        yield "code", f"sha256 {code['code_digest'][:16]}{commit}"
     if environment:
         isolated = "" if environment.get("isolated") else ", not isolated: it ran in the manager's own"
         yield "environment", f"Python {environment['python']}, lock sha256 {environment['lock_sha256'][:16]}{isolated}"
@@ -186,4 +248,4 @@ def _settings(request: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield every setting of a request with its value and where that came from."""
     for name, source in (request.get("provenance") or {}).items():
         where = f", {source['where']}" if source.get("where") else ""
-        yield name, f"{json.dumps(setting_value(request['settings'], name))}  ({source['source']}{where})"
+        yield name, f"{plain_value(setting_value(request['settings'], name))}  ({source['source']}{where})"

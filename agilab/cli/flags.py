@@ -8,6 +8,7 @@ called, so that ``agilab run APP --help`` lists them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,11 @@ import click
 from agilab import codec
 from agilab.cli.screen import safe
 from agilab.codec import Field
-from agilab.errors import SettingError
+from agilab.errors import AgilabError, SettingError
+from agilab.layers import Resolved
 
 Values = dict[str, Any]
+Resolve = Callable[[], Resolved]
 
 SETTINGS = "agilab.settings"
 """Key of `click.Context.meta`: the app's settings that were given."""
@@ -76,8 +79,8 @@ class FieldType(_ParamType):
 class FieldOption(click.Option):
     """The flag of one setting; what it reads lands in the context under `place`, by dotted name."""
 
-    def __init__(self, dotted: str, setting: Field, place: str) -> None:
-        self.dotted, self.setting, self.place = dotted, setting, place
+    def __init__(self, dotted: str, setting: Field, place: str, resolved: Resolve | None = None) -> None:
+        self.dotted, self.setting, self.place, self._resolved = dotted, setting, place, resolved
         flag = flag_of(dotted)
         boolean = setting.type == "boolean"
         super().__init__(
@@ -90,6 +93,13 @@ class FieldOption(click.Option):
             help=describe(setting),
         )
 
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Say what holds without the flag, which is looked up only now."""
+        if self._resolved is not None:
+            with suppress(AgilabError):  # a wrong value in a file must not keep anybody from reading the help
+                self.help = describe(self.setting, self.dotted, self._resolved())
+        return super().get_help_record(ctx)
+
     def _keep(self, ctx: click.Context, param: click.Parameter, value: Any) -> None:
         if value is not None:
             given = value.value if isinstance(value, _Read) else value
@@ -101,16 +111,20 @@ def flag_of(dotted: str) -> str:
     return f"--{dotted.replace('_', '-')}"
 
 
-def describe(setting: Field) -> str:
-    """Write what a flag's help says: doc, what is allowed, default."""
+def describe(setting: Field, dotted: str = "", resolved: Resolved | None = None) -> str:
+    """Write what a flag's help says: doc, what is allowed, and what holds without it."""
     doc = " ".join(setting.doc.split()).rstrip(".")
-    default = codec.format_text(setting, setting.default)
+    value = setting.default if resolved is None else setting_value(resolved.values, dotted)
+    source = "default" if resolved is None else resolved.provenance.get(dotted, {}).get("source", "default")
+    default = f"default: {codec.format_text(setting, value) or 'empty'}"
     parts = [doc] if doc else []
     # Help is printed by click as it is, and these words are the app's.
-    return safe("; ".join([*parts, codec.allowed(setting), f"default: {default or 'empty'}"]))
+    return safe("; ".join([*parts, codec.allowed(setting), default + (f" ({source})" if source != "default" else "")]))
 
 
-def options(fields: Iterable[Field], place: str, *, taken: Iterable[str] = ()) -> tuple[FieldOption, ...]:
+def options(
+    fields: Iterable[Field], place: str, *, taken: Iterable[str] = (), resolved: Resolve | None = None
+) -> tuple[FieldOption, ...]:
     """Make the flags of declared settings.
 
     Parameters
@@ -122,10 +136,12 @@ def options(fields: Iterable[Field], place: str, *, taken: Iterable[str] = ()) -
     taken
         Flags that the command has already; a setting of such a name is
         reached with ``--set`` only.
+    resolved
+        Looks up what holds without the flags; None where only the declaration is known.
     """
     names = set(taken)
     return tuple(
-        FieldOption(dotted, setting, place)
+        FieldOption(dotted, setting, place, resolved)
         for dotted, setting in codec.leaves(tuple(fields))
         if flag_of(dotted) not in names
     )

@@ -7,6 +7,7 @@ cancels it: the first Ctrl-C waits for the workers to end, the second does not.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,12 @@ def choose(app: str | None, before: Mapping[str, str]) -> Chosen | None:
     """Select the app that a command line names, or the one its request file is for, and make its flags."""
     if app is None and before.get("--request"):
         app = _app_of(Path(before["--request"]))
-    cluster = options(ClusterOptions.fields(), CLUSTER, taken=TAKEN)
     if app is None:
-        return Chosen(None, "", cluster)
+        return Chosen(None, "", options(ClusterOptions.fields(), CLUSTER, taken=TAKEN))
     env = AgiEnv(app)
+    cluster = options(ClusterOptions.fields(), CLUSTER, taken=TAKEN, resolved=cache(env.cluster))
     taken = {*TAKEN, *(flag for option in cluster for flag in option.opts)}
-    settings = options(env.fields(), SETTINGS, taken=taken)
+    settings = options(env.fields(), SETTINGS, taken=taken, resolved=cache(env.settings))
     return Chosen(env, f"Settings of {env.project.name}", (*settings, *cluster))
 
 
@@ -155,7 +156,7 @@ def run_command(
         document("run", run_json(run))
     else:
         print_run(run)
-    print_failures(run, view.tally.failures, env.wenv)
+    print_failures(run, view.tally.failures, env)
     print_error(run)
     return exit_code(run, signals.number)
 
@@ -219,7 +220,8 @@ def _print_plan(request: RunRequest, distribution: Any, *, limit: int | None) ->
         shown = parts if limit is None else parts[:limit]
         rows = [(part.id, f"{part.weight:g}", worker_of.get(part.id, "-"), _reads(part)) for part in shown]
         if rows:
-            table((Column("partition"), Column("weight", right=True), Column("worker"), Column("reads")), rows)
+            columns = (Column("partition"), Column("weight", right=True), Column("worker"), Column("reads", cut=True))
+            table(columns, rows)
         if len(shown) < len(parts):
             out(f"... and {len(parts) - len(shown):,} more; --all lists them")
         loads = dict.fromkeys(assignment, 0.0)

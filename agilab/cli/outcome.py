@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from agilab.cli.progress import Event, Tally, attempt_line
+from agilab.cli.progress import Event, Tally
 from agilab.cli.screen import count, duration, note, number, out, pairs, size
 from agilab.errors import AgilabError, EvidenceError, RunStateError
-from agilab.paths import WenvPaths
+from agilab.package import WorkerSource, code_digest
 
 if TYPE_CHECKING:
+    from agilab.env import AgiEnv
     from agilab.run import Run
 
 MOST_METRICS = 20
 """How many metrics are printed at the end of a run; `show` and --json have all."""
 TRACEBACK_LINES = 20
 """How much of a remote traceback is printed, from its end; the log has all."""
-MOST_FAILURES = 3
 
 EXIT = {"succeeded": 0, "cancelled": 130}
 """State -> exit code; every other state is a failure."""
@@ -121,8 +123,8 @@ def print_metrics(metrics: Mapping[str, float], *, limit: int | None = None) -> 
         out(f"  ... and {len(metrics) - len(shown)} more; --json has all")
 
 
-def print_failures(run: Run, failures: list[Event], wenv: WenvPaths, *, write: Callable[[object], None] = note) -> None:
-    """Write which partitions failed: the end of the remote traceback, where the code lies, what repeats it.
+def print_failures(run: Run, failures: list[Event], env: AgiEnv, *, write: Callable[[object], None] = note) -> None:
+    """Write the end of the first failure's traceback, where the code lies and what repeats it; count the others.
 
     Parameters
     ----------
@@ -130,39 +132,44 @@ def print_failures(run: Run, failures: list[Event], wenv: WenvPaths, *, write: C
         The run.
     failures
         Its ``failed`` events that were final.
-    wenv
-        Where worker packages lie.
+    env
+        Where worker packages and the run's app lie.
     write
         Takes a line.
     """
-    for event in failures[:MOST_FAILURES]:
+    for event in failures[:1]:
+        lines = own_paths(str(event.get("traceback") or ""), run, env).splitlines()
         write("")
-        write(attempt_line(event))
-        text = str(event.get("traceback") or "")
-        lines = text.splitlines()
         if len(lines) > TRACEBACK_LINES:
-            write(f"  ... {len(lines) - TRACEBACK_LINES} lines before this: agilab logs {run.run_id}")
+            write(f"... {len(lines) - TRACEBACK_LINES} lines before this: agilab logs {run.run_id}")
         for line in lines[-TRACEBACK_LINES:]:
-            write(f"  {line}")
-        command = f"agilab debug {run.run_id} {event['partition']}"
-        if command not in text:  # a worker that died could not say it itself
-            write(f"  worker code: {code_folder(run, wenv)}")
-            write(f"  environment and lock: {wenv.package(run.app) / 'worker_manifest.json'}")
-            write(f"  repeat it here: {command}")
-    if len(failures) > MOST_FAILURES:
-        more = count(len(failures) - MOST_FAILURES, "more failed partition")
-        write(f"... and {more}: agilab logs {run.run_id}")
+            write(line)
+    if len(failures) > 1:
+        write(f"and {count(len(failures) - 1, 'more failed partition')}: agilab logs {run.run_id}")
+
+
+def own_paths(text: str, run: Run, env: AgiEnv) -> str:
+    """Write paths of worker code for people: those of the project where its code is unchanged, else shortened."""
+    folder = env.wenv.package(run.app)
+    paths = re.compile(re.escape(f"{folder}{os.sep}") + r"([0-9a-f]{64})" + re.escape(os.sep) + r"([^\"\n]*)")
+    if not paths.search(text):
+        return text
+    root, digest = "", ""
+    with suppress(AgilabError):
+        project = env.select(run.app).project
+        root = str(project.worker.parent)
+        digest = code_digest(WorkerSource(project.name, project.worker, project.writable))
+
+    def shorter(found: re.Match[str]) -> str:
+        own = os.path.join(root, found[2])
+        if found[1] == digest and os.path.exists(own):
+            return own
+        return os.path.join("...", folder.name, found[1][:12], found[2])
+
+    return paths.sub(shorter, text)
 
 
 def print_error(run: Run) -> None:
     """Write to stderr, in one line, why a run did not succeed."""
     if run.state not in EXIT:
         note(f"agilab: error: run {run.run_id} {run.state}{f': {run.error}' if run.error else ''}")
-
-
-def code_folder(run: Run, wenv: WenvPaths) -> str:
-    """Return where the worker code of a run lies."""
-    code = record_of(run).get("code") or {}
-    return str(
-        wenv.code(run.app, code["worker_digest"]) if code.get("worker_digest") else wenv.package(run.app) / "current"
-    )

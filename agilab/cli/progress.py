@@ -14,11 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from agilab.cli.screen import count, duration, note, safe
+from agilab.cli.screen import count, duration, note, number, safe
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.console import Console, RenderableType
 
 Event = Mapping[str, Any]
 
@@ -39,7 +38,7 @@ class StageTally:
     committed, retries
         Counts.
     running
-        Partitions that a worker has and that have not ended.
+        Partitions that a worker has and that have not ended -> what part of each is done.
     started, ended
         Monotonic times of its events [s].
     """
@@ -48,9 +47,14 @@ class StageTally:
     partitions: int | None = None
     committed: int = 0
     retries: int = 0
-    running: set[str] = field(default_factory=set)
+    running: dict[str, float] = field(default_factory=dict)
     started: float | None = None
     ended: float | None = None
+
+    @property
+    def done(self) -> float:
+        """What is done [partitions], counting parts of those that run."""
+        return self.committed + sum(self.running.values())
 
     def elapsed_s(self, now: float) -> float | None:
         if self.started is None:
@@ -68,6 +72,8 @@ class Tally:
         By name, in the order in which they were planned.
     failures
         ``failed`` events that were not tried again.
+    metric
+        The last ``metric`` event.
     """
 
     run_id: str = ""
@@ -76,6 +82,7 @@ class Tally:
     state: str = ""
     stages: dict[str, StageTally] = field(default_factory=dict)
     failures: list[Event] = field(default_factory=list)
+    metric: Event | None = None
 
     def apply(self, event: Event) -> None:
         """Take one event into account; unknown ones change nothing."""
@@ -84,6 +91,12 @@ class Tally:
             self.run_id, self.app, self.created = event["run_id"], event["app"], event.get("t")
         elif name == "state":
             self.state = event["state"]
+        elif name == "metric":
+            self.metric = event
+        elif name == "progress":
+            for stage in self.stages.values():
+                if event["partition"] in stage.running:
+                    stage.running[event["partition"]] = min(1.0, event["done"] / (event["total"] or 1))
         elif name in ("planned", "stage", "dispatched", "committed", "failed"):
             stage = self.stages.setdefault(event["stage"], StageTally(event["stage"]))
             self._apply_to_stage(stage, name, event)
@@ -99,12 +112,12 @@ class Tally:
         elif name == "stage":
             stage.ended = moment
         elif name == "dispatched":
-            stage.running.add(event["partition"])
+            stage.running[event["partition"]] = 0.0
         elif name == "committed":
-            stage.running.discard(event["partition"])
+            stage.running.pop(event["partition"], None)
             stage.committed += 1
         else:
-            stage.running.discard(event["partition"])
+            stage.running.pop(event["partition"], None)
             if event["retry"]:
                 stage.retries += 1
             else:
@@ -144,9 +157,13 @@ def change(event: Event, tally: Tally) -> str:
     if name == "stage":
         return _stage_change(event, tally.stages[event["stage"]])
     if name == "failed":
-        later = f"partition {event['partition']} of stage {event['stage']} failed for good; more when the run has ended"
-        return attempt_line(event) if event["retry"] else later
+        return attempt_line(event) if event["retry"] else failure_line(event)
     return ""
+
+
+def failure_line(event: Event) -> str:
+    """Write in one line that a partition failed for good."""
+    return f"partition {event['partition']} of stage {event['stage']} failed: {event['message']}"
 
 
 def attempt_line(event: Event) -> str:
@@ -206,7 +223,7 @@ class TerminalView:
                 over = self._over.wait(REDRAW_S)
                 with self._guard:
                     lines, self._lines = self._lines, []
-                    drawn = _stage_table(self.tally, time.monotonic())
+                    drawn = _drawn(self.tally, time.monotonic())
                 _scroll(console, lines)
                 live.update(drawn, refresh=True)
 
@@ -218,7 +235,9 @@ def _scroll(console: Console, lines: list[str]) -> None:
         console.print(Text(safe(line)), soft_wrap=True)
 
 
-def _stage_table(tally: Tally, now: float) -> Table:
+def _drawn(tally: Tally, now: float) -> RenderableType:
+    """Draw a line per stage, and the last metric below."""
+    from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
@@ -231,7 +250,7 @@ def _stage_table(tally: Tally, now: float) -> Table:
     for stage in tally.stages.values():
         elapsed = stage.elapsed_s(now)
         total = stage.partitions
-        bar = ProgressBar(total=total or 1, completed=stage.committed, width=BAR_WIDTH)
+        bar = ProgressBar(total=total or 1, completed=stage.done, width=BAR_WIDTH)
         drawn.add_row(
             Text(stage.name[:STAGE_WIDTH]),
             bar,
@@ -240,7 +259,11 @@ def _stage_table(tally: Tally, now: float) -> Table:
             Text(f"{stage.committed / elapsed:.1f}/s" if elapsed and stage.committed else ""),
             Text("waiting" if elapsed is None else duration(elapsed)),
         )
-    return drawn
+    if tally.metric is None:
+        return drawn
+    step = "" if tally.metric["step"] is None else f" at step {tally.metric['step']}"
+    last = f"{tally.metric['name']} {number(tally.metric['value'])}{step} ({tally.metric['partition']})"
+    return Group(drawn, Text(safe(last), no_wrap=True, overflow="ellipsis"))
 
 
 View = PlainView | TerminalView

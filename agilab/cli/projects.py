@@ -11,7 +11,8 @@ from agilab.cli.screen import Column, count, document, json_option, note, out, p
 from agilab.cli.stdout import app_output_aside
 from agilab.declaration import Breach
 from agilab.env import AgiEnv
-from agilab.errors import AgilabError
+from agilab.errors import AgilabError, SettingError
+from agilab.installation import worker_environment
 from agilab.project import Project, locate
 
 
@@ -27,7 +28,7 @@ def apps_command(*, as_json: bool) -> int:
         out("no app project found; `agilab new NAME` writes one")
         return 0
     table(
-        (Column("app"), Column("version"), Column("source"), Column("what it does", wraps=True)),
+        (Column("app", cut=True), Column("version"), Column("source"), Column("what it does", wraps=True)),
         [
             (
                 item.name,
@@ -59,7 +60,8 @@ def new_command(*, name: str, folder: Path, as_json: bool) -> int:
     if as_json:
         document("new", project.to_json())
         return 0
-    root = shlex.quote(str(project.root))
+    here = project.root.parent == Path.cwd()
+    root = project.name if here else shlex.quote(str(project.root))
     out(f"wrote {project.root}")
     files = sorted(path.relative_to(project.root).as_posix() for path in project.root.rglob("*") if path.is_file())
     out(*(f"  {file}" for file in files))
@@ -78,10 +80,11 @@ def check_command(*, app: str, as_json: bool) -> int:
     from agilab.contract import check, missing_dependencies
 
     project = locate(app)
-    found = check(project)
+    made = None if project.breaches else worker_environment(project, AgiEnv().wenv)
+    found = check(project, environment=made)
     # The app's own code is asked only when it can be found and nothing that it imports is missing.
     if not project.breaches and not missing_dependencies(project):
-        found = tuple(dict.fromkeys((*found, *_check_code(project))))
+        found = tuple(dict.fromkeys((*found, *_check_code(project, made))))
     if as_json:
         breaches = [
             {"file": str(item.file), "line": item.line, "message": item.message, "fix": item.fix} for item in found
@@ -95,26 +98,39 @@ def check_command(*, app: str, as_json: bool) -> int:
     return 1 if found else 0
 
 
-def _check_code(project: Project) -> tuple[Breach, ...]:
+def _check_code(project: Project, made: Path | None) -> tuple[Breach, ...]:
     """Ask the app for its settings and its plan, and hold the project against both."""
     from agilab.contract import check
 
-    source = project.manager / "__init__.py"
     env = AgiEnv(project.root)
+    fields = None
     with app_output_aside():
         try:
             fields = env.fields()
+            values = env.settings().values
+            _, plan = env.planner.plan(values)
+        except SettingError as err:
+            # What a settings file says wrong is a breach of its own, with its line.
+            return check(project, environment=made, fields=fields) or (_breach(project, err),)
         except AgilabError as err:
-            return (Breach(source, 1, str(err), "correct it, then check again"),)
-        try:
-            _, plan = env.planner.plan(env.settings().values)
-        except AgilabError as err:
-            found = check(project, fields=fields)
+            if fields is None:
+                return (_breach(project, err),)
+            found = check(project, environment=made, fields=fields)
             if project.data is None:
-                return (*found, Breach(source, 1, str(err), "correct it, then check again"))
+                return (*found, _breach(project, err))
             note(f"stages were not checked against the plan, which needs the data set: {err}")
             return found
-    return check(project, fields=fields, stages=[stage.name for stage in plan.stages])
+    return check(project, environment=made, fields=fields, stages=[stage.name for stage in plan.stages])
+
+
+def _breach(project: Project, error: AgilabError) -> Breach:
+    """Make a breach of what the app's code raised, at the line that the error names."""
+    message, _, place = str(error).rpartition("; see ")
+    file, _, line = place.rpartition(":")
+    fix = "correct it, then check again"
+    if message and line.isdecimal():
+        return Breach(Path(file), int(line), message, fix)
+    return Breach(project.manager / "__init__.py", 1, str(error), fix)
 
 
 @click.command("install")

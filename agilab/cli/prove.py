@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agilab.cli.named import named_run
-from agilab.cli.outcome import exit_code, print_error, print_failures
+from agilab.cli.outcome import exit_code, print_error, print_failures, run_json
 from agilab.cli.progress import watch
 from agilab.cli.screen import count, document, json_option, note, out, size
 from agilab.cli.signals import Signals
@@ -35,7 +35,7 @@ def first_proof_command(*, run_id: str | None, as_json: bool) -> int:
 
     env = AgiEnv()
     if run_id is None:
-        found = _first_proof(env)
+        found = _first_proof(env, as_json=as_json)
         if isinstance(found, int):
             return found
     else:
@@ -54,7 +54,7 @@ def first_proof_command(*, run_id: str | None, as_json: bool) -> int:
     return 0
 
 
-def _first_proof(env: AgiEnv) -> Proof | int:
+def _first_proof(env: AgiEnv, *, as_json: bool) -> Proof | int:
     """Make the first proof, or return the exit code of a run that did not succeed, after saying why."""
     from agilab.proof import first_proof
 
@@ -64,7 +64,9 @@ def _first_proof(env: AgiEnv) -> Proof | int:
         except RunFailedError:
             tally = view.tally
     run = env.runs.get(f"{tally.app}/{tally.run_id}")
-    print_failures(run, tally.failures, env.wenv)
+    if as_json:
+        document("run", run_json(run))
+    print_failures(run, tally.failures, env)
     print_error(run)
     return exit_code(run, signals.number)
 
@@ -98,8 +100,9 @@ def verify_command(*, run_id: str, as_json: bool) -> int:
 
 
 @click.command("doctor")
+@click.option("--all", "everything", is_flag=True, help="Also explain extras and what only AGILAB's own tests use.")
 @json_option
-def doctor_command(*, as_json: bool) -> int:
+def doctor_command(*, everything: bool, as_json: bool) -> int:
     """Check this machine and say how to fix what is wrong."""
     from agilab.doctor import examine, to_json
 
@@ -109,11 +112,16 @@ def doctor_command(*, as_json: bool) -> int:
     if as_json:
         document("doctor", to_json(findings))
         return 1 if failed else 0
-    width = max(len(item.name) for item in findings)
-    for item in findings:
+    shown = [item for item in findings if everything or not item.extra]
+    width = max(len(item.name) for item in shown)
+    for item in shown:
         out(f"{MARKS[item.status]}  {item.name.ljust(width)}  {item.detail}")
         if item.fix:
             out(f"      {' ' * width}  fix: {item.fix}")
+    if not everything:
+        absent = [item.name for item in findings if item.extra and item.status != "ok"]
+        detail = f"not here: {', '.join(absent)}" if absent else "all here"
+        out(f"note  {'optional'.ljust(width)}  {detail}; agilab doctor --all explains")
     if failed:
         note(f"agilab: error: {count(len(failed), 'check')} failed: {', '.join(item.name for item in failed)}")
         return 1

@@ -7,16 +7,18 @@ What `agilab`, `agilab --help` and `agilab --version` answer stands in
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 import click
 
 from agilab.cli import COMMANDS_GROUP, SECTIONS, added_commands, help_text
-from agilab.cli.screen import block, note
+from agilab.cli.screen import block, document, note
 from agilab.errors import AgilabError, WorkerError, first_line
 
 FILES = {name: file for _, commands in SECTIONS for name, file, _ in commands}
@@ -79,12 +81,22 @@ def call(words: Sequence[str]) -> int:
         note("agilab: cancelled")
         return CANCELLED
     except click.ClickException as err:
-        return _usage(err)
+        return refuse(_usage(err, words), 2, as_json="--json" in words)
     except Exception as err:  # noqa: BLE001 - the last one who can say it in a line
-        return complain(err)
+        return complain(err, as_json="--json" in words)
 
 
-def complain(error: Exception) -> int:
+def refuse(message: str, code: int, *, as_json: bool = False) -> int:
+    """Say in one line on stderr what went wrong, with ``--json`` as a document on stdout too; return the exit code."""
+    if as_json:
+        with suppress(OSError):  # the line on stderr still says it
+            document("error", {"error": message, "exit_code": code})
+            sys.stdout.flush()
+    note(f"agilab: error: {message}")
+    return code
+
+
+def complain(error: Exception, *, as_json: bool = False) -> int:
     """Say in one line on stderr what went wrong and return the exit code that goes with it.
 
     With ``AGILAB_TRACEBACK=1`` in the environment the traceback comes first.
@@ -95,16 +107,13 @@ def complain(error: Exception) -> int:
     if isinstance(error, WorkerError) and error.traceback:
         block(error.traceback)
     if isinstance(error, AgilabError):
-        note(f"agilab: error: {' '.join(str(error).split())}")
-        return error.exit_code
+        return refuse(" ".join(str(error).split()), error.exit_code, as_json=as_json)
     if isinstance(error, OSError):
         import errno
 
-        note(f"agilab: error: {_os_error(error)}")
-        return NO_SPACE if error.errno in (errno.ENOSPC, errno.EDQUOT) else 1
+        return refuse(_os_error(error), NO_SPACE if error.errno in (errno.ENOSPC, errno.EDQUOT) else 1, as_json=as_json)
     hint = "" if traced else "; set AGILAB_TRACEBACK=1 to see where, and please report it"
-    note(f"agilab: error: a fault in AGILAB itself: {first_line(error)}{hint}")
-    return BUG
+    return refuse(f"a fault in AGILAB itself: {first_line(error)}{hint}", BUG, as_json=as_json)
 
 
 def _os_error(error: OSError) -> str:
@@ -112,17 +121,20 @@ def _os_error(error: OSError) -> str:
     return f"{error.strerror or first_line(error)}{name}"
 
 
-def _usage(error: click.ClickException) -> int:
-    context = getattr(error, "ctx", None)
+def _usage(error: click.ClickException, words: Sequence[str]) -> str:
+    """Write what is wrong with a command line, and which help explains it."""
     if isinstance(error, click.NoSuchOption):  # click words it in another way in every version
         near = f"; did you mean {error.possibilities[0]!r}?" if error.possibilities else ""
         message = f"no option {error.option_name!r}{near}"
     else:
         message = " ".join(error.format_message().split()).rstrip(".")
-    path = context.command_path if context is not None else "agilab"
+    context = getattr(error, "ctx", None)
+    first = words[0] if words else ""
+    known = [first] if first in FILES or (context is not None and context.parent) else []
+    if FILES.get(first) == "launch" and len(words) > 1 and not words[1].startswith("-"):
+        known = list(words[:2])  # the help of the app lists its settings
     end = " see" if message.endswith("?") else "; see"
-    note(f"agilab: error: {message[:1].lower()}{message[1:]}{end} {path} --help")
-    return 2
+    return f"{message[:1].lower()}{message[1:]}{end} {shlex.join(('agilab', *known, '--help'))}"
 
 
 def _near(name: str, known: Sequence[str]) -> str:

@@ -30,15 +30,23 @@ class Column:
     right
         Aligned to the right.
     wraps
-        Goes on in further lines; else it is cut, but only after those that wrap have given way.
+        Goes on in further lines.
+    cut
+        Ends in an ellipsis. A column that neither wraps nor is cut stays whole.
     optional
-        Left out rather than squeezing the others.
+        Left out rather than squeezing the others below `LEAST`.
     """
 
     name: str
     right: bool = False
     wraps: bool = False
+    cut: bool = False
     optional: bool = False
+
+
+LEAST = 12
+"""How narrow a column may get that wraps or is cut."""
+GAP = 2
 
 
 def safe(value: object, *, keep: str = "") -> str:
@@ -132,18 +140,44 @@ def _terminal_table(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -
     from rich.text import Text
 
     console = Console(file=sys.stdout, highlight=False, emoji=False)
-    widths = [max(map(cell_len, texts)) for texts in zip([item.name for item in columns], *cells, strict=True)]
+    natural = [max(map(cell_len, texts)) for texts in zip([item.name for item in columns], *cells, strict=True)]
+    widths = fitted(columns, natural, console.width)
+    drawn = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for index, width in widths.items():
+        column = columns[index]
+        how: dict[str, Any] = {"overflow": "fold"} if column.wraps else {"overflow": "ellipsis", "no_wrap": True}
+        drawn.add_column(Text(column.name), justify="right" if column.right else "left", width=width, **how)
+    for row in cells:
+        drawn.add_row(*(Text(row[index]) for index in widths))
+    # What is copied stays whole, if need be beyond the edge.
+    console.print(drawn, width=max(console.width, sum(widths.values()) + GAP * len(widths)), crop=False)
+
+
+def fitted(columns: Sequence[Column], natural: Sequence[int], room: int) -> dict[int, int]:
+    """Return the columns that are shown, by index, with their widths.
+
+    Parameters
+    ----------
+    columns
+        How each gives way.
+    natural
+        How wide each would like to be.
+    room
+        Width of the terminal.
+    """
+    gives = [column.wraps or column.cut for column in columns]
+    least = [min(width, LEAST) if give else width for width, give in zip(natural, gives, strict=True)]
     kept = list(range(len(columns)))
     for index in reversed(kept):
-        if columns[index].optional and sum(widths[i] + 2 for i in kept) - 2 > console.width:
+        if columns[index].optional and sum(least[i] + GAP for i in kept) - GAP > room:
             kept.remove(index)
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in (columns[index] for index in kept):
-        how: dict[str, Any] = {"overflow": "fold"} if column.wraps else {"overflow": "ellipsis", "no_wrap": True}
-        drawn.add_column(Text(column.name), justify="right" if column.right else "left", **how)
-    for row in cells:
-        drawn.add_row(*(Text(row[index]) for index in kept))
-    console.print(drawn)
+    widths = {index: natural[index] for index in kept}
+    while sum(widths.values()) + GAP * (len(kept) - 1) > room:
+        widest = max(kept, key=lambda index: widths[index] - least[index])
+        if widths[widest] == least[widest]:
+            break
+        widths[widest] -= 1
+    return widths
 
 
 def pairs(rows: Iterable[tuple[str, object]], *, indent: str = "") -> None:
@@ -199,6 +233,13 @@ def first_words(text: str, limit: int = 100) -> str:
     """Return the first line of a text, cut at `limit` characters."""
     line = next(iter(text.strip().splitlines()), "")
     return line if len(line) <= limit else f"{line[: limit - 3]}..."
+
+
+def plain_value(value: object) -> str:
+    """Write a setting's JSON value for people: ``none``, and texts as they are where nothing else is meant."""
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) and value not in ("", "none") else json.dumps(value, ensure_ascii=False)
 
 
 _TAB = "\t"

@@ -7,6 +7,7 @@ import click
 from agilab import codec
 from agilab.cli.flags import assignments, setting_value
 from agilab.cli.screen import Column, document, json_option, out, print_json, table
+from agilab.cli.screen import pairs as pairs_of_text
 from agilab.env import AgiEnv
 
 
@@ -50,22 +51,26 @@ def settings_command(*, app: str, action: str | None, pairs: tuple[str, ...], sc
         document("settings", {"app": env.project.name, "values": resolved.values, "settings": rows})
         return 0
     known = dict(codec.leaves(fields))
-    out(f"settings of {env.project.name}; the workspace file is {env.home.app_settings(env.project.name)}")
+    files = {"app file": env.project.settings_file, "workspace file": env.home.app_settings(env.project.name)}
+    out(f"settings of {env.project.name}")
+    pairs_of_text(files.items(), indent="  ")
     table(
         (
             Column("setting"),
             Column("value", wraps=True),
-            Column("allowed", wraps=True),
+            Column("unit"),
             Column("source"),
-            Column("where", optional=True),
+            Column("where"),
+            Column("allowed", wraps=True, optional=True),
         ),
         [
             (
                 row["name"],
                 codec.format_text(known[row["name"]], row["value"]),
-                row["allowed"],
+                row["unit"],
                 row["source"],
-                row["where"],
+                f"line {row['where'].rpartition(':')[2]}" if row["source"] in files else row["where"],
+                row["allowed"],
             )
             for row in rows
         ],

@@ -239,8 +239,8 @@ class BackendTests(FaultTests):
 
     def test_metrics_and_progress_are_in_the_log_while_the_partition_still_runs(self, bench: Bench) -> None:
         gate = bench.folder / "gate"
-        steps = [["metric", "loss", 1.0, 0], ["progress", 10], ["metric", "loss", 0.5, 1], ["wait", str(gate)]]
-        going = bench.start(Stage("first", [do("a", *steps, ["metric", "loss", 0.25, 2])]))
+        steps: list[list[Any]] = [["metric", "loss", 1.0, 0], ["progress", 10], ["metric", "loss", 0.5, 1]]
+        going = bench.start(Stage("first", [do("a", *steps, ["wait", str(gate)], ["metric", "loss", 0.25, 2])]))
         if self.promises.parallel:
             run = going.run
             going.wait_for(lambda: len(events(run, "metric")) == 2 and events(run, "progress"))
@@ -249,24 +249,22 @@ class BackendTests(FaultTests):
         gate.touch()
         run = going.result().check()
         assert [(one["value"], one["step"]) for one in events(run, "metric")] == [(1.0, 0), (0.5, 1), (0.25, 2)]
-        assert list(run.records())[0]["metrics"][2] == {"name": "loss", "value": 0.25, "step": 2}
+        assert next(run.records())["metrics"][2] == {"name": "loss", "value": 0.25, "step": 2}
         last = events(run, "progress")[-1]
         assert (last["partition"], last["done"], last["total"]) == ("a", 10, 10)
         assert len(events(run, "progress")) < 11
 
     def test_numbers_that_json_does_not_know_are_recorded(self, bench: Bench) -> None:
         run = bench.run(Stage("first", [do("a", ["strange_numbers"])])).check()
-        found = {one["name"]: (one["value"], one["step"]) for one in list(run.records())[0]["metrics"]}
+        found = {one["name"]: (one["value"], one["step"]) for one in next(run.records())["metrics"]}
         assert found["strange"] == (3.0, 3)
         assert found["missing"][1] == 2
         assert manifest.verify(run.paths).ok
 
-    def test_what_worker_code_prints_and_logs_is_kept(
-        self, bench: Bench, capfd: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_what_worker_code_prints_and_logs_is_kept(self, bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
         run = bench.run(Stage("first", [do("a", ["print", "printed words"], ["log", "logged words"])])).check()
         out, err = capfd.readouterr()
-        worker = list(run.records())[0]["worker"]
+        worker = next(run.records())["worker"]
         printed = run.logs(worker) if self.promises.isolated else out + err
         assert printed.count("printed words") == 3
         assert "from a child: printed words" in printed

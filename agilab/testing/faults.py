@@ -98,7 +98,8 @@ class FaultTests(Suite):
         assert manifest.verify(run.paths).ok
 
     @pytest.mark.parametrize(
-        ("kind", "retries", "allowed"), [("value", 0, 0), ("value", 2, 2), ("exit", 1, 1), ("memory", 0, 1), ("memory", 2, 2)]
+        ("kind", "retries", "allowed"),
+        [("value", 0, 0), ("value", 2, 2), ("exit", 1, 1), ("memory", 0, 1), ("memory", 2, 2)],
     )
     def test_an_exception_is_tried_again_as_often_as_allowed(
         self, bench: Bench, kind: str, retries: int, *, allowed: int
@@ -372,9 +373,7 @@ class FaultTests(Suite):
         assert found.pop("agilab.points") == "imported"
         assert set(found.values()) == {"ModuleNotFoundError" if self.promises.isolated else "imported"}
 
-    def test_the_environment_of_a_worker_is_an_allowlist(
-        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_environment_of_a_worker_is_an_allowlist(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PROBE_PASSWORD", "not for workers")
         monkeypatch.setenv("PYTHONPATH", str(bench.folder))
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -389,9 +388,7 @@ class FaultTests(Suite):
             limits = {name: seen["variables"].get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
             assert limits == {"OMP_NUM_THREADS": cores, "OPENBLAS_NUM_THREADS": cores}
 
-    def test_a_secret_reaches_the_worker_and_nothing_else(
-        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_secret_reaches_the_worker_and_nothing_else(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         secret = "a password that nobody else has 4711"
         monkeypatch.setenv("PROBE_TOKEN", secret)
         lines: list[bytes] = []

@@ -16,7 +16,7 @@ from pathlib import Path
 import agilab
 
 DEADLINE_S = 60.0
-SURVIVOR = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
+SURVIVOR = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(120)"
 
 
 class ProbeWorker(agilab.Worker):
@@ -151,19 +151,26 @@ class ProbeWorker(agilab.Worker):
         os._exit(code)
 
     def _hang(self, part, path):
-        """Never end: ignore what can be ignored, and so do a child and one in a session of its own."""
+        """Do not end: ignore what can be ignored, and so do a child and one in a session of its own."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         pids = [os.getpid(), *(survivor(new) for new in (False, True))]
         aside = path + ".tmp"
         Path(aside).write_text(json.dumps(pids))
         os.rename(aside, path)
-        while True:
-            signal.pause()
+        time.sleep(DEADLINE_S)
 
     def _orphans(self, part, path):
         """Leave processes behind and end as if nothing was."""
         Path(path).write_text(json.dumps([survivor(new) for new in (False, True)]))
+
+    def _spoil(self, part, how):
+        """Change the run folder, which is not worker code's to change."""
+        root = part.folder.parent.parent
+        if how == "link":
+            os.symlink("/etc/hostname", root / "odd")
+        else:
+            next(root.glob(how)).unlink()
 
     def _fork(self, part):
         """Let a child return from the method as well, and report."""

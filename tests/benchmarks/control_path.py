@@ -36,7 +36,7 @@ import param
 from agilab import Partition, Stage, WorkPlan
 
 
-class Tiny(agilab.App):
+class {title}(agilab.App):
     """Does next to nothing."""
 
     class Settings(agilab.Settings):
@@ -58,16 +58,16 @@ import os
 from agilab import Worker
 
 
-class TinyWorker(Worker):
+class {title}Worker(Worker):
     """Does next to nothing."""
 
     def one(self, part):
         """Write a number, and what else is asked for."""
         part.write("value", "json", part.params["i"])
         for number in range(self.settings.blobs):
-            part.write(f"blob{number}", "file", os.urandom(1 << 20))
+            part.write(f"blob{{number}}", "file", os.urandom(1 << 20))
             for step in range(10):
-                part.metric(f"m{number}", step * 0.5, step)
+                part.metric(f"m{{number}}", step * 0.5, step)
 '''
 
 
@@ -102,16 +102,17 @@ def _children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def make_app(root: Path, env: Mapping[str, str]) -> Path:
-    """Make the app that is timed, from the project that `agilab new` writes."""
-    subprocess.run([AGILAB, "new", "tiny", "--folder", root], check=True, env=env, capture_output=True)
-    project = root / "tiny_project"
-    settings = "\n".join(
-        f'        s{i} = param.Number({i}.0, bounds=(0, 1000), doc="One of many.")' for i in range(SETTINGS)
+def make_app(root: Path, env: Mapping[str, str], *, name: str, settings: int) -> Path:
+    """Make an app that is timed, from the project that `agilab new` writes."""
+    subprocess.run([AGILAB, "new", name, "--folder", root], check=True, env=env, capture_output=True)
+    project = root / f"{name}_project"
+    more = "".join(
+        f'        s{i} = param.Number({i}.0, bounds=(0, 1000), doc="One of many.")\n' for i in range(settings)
     )
-    (project / "src/tiny/__init__.py").write_text(_MANAGER.format(settings=settings))
-    (project / "src/tiny_worker/__init__.py").write_text(_WORKER)
-    (project / "src/tiny/app_settings.toml").write_text('schema = "agilab.settings/1"\n')
+    title = name.title()
+    (project / f"src/{name}/__init__.py").write_text(_MANAGER.format(title=title, settings=more))
+    (project / f"src/{name}_worker/__init__.py").write_text(_WORKER.format(title=title))
+    (project / f"src/{name}/app_settings.toml").write_text('schema = "agilab.settings/1"\n')
     return project
 
 
@@ -126,8 +127,8 @@ def measure(clock: Clock, rounds: int, work: Path) -> None:
     }
     env["AGILAB_APPS"] = str(work)
     env.pop("PYTHONDONTWRITEBYTECODE", None)
-    project = make_app(work, env)
-    worker = project / "src/tiny_worker/__init__.py"
+    worker = make_app(work, env, name="tiny", settings=0) / "src/tiny_worker/__init__.py"
+    make_app(work, env, name="wide", settings=SETTINGS)
     peers = {name: prepare(name, CACHE, python=sys.executable) for name in ("metaflow", "kedro", "dask")}
     many = {**{f"--s{i}": str(i + 1) for i in range(SETTINGS)}, "--blobs": str(BLOBS)}
     steps: list[Callable[[], None]] = [
@@ -135,14 +136,14 @@ def measure(clock: Clock, rounds: int, work: Path) -> None:
         lambda: clock.command("agilab --help", [AGILAB, "--help"], cwd=work, env=env),
         lambda: clock.command("import agilab", [sys.executable, "-c", "import agilab"], cwd=work, env=env),
         lambda: clock.printed("install, nothing changed", [sys.executable, "-c", _INSTALL], cwd=work, env=env),
-        lambda: worker.write_text(f"{_WORKER}# {time.time_ns()}\n") and None,
+        lambda: worker.write_text(f"{_WORKER.format(title='Tiny')}# {time.time_ns()}\n") and None,
         lambda: clock.printed("install, worker edited", [sys.executable, "-c", _INSTALL], cwd=work, env=env),
         lambda: clock.command("trivial run", [AGILAB, "run", "tiny"], cwd=work, env=env),
         lambda: _kedro(clock, peers["kedro"], env),
         lambda: _metaflow(clock, peers["metaflow"], env),
         lambda: clock.command("1,000 partitions", [AGILAB, "run", "tiny", "--count", "1000"], cwd=work, env=env),
         lambda: clock.command(
-            "settings and blobs", [AGILAB, "run", "tiny", *chain.from_iterable(many.items())], cwd=work, env=env
+            "settings and blobs", [AGILAB, "run", "wide", *chain.from_iterable(many.items())], cwd=work, env=env
         ),
         lambda: clock.command("dask, 1 task", peers["dask"].command("many.py", "1"), cwd=peers["dask"].folder, env=env),
         lambda: clock.command(

@@ -76,6 +76,13 @@ def test_no_words_mean_the_overview(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == cli.help_text()
 
 
+def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["help"]) == 0
+    assert capsys.readouterr().out == cli.help_text()
+    assert cli.main(["help", "runs"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: agilab runs ")
+
+
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"agilab {agilab.__version__}\n"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from agilab.cli.logs import EventLines
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 MadeRun = Callable[..., dict[str, Any]]
@@ -44,10 +47,14 @@ def test_show_says_what_ran(cli: Cli, made_run: MadeRun) -> None:
         f"run          {run['run_id']}",
         "app          trouble 0.1.0",
         "state        succeeded",
-        f"request      sha256 {run['request_digest']}",
+        f"request      sha256 {run['request_digest'][:16]}",
+        f"reproduce    agilab run --request {run['folder']}/request.json ",
         "parts        2  (caller)",
         "sleep_s      0.0  (default)",
-        "work  2 of 2 committed",
+        "limit        none  (default)",
+        "json         x  (default)",
+        "work   2 of 2 committed",
+        "total  1 of 1 committed",
         "done  2",
     ):
         assert words in text
@@ -74,6 +81,44 @@ def test_show_of_a_failed_run_ends_with_the_reason(cli: Cli, made_run: MadeRun) 
     assert done.returncode == 0
     assert "ValueError: wrong \\x1b[31mred\\x1b[0m" in done.stdout
     assert f"agilab debug {run['run_id']} p1" in done.stdout
+
+
+def test_show_of_a_failed_run_lists_the_stages_that_it_did_not_reach(cli: Cli, made_run: MadeRun) -> None:
+    made_run("--how", "raise", "--parts", "2")
+    lines = cli("show", "last").stdout.splitlines()
+    assert any(line.startswith("  work   ") and line.endswith(" of 2 committed, failed") for line in lines)
+    assert "  total  not started" in lines
+
+
+def test_show_lists_metrics_of_partitions(cli: Cli, made_run: MadeRun) -> None:
+    made_run("--parts", "2")
+    lines = cli("show", "last", "--metrics").stdout.splitlines()
+    assert lines[0].split() == ["partition", "metric", "values", "last"]
+    assert sorted(line.split() for line in lines[1:]) == [["p0", "done", "1", "1"], ["p1", "done", "1", "1"]]
+    listed = json.loads(cli("show", "last", "--metrics", "--json").stdout)["metric_list"]
+    assert {"partition": "p0", "metric": "done", "values": 1, "last": 1} in listed
+
+
+def test_the_command_that_reproduces_a_run_works_from_any_folder(cli: Cli, made_run: MadeRun) -> None:
+    run = made_run("--parts", "2")
+    line = next(line for line in cli("show", "last").stdout.splitlines() if line.startswith("reproduce"))
+    again = json.loads(cli(*shlex.split(line)[2:], "--json").stdout)
+    assert again["request_digest"] == run["request_digest"]
+
+
+def test_runs_of_an_app_that_is_not_there_is_an_error(cli: Cli) -> None:
+    done = cli("runs", "troubel")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("agilab: error: no app project 'troubel'; did you mean 'trouble'?")
+    assert cli("runs", "trouble").stdout.startswith("no run yet; `agilab run trouble` makes one")
+
+
+def test_a_home_of_another_program_has_no_runs_to_list(cli: Cli, home: Path) -> None:
+    home.mkdir()
+    (home / "notes.txt").touch()
+    done = cli("runs")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "holds files that are not AGILAB's (notes.txt)" in done.stderr
 
 
 def test_show_lists_artifacts_with_their_digests(cli: Cli, made_run: MadeRun) -> None:
@@ -134,6 +179,34 @@ def test_logs_hold_what_the_run_and_its_workers_said(cli: Cli, made_run: MadeRun
     assert "\x1b" not in text
 
 
+def test_logs_say_nothing_twice_and_have_no_empty_sections(cli: Cli, made_run: MadeRun) -> None:
+    made_run("--how", "raise", "--no-loud", "--parts", "2", "--workers", "2")
+    text = cli("logs", "last").stdout
+    assert text.count("Traceback (most recent call last):") == 1
+    assert re.search(r"^Traceback", text, re.MULTILINE)  # only the first line of a text has the time
+    assert "==> supervisor" not in text
+    assert re.search(r"state sealing: failed$", text, re.MULTILINE)
+    assert not re.search(r"<==\n+(==>|$)", text)
+
+
+def test_logs_as_json_are_objects_one_per_line(cli: Cli, made_run: MadeRun) -> None:
+    made_run("--workers", "1")
+    for words in ((), ("--follow",)):
+        lines = [json.loads(line) for line in cli("logs", "last", "--json", *words).stdout.splitlines()]
+        assert all(set(line) == {"source", "t", "text"} for line in lines)
+        assert {"source": "local-0", "t": None, "text": "printed by p0"} in lines
+        assert lines[0]["source"] == "run"
+        assert lines[0]["t"].endswith("Z")
+
+
+def test_progress_is_told_once_a_second_of_each_partition_to_who_follows() -> None:
+    told = EventLines(None, progress=True)
+    for mono, expected in ((1.0, 1), (1.5, 0), (2.0, 1)):
+        event = {"event": "progress", "partition": "p0", "done": 1, "total": 2, "mono": mono}
+        assert len(told(event)) == expected
+        assert EventLines(None)(event) == []
+
+
 def test_logs_of_one_worker_are_its_own(cli: Cli, made_run: MadeRun) -> None:
     made_run("--workers", "1", "--how", "raise")
     text = cli("logs", "last", "--worker", "local-0").stdout
@@ -157,6 +230,7 @@ def test_debug_repeats_a_partition_and_shows_its_own_error(cli: Cli, made_run: M
     done = cli("debug", "last", "p1", "--no-pdb")
     assert done.returncode == 1
     assert "in work\n" in done.stderr
+    assert done.stderr.count("  File ") == 1
     last = "agilab: error: partition p1 raised ValueError: wrong \\x1b[31mred\\x1b[0m"
     assert done.stderr.splitlines()[-1] == last
     done = cli("debug", "last", "p0")

@@ -76,7 +76,8 @@ def test_the_same_choices_by_flags_file_and_python_have_one_digest(cli: Cli, mad
         (("--parts", "0"), "setting 'parts' is 0; allowed: a whole number >= 1 and <= 1000 (--parts)"),
         (("--backend", "moon"), "setting 'backend' is 'moon'; allowed: one of"),
         (("--set", "prats=2"), "unknown setting 'prats'; did you mean 'parts'? (--set)"),
-        (("--prats", "2"), "no option '--prats'; did you mean '--parts'? see agilab run --help"),
+        (("--prats", "2"), "no option '--prats'; did you mean '--parts'? see agilab run trouble --help"),
+        (("--parts",), "option '--parts' requires an argument; see agilab run trouble --help"),
         (("--seed", "-1"), "seed is -1; allowed: a whole number from 0 to"),
         (("--request", "nowhere.json"), "nowhere.json is not a request that can be read"),
     ],
@@ -112,7 +113,10 @@ def test_a_failed_partition_ends_with_its_traceback_and_the_command_that_repeats
     assert done.returncode == 1
     assert done.stdout.startswith(f"failed: {run_id} of trouble")
     assert "Traceback (most recent call last):" in done.stderr
-    assert "ValueError: wrong \\x1b[31mred\\x1b[0m" in done.stderr
+    line = "partition p1 of stage work failed: ValueError: wrong \\x1b[31mred\\x1b[0m"
+    assert done.stderr.splitlines().count(line) == 1
+    assert done.stderr.count("ValueError: wrong") == 3  # as it happens, in the traceback, in the last line
+    assert 'trouble_project/src/trouble_worker/__init__.py", line' in done.stderr
     assert f"agilab debug {run_id} p1" in done.stderr
     assert "worker_manifest.json" in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"agilab: error: run {run_id} failed: ")
@@ -223,6 +227,20 @@ def test_help_of_an_app_lists_its_settings(cli: Cli, command: str) -> None:
     assert "--model.depth INTEGER" in done.stdout
     assert "Cluster options:" in done.stdout
     assert done.stderr == ""
+
+
+def test_help_of_an_app_shows_what_holds_now_and_why(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli("settings", "trouble", "set", "parts=7", "model.depth=2")
+    monkeypatch.setenv("AGILAB_CLUSTER_WORKERS", "1")
+    monkeypatch.setenv("AGILAB_SETTING_LOUD", "false")
+    text = " ".join(cli("run", "trouble", "--help").stdout.split())
+    assert "default: 7 (workspace file)" in text
+    assert "default: 2 (workspace file)" in text
+    assert "default: 1 (environment)" in text
+    assert "default: false (environment)" in text
+    assert "default: 0.0 " in text
+    (home / "apps" / "trouble" / "app_settings.toml").write_text("[settings]\nprats = 1\n")
+    assert cli("run", "trouble", "--help").returncode == 0
 
 
 def test_help_without_an_app_says_how_settings_become_flags(cli: Cli) -> None:

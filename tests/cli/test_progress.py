@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
@@ -40,15 +41,37 @@ def test_events_add_up() -> None:
     found = tally()
     stage = found.stages["work"]
     assert (found.run_id, found.app, found.state) == ("R", "A", "running")
-    assert (stage.partitions, stage.committed, stage.running) == (2, 1, {"p1"})
+    assert (stage.partitions, stage.committed, stage.running) == (2, 1, {"p1": 0.0})
     assert stage.elapsed_s(now=7.0) == 5.0
+
+
+@pytest.mark.parametrize(("done", "total", "sum_"), [(1, 4, 1.25), (0, 0, 1.0), (9, 4, 2.0)])
+def test_a_stage_counts_what_running_partitions_have_done(done: int, total: int, sum_: float) -> None:
+    found = tally({"event": "progress", "partition": "p1", "done": done, "total": total})
+    assert found.stages["work"].done == sum_
+    assert tally(failed(retry=True)).stages["work"].done == 1.0
+
+
+def test_the_last_metric_is_drawn_below_the_stages() -> None:
+    from rich.console import Console
+
+    console = Console(width=80, record=True, file=io.StringIO())
+    found = tally({"event": "metric", "partition": "p1", "name": "loss", "value": 0.5, "step": 3})
+    console.print(progress._drawn(found, 7.0))
+    assert console.export_text().splitlines()[-1].rstrip() == "loss 0.5 at step 3 (p1)"
+
+
+def test_a_final_failure_is_told_when_it_happens() -> None:
+    lines: list[str] = []
+    PlainView(lines.append)(failed(retry=False))
+    assert lines == ["partition p1 of stage work failed: it died"]
 
 
 def test_an_attempt_that_is_repeated_is_no_failure() -> None:
     found = tally(failed(retry=True))
     assert found.failures == []
     assert found.stages["work"].retries == 1
-    assert found.stages["work"].running == set()
+    assert found.stages["work"].running == {}
 
 
 def test_a_final_failure_is_kept() -> None:

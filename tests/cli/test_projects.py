@@ -56,11 +56,17 @@ def test_a_new_app_keeps_the_contract_and_runs_at_once(cli: Cli, here: Path) -> 
     assert made.returncode == 0
     root = here / "squares_too_project"
     assert f"wrote {root}" in made.stdout
-    assert made.stdout.splitlines()[-2] == f"  agilab run {root}"
+    assert made.stdout.splitlines()[-2] == "  agilab run squares_too"
     assert cli("check", root).stdout == "ok: squares_too keeps the app contract\n"
     assert json.loads(cli("run", root, "--json").stdout)["state"] == "succeeded"
     again = cli("new", "squares_too")
     assert (again.returncode, again.stdout) == (2, "")
+
+
+def test_a_new_app_elsewhere_is_named_by_its_path(cli: Cli, here: Path) -> None:
+    (here / "there").mkdir()
+    made = cli("new", "squares_there", "--folder", "there")
+    assert made.stdout.splitlines()[-2] == f"  agilab run {here / 'there' / 'squares_there_project'}"
 
 
 def test_check_looks_at_the_project_here(cli: Cli, apps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +96,30 @@ def test_check_finds_what_only_the_code_can_tell(
     assert all(set(breach) == {"file", "line", "message", "fix"} and breach["fix"] for breach in breaches)
 
 
+def copied(apps: Path, here: Path) -> Path:
+    """Return a copy of the app that may be broken."""
+    root = here / "trouble_project"
+    shutil.copytree(apps / "trouble_project", root, ignore=shutil.ignore_patterns("__pycache__"))
+    return root
+
+
+def test_check_names_a_wrong_settings_file_once_and_at_its_line(cli: Cli, apps: Path, here: Path) -> None:
+    root = copied(apps, here)
+    (root / "src" / "trouble" / "app_settings.toml").write_text("[settings]\nprats = 4\n")
+    breaches = json.loads(cli("check", root, "--json").stdout)["breaches"]
+    assert [(Path(breach["file"]).name, breach["line"]) for breach in breaches] == [("app_settings.toml", 2)]
+
+
+def test_check_names_the_line_of_the_plan_that_raised(cli: Cli, apps: Path, here: Path) -> None:
+    root = copied(apps, here)
+    source = root / "src" / "trouble" / "__init__.py"
+    source.write_text(source.read_text().replace('print("planned aloud")', "1 / 0"))
+    (breach,) = json.loads(cli("check", root, "--json").stdout)["breaches"]
+    line = source.read_text().splitlines().index("        1 / 0") + 1
+    assert (breach["file"], breach["line"]) == (str(source), line)
+    assert "ZeroDivisionError" in breach["message"]
+
+
 def test_install_says_where_everything_lies_and_does_nothing_twice(cli: Cli, cli_wenv: Path) -> None:
     cli("install", "trouble")
     done = cli("install", "trouble")
@@ -101,9 +131,8 @@ def test_install_says_where_everything_lies_and_does_nothing_twice(cli: Cli, cli
 def test_settings_show_value_source_and_what_is_allowed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGILAB_SETTING_PARTS", "5")
     line = next(line for line in cli("settings", "trouble").stdout.splitlines() if line.startswith("parts"))
-    assert line.split("  ")[0] == "parts"
-    assert "a whole number >= 1 and <= 1000" in line
-    assert line.endswith("environment  AGILAB_SETTING_PARTS")
+    words = " ".join(line.split())
+    assert words == "parts 5 environment AGILAB_SETTING_PARTS a whole number >= 1 and <= 1000"
     found = json.loads(cli("settings", "trouble", "--json").stdout)
     assert found["values"]["parts"] == 5
     rows = {row["name"]: row for row in found["settings"]}

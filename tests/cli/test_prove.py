@@ -52,6 +52,9 @@ def test_doctor_says_what_is_there_and_how_to_mend_the_rest(cli: Cli, home: Path
     done = cli("doctor")
     assert done.returncode == 0
     assert re.search(f"^ok    AGILAB_HOME +{re.escape(str(home))} .made when first needed.$", done.stdout, re.MULTILINE)
+    assert re.search("^note  optional .* agilab doctor --all explains$", done.stdout, re.MULTILINE)
+    assert "extra ui" not in re.sub("note  optional.*", "", done.stdout)
+    assert "extra ui" in cli("doctor", "--all").stdout
     assert done.stdout.splitlines()[-1] == "this machine can run apps; `agilab first-proof` shows it"
 
 

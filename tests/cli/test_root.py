@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,25 @@ def test_a_fault_of_ours_says_so_and_how_to_see_more(
     err = capsys.readouterr().err
     assert err.startswith("agilab: error: a fault in AGILAB itself: KeyError: 'oops'; set AGILAB_TRACEBACK=1")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "line", "code"),
+    [
+        (("show", "2001", "--json"), "no run '2001'", 2),
+        (("rnu", "--json"), "no command 'rnu'", 2),
+        (("runs", "--limit", "--json"), "", 2),
+    ],
+)
+def test_with_json_an_error_is_a_document_too(
+    home: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], line: str, code: int
+) -> None:
+    assert cli.main(list(words)) == code
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert (found["schema"], found["exit_code"]) == ("agilab.cli.error/1", code)
+    assert err == f"agilab: error: {found['error']}\n"
+    assert found["error"].startswith(line)
 
 
 def test_a_traceback_comes_when_asked_for(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,40 @@ def test_a_table_on_a_terminal_fits_it_and_keeps_what_is_copied() -> None:
     assert "where" not in text
 
 
+RUNS = (
+    Column("run"),
+    Column("app", cut=True),
+    Column("state"),
+    Column("request", optional=True),
+    Column("t", optional=True),
+)
+
+
+@pytest.mark.parametrize(
+    ("room", "widths"),
+    [
+        (120, {0: 21, 1: 50, 2: 9, 3: 8, 4: 19}),
+        (100, {0: 21, 1: 35, 2: 9, 3: 8, 4: 19}),
+        (80, {0: 21, 1: 15, 2: 9, 3: 8, 4: 19}),
+        (70, {0: 21, 1: 26, 2: 9, 3: 8}),
+        (50, {0: 21, 1: 16, 2: 9}),
+        (20, {0: 21, 1: 12, 2: 9}),
+    ],
+)
+def test_a_narrow_table_cuts_what_may_be_cut_and_leaves_out_what_may_be_left_out(
+    room: int, widths: dict[int, int]
+) -> None:
+    assert screen.fitted(RUNS, [21, 50, 9, 8, 19], room) == widths
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "none"), ("x y", "x y"), ("", '""'), ("none", '"none"'), (0.0, "0.0"), (True, "true"), (["a"], '["a"]')],
+)
+def test_setting_values_are_written_as_flags_take_them(value: object, text: str) -> None:
+    assert screen.plain_value(value) == text
+
+
 def test_no_color_means_none() -> None:
     assert "\x1b[3" not in on_terminal(TABLE, NO_COLOR="1")
 
