@@ -340,7 +340,7 @@ def _settings_file(project: Project, fields: Sequence[codec.Field] | None) -> It
         )
         line, said = (found[1] or found[4], found[2] or found[3]) if found else (None, str(err))
         message, _, fix = said.rpartition("; ")
-        yield Breach(path, int(line or 1), message or fix, fix)
+        yield Breach(path, int(line or 1), message or fix, fix if message else "correct this line")
         return
     for name, value in file.tables.get("settings", {}).items() if fields is not None else ():
         try:

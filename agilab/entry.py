@@ -14,7 +14,7 @@ Protocol, one JSON object per line::
          "resources": {}, "folder": FOLDER}
     <-  {"op": "progress" | "metric" | "log", "id": "p1", ...}
     <-  {"op": "done", "id": "p1", "cancelled": false, "artifacts": [...], "started": ...,
-         "wall_s": ..., "cpu_s": ..., "peak_rss_bytes": ...}; cancelled: worker code was told so, and may have left early
+         "wall_s": ..., "cpu_s": ..., "peak_rss_bytes": ...}; cancelled: worker code was told so and may have left early
     <-  {"op": "failed", "id": "p1", "reason": "exception" | "memory", "message": ..., "traceback": ..., ...}
 
 Partitions may be sent ahead; they run one at a time, in order. End of input

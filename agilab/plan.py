@@ -182,6 +182,11 @@ class Stage:
 class WorkPlan:
     """Stages in the order in which they were declared, checked when made.
 
+    Parameters
+    ----------
+    stages
+        What there is to do; a stage may come after those that stand before it.
+
     Raises
     ------
     PlanError

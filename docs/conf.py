@@ -7,6 +7,7 @@ from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import api_reference
 import cli_reference
 import module_levels
 
@@ -24,7 +25,11 @@ html_theme = "furo"
 html_title = "AGILAB"
 
 
-GENERATED = {"reference/cli": cli_reference.markdown, "reference/modules": module_levels.markdown}
+GENERATED = {
+    "reference/api": api_reference.markdown,
+    "reference/cli": cli_reference.markdown,
+    "reference/modules": module_levels.markdown,
+}
 """Page -> what writes the rest of it."""
 
 

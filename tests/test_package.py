@@ -221,7 +221,7 @@ def test_a_new_dependency_gives_a_new_lock_and_environment(source: WorkerSource,
     source.pyproject.write_text(PYPROJECT.replace("[]", '["toolz"]'))
     said: list[str] = []
     second = install(source, wenv, said.append)
-    assert f"{source.lock} was made from other requirements" in said
+    assert f"{source.lock} was made from other requirements; a new one is made" in said
     assert second.environment != first.environment
     assert second.lock_sha256 != first.lock_sha256
     assert run_python(second, "import toolz; print(toolz.__file__)").stdout.startswith(str(second.environment))

@@ -125,7 +125,7 @@ def test_the_worker_process_knows_the_kinds_it_was_told(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)  # a session works in the folders of its partitions
     monkeypatch.setattr("sys.path", [*sys.path])
     (tmp_path / "keeps_model_worker.py").write_text(
-        "import agilab\nclass Keeps(agilab.Worker):\n    def keep(self, part):\n        part.write('m', 'model', b'1')\n"
+        "import agilab\nclass Keeps(agilab.Worker):\n    def keep(self, part): part.write('m', 'model', b'1')\n"
     )
     init = {
         "protocol": PROTOCOL,

@@ -84,7 +84,9 @@ def check_command(*, app: str, as_json: bool) -> int:
     found = check(project, environment=made)
     # The app's own code is asked only when it can be found and nothing that it imports is missing.
     if not project.breaches and not missing_dependencies(project):
-        found = tuple(dict.fromkeys((*found, *_check_code(project, made))))
+        told = {(item.file, item.line) for item in found if item.line > 1}  # both name an import that fails
+        more = [item for item in _check_code(project, made) if (item.file, item.line) not in told]
+        found = tuple(dict.fromkeys((*found, *more)))
     if as_json:
         breaches = [
             {"file": str(item.file), "line": item.line, "message": item.message, "fix": item.fix} for item in found
