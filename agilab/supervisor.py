@@ -288,7 +288,7 @@ def supervise(run: Execution) -> None:
         except (RunCancelledError, KeyboardInterrupt):
             run.outcome, run.error = "cancelled", None
         except AgilabError as err:
-            _failed(run, str(err), err)
+            _failed(run, str(err), err.__cause__ if _is_foreign(err.__cause__) else None)
         except (Exception, SystemExit) as err:  # a defect of ours must leave a sealed record too
             _failed(run, f"AGILAB itself failed: {first_line(err)}; logs/supervisor.log has the traceback", err)
         finally:
@@ -344,11 +344,7 @@ def _advice(run: Execution, partition: str) -> str:
     then = f"repeat it here: agilab debug {run.paths.run_id} {partition}"
     if not partition:
         then = f"if a module is missing, add it to dependencies in {run.project.worker_pyproject}"
-    return (
-        f"worker code: {folder / 'current'}\n"
-        f"environment and lock: {folder / 'worker_manifest.json'}\n"
-        f"{then}\n"
-    )
+    return f"worker code: {folder / 'current'}\nenvironment and lock: {folder / 'worker_manifest.json'}\n{then}\n"
 
 
 def _plan_later(run: Execution, stage: str, artifacts: Sequence[Artifact]) -> Sequence[Partition]:
@@ -391,11 +387,16 @@ def _hold(run: Execution, wanted: Mapping[str, int]) -> None:
     run.held.add(held)
 
 
-def _failed(run: Execution, message: str, err: BaseException) -> None:
+def _is_foreign(cause: BaseException | None) -> bool:
+    """Say whether a traceback would tell more than the sentence does: it comes from the app's own code."""
+    return cause is not None and not isinstance(cause, AgilabError | OSError)
+
+
+def _failed(run: Execution, message: str, cause: BaseException | None) -> None:
     if run.switch():  # an interrupted step fails in its own way, but what happened is that the user stopped it
         run.outcome, run.error = "cancelled", None
     else:
-        run.fail(message, "".join(traceback.format_exception(err)))
+        run.fail(message, "".join(traceback.format_exception(cause)) if cause is not None else "")
 
 
 def _seal(run: Execution) -> None:

@@ -211,6 +211,16 @@ def test_every_variable_that_the_code_reads_is_listed() -> None:
 # --- settings ---
 
 
+def test_a_dotted_name_is_saved_and_requested_like_its_table(env: AgiEnv) -> None:
+    env.save_settings({"model": {"rate": 0.25}})
+    env.save_settings({"model.depth": 7})
+    found = env.request({"model.rate": 0.75})
+    assert found.settings["model"] == {"depth": 7, "rate": 0.75}
+    assert found.provenance["model.rate"]["source"] == "caller"
+    assert found.provenance["model.depth"]["source"] == "workspace file"
+    assert found.digest == env.request({"model": {"rate": 0.75}}).digest
+
+
 def test_each_setting_says_which_layer_it_came_from(env: AgiEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = env.save_settings({"model": {"rate": 0.25}, "labels": {"a": 1}})
     monkeypatch.setenv("AGILAB_SETTING_MODEL__DEPTH", "4")

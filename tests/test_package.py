@@ -216,6 +216,16 @@ def test_an_edit_undone_finds_the_code_that_is_there(source: WorkerSource, wenv:
     assert (wenv.package("demo") / "current").resolve() == first.code
 
 
+def test_the_environment_in_force_is_found_until_the_dependencies_change(source: WorkerSource, wenv: WenvPaths) -> None:
+    assert package.find_environment(source, wenv=wenv) is None
+    made = install(source, wenv)
+    assert package.find_environment(source, wenv=wenv) == made.environment
+    (source.folder / "more.py").write_text("import toolz\n")
+    assert package.find_environment(source, wenv=wenv) == made.environment
+    source.pyproject.write_text(PYPROJECT.replace("[]", '["toolz"]'))
+    assert package.find_environment(source, wenv=wenv) is None
+
+
 def test_a_new_dependency_gives_a_new_lock_and_environment(source: WorkerSource, wenv: WenvPaths) -> None:
     first = install(source, wenv)
     source.pyproject.write_text(PYPROJECT.replace("[]", '["toolz"]'))

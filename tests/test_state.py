@@ -157,9 +157,8 @@ def test_a_retry_goes_to_another_worker_that_is_free() -> None:
 
 
 def test_a_worker_that_has_gone_gets_nothing_until_it_wants_again() -> None:
-    state = started(WorkPlan([Stage("one", parts("a", "b"))]), "w")
-    assert len(dispatched(state.wanted("w", 1))) == 1
-    state.wanted("w", 0)
+    state = started(WorkPlan([Stage("one", parts("a"))]), "w")
+    assert dispatched(state.wanted("w", 2)) == [("a", "w")]
     state.worker_gone("w")
     assert state.failed("a", "died", "killed") == [Retry("a")]
     assert dispatched(state.wanted("w")) == [("a", "w")]

@@ -65,7 +65,7 @@ def test_a_plan_that_differs_from_process_to_process_is_caught(tmp_path: Path) -
 
 
 def test_artifacts_that_differ_from_run_to_run_are_caught(tmp_path: Path) -> None:
-    env = prepared(tmp_path, worker='import json => import json, os\nPID = os.getpid()')
+    env = prepared(tmp_path, worker="import json => import json, os\nPID = os.getpid()")
     file = env.project.worker / "__init__.py"
     file.write_text(file.read_text().replace("sum(number * number", "PID + sum(number * number"))
     with pytest.raises(AssertionError):
