@@ -90,7 +90,7 @@ class WorkerSession:
         method = stage_method(self.worker, task["stage"])
         folder = Path(task["folder"])
         folder.mkdir(mode=0o700, parents=True)
-        inputs = materialise(task["inputs"], folder.with_name(folder.name + ".inputs"))
+        inputs = materialise(task["inputs"], Path(f"{folder}.inputs"))
         known = {"inputs": inputs, "seed": self._seed, "kinds": self._kinds}
         part = PartitionContext({**task, **known}, folder, send=_Throttle(send), cancelled=self._cancelled)
         _reset_peak()
@@ -187,16 +187,18 @@ def collect(part: PartitionContext) -> list[dict[str, Any]]:
     WorkerError
         An artifact that was announced is not there, or is not a regular file.
     """
-    found: list[dict[str, Any]] = []
-    wanted: set[str] = set()
-    for item in part.written.values():
-        path = part.folder / item["path"]
-        if path.is_symlink() or not path.is_file():
-            raise WorkerError(f"artifact {item['name']!r} of {part.id!r} is not a regular file; write it again")
-        found.append({**item, "size_bytes": path.stat().st_size})
-        wanted.add(item["path"])
+    sizes: dict[str, int] = {}
+    strangers: list[os.DirEntry[str]] = []
+    wanted = {item["path"] for item in part.written.values()}
     with os.scandir(part.folder) as entries:
-        strangers = [entry for entry in entries if entry.name not in wanted]
+        for entry in entries:
+            if entry.name not in wanted:
+                strangers.append(entry)
+            elif entry.is_file(follow_symlinks=False):
+                sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
+    for item in part.written.values():
+        if item["path"] not in sizes:
+            raise WorkerError(f"artifact {item['name']!r} of {part.id!r} is not a regular file; write it again")
     for entry in strangers:
         if entry.is_dir(follow_symlinks=False):
             import shutil
@@ -204,7 +206,7 @@ def collect(part: PartitionContext) -> list[dict[str, Any]]:
             shutil.rmtree(entry.path)
         else:
             os.unlink(entry.path)
-    return found
+    return [{**item, "size_bytes": sizes[item["path"]]} for item in part.written.values()]
 
 
 def failure(partition: str, error: BaseException) -> dict[str, Any]:

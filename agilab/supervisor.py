@@ -285,8 +285,12 @@ def supervise(run: Execution) -> None:
                 if run.outcome:
                     break
             run.outcome = run.outcome or "succeeded"
-        except (RunCancelledError, KeyboardInterrupt):
+        except RunCancelledError:
             run.outcome, run.error = "cancelled", None
+        except KeyboardInterrupt:  # the second signal
+            run.outcome, run.error = "cancelled", None
+            if run.pool is not None:
+                run.pool.kill()
         except AgilabError as err:
             _failed(run, str(err), err.__cause__ if _is_foreign(err.__cause__) else None)
         except (Exception, SystemExit) as err:  # a defect of ours must leave a sealed record too

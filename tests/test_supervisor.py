@@ -140,9 +140,8 @@ def test_asking_for_more_workers_than_slots_is_noted(bench: Bench, monkeypatch: 
     planned = AGI.get_distrib(bench.env, request).assignment["first"]
     assert list(planned) == run.manifest["backend"]["workers"]
     if backend(bench.backend).capabilities.parallel:
-        assert [event["text"] for event in events(run, "note")] == [
-            "5 workers were asked for; this machine runs 2 at a time (AGILAB_SLOTS)"
-        ]
+        noted = [event["text"] for event in events(run, "note")]
+        assert noted.count("5 workers were asked for; this machine runs 2 at a time (AGILAB_SLOTS)") == 1
         assert len(planned) == 2
 
 

@@ -161,8 +161,11 @@ class ProbeWorker(agilab.Worker):
         time.sleep(DEADLINE_S)
 
     def _orphans(self, part, path):
-        """Leave processes behind and end as if nothing was."""
-        Path(path).write_text(json.dumps([survivor(new) for new in (False, True)]))
+        """Leave processes behind, the first time."""
+        if not os.path.exists(path):
+            aside = path + ".tmp"
+            Path(aside).write_text(json.dumps([survivor(new) for new in (False, True)]))
+            os.rename(aside, path)
 
     def _spoil(self, part, how):
         """Change the run folder, which is not worker code's to change."""
