@@ -164,7 +164,7 @@ def _data_unchanged(root: Path) -> Finding:
     if problems:
         where = "" if str(root) in problems[0] else f"{root}: "
         return Finding("data set", False, where + problems[0])
-    return Finding("data set", True, f"{root} holds the published bytes")
+    return Finding("data set", True, "every table as published")
 
 
 def _counted(env: AgiEnv, run: Run, root: Path) -> Iterator[Finding]:

@@ -23,6 +23,8 @@ nitpicky = True
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "AGILAB"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 
 GENERATED = {

@@ -31,9 +31,9 @@ watcher.watch(child.pid, start_time(child.pid))
 if sys.argv[1] == "fork":  # a child that goes on must not keep the pipe to the reaper open
     forked = os.fork()
     if not forked:
-        print(os.getpid(), flush=True)
         time.sleep(60)
-    pids.append(0)
+        os._exit(0)
+    pids.append(forked)
 print(json.dumps([watcher._process.pid, *pids]), flush=True)
 if sys.argv[1] == "leave":
     with watcher: pass
@@ -43,13 +43,14 @@ sys.stdin.read()
 WORKER = """
 import json, os, signal, subprocess, sys
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP): signal.signal(number, signal.SIG_IGN)
-code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
+code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.alarm(60); signal.pause()"
 pids = [os.getpid()]
 for new_session in (False, True):
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=new_session)
     child.stdout.readline()
     pids.append(child.pid)
 print(json.dumps(pids), flush=True)
+signal.alarm(60)
 signal.pause()
 """
 
@@ -78,12 +79,11 @@ def test_a_killed_supervisor_leaves_no_process_not_even_one_in_its_own_session(
 def test_a_child_of_the_supervisor_does_not_keep_its_end_from_being_noticed(wait_for: WaitFor) -> None:
     with supervisor("fork") as process:
         assert process.stdout is not None
-        lines = sorted((process.stdout.readline(), process.stdout.readline()), key=len)
-        forked, (reaper, *pids) = int(lines[0]), json.loads(lines[1])
+        *pids, forked = json.loads(process.stdout.readline())
         try:
             process.kill()
             process.wait()
-            wait_for(lambda: not any(map(is_alive, [reaper, *pids[:3]])), 10.0)
+            wait_for(lambda: not any(map(is_alive, pids)), 10.0)
             assert is_alive(forked)
         finally:
             os.kill(forked, signal.SIGKILL)

@@ -85,7 +85,8 @@ class _Slot:
     ready: bool = False
     ahead: bool = False
     starts_without_ready: int = 0
-    killed_for: tuple[str, str] | None = None
+    killed_for: tuple[str, str, str] | None = None
+    """Partition, reason and message."""
     rss_bytes: int = 0
 
 
@@ -302,7 +303,7 @@ class LocalPool(Pool):
 
     def _kill(self, slot: _Slot, reason: str, message: str) -> None:
         if slot.process is not None and slot.killed_for is None:
-            slot.killed_for = (reason, message)
+            slot.killed_for = (slot.sent[0].partition if slot.sent else "", reason, message)
             _signal_group(slot.process.pid, signal.SIGKILL)
 
     def _end(self, slot: _Slot) -> None:
@@ -313,7 +314,9 @@ class LocalPool(Pool):
             pass
         _signal_group(process.pid, signal.SIGKILL)  # what it started and left behind
         code = process.wait()
-        reason, message = slot.killed_for or self._reason(slot, code)
+        blamed, reason, message = slot.killed_for or ("", *self._reason(slot, code))
+        if blamed and slot.sent and slot.sent[0].partition != blamed:  # that one had just come to its end
+            reason = "died"
         ready = slot.ready
         self._forget(slot)
         self._pending.append(Gone(slot.name, message))  # first: what it held is not for this worker again
@@ -373,8 +376,9 @@ class LocalPool(Pool):
         for slot in self._slots.values():
             if slot.process is not None:
                 with suppress(OSError, ValueError, IndexError):
-                    pages = Path(f"/proc/{slot.process.pid}/statm").read_text().split()[1]
-                    slot.rss_bytes = int(pages) * os.sysconf("SC_PAGE_SIZE")
+                    pages = int(Path(f"/proc/{slot.process.pid}/statm").read_text().split()[1])
+                    if pages:  # one that has just been killed has none any more
+                        slot.rss_bytes = pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def worker_environment(slots: int, extra: Mapping[str, str]) -> dict[str, str]:

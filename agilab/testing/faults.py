@@ -152,7 +152,7 @@ class FaultTests(Suite):
         assert "first" in str(run.error)
 
     def test_a_child_that_worker_code_forks_neither_reports_nor_runs_partitions(self, bench: Bench) -> None:
-        parts = [do("a", ["fork"], ["write", "x", 1]), do("b", ["fork_and_raise"], ["write", "x", 2])]
+        parts = [do("a", ["write", "x", 1], ["fork"]), do("b", ["write", "x", 2], ["fork_and_raise"])]
         run = bench.run(Stage("first", parts)).check()
         assert [one["name"] for one in events(run, "metric")] == ["forked"]
         assert len(run.artifacts()) == 2

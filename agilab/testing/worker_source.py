@@ -127,6 +127,9 @@ class ProbeWorker(agilab.Worker):
         block = b"x" * size
         part.write("size", "json", len(block))
 
+    def _bloat(self, part, size):
+        self.block = b"x" * size
+
     def _raise(self, part, kind):
         raise_it(kind)
 
