@@ -42,7 +42,7 @@ def main() -> None:
     seen: dict[str, list[tuple[float, float]]] = {"flight_telemetry": [], "by hand": []}
     try:
         subprocess.run([AGILAB, "install", "flight_telemetry"], env=env, check=True)
-        data = next((work / "home" / "data").iterdir())
+        data = next(path for path in (work / "home" / "data").iterdir() if path.is_dir())
         python = next((work / "wenv" / ".env").glob("*/bin/python"))
         run = [AGILAB, "run", "flight_telemetry", "--dates", "2013-01-01,2013-12-31", "--partitions", "8"]
         run += ["--sample-s", str(arguments.sample_s), "--workers", str(WORKERS)]
