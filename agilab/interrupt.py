@@ -29,11 +29,14 @@ class CancelSwitch:
         Number of the signal that came, 0 for none.
     at_once
         Called by a second signal instead of raising KeyboardInterrupt, where set.
+    announces
+        Whether a signal makes the cancel file, so that worker code which looks at `part.cancelled` learns of it too.
     """
 
     def __init__(self, path: Path) -> None:
         self.signal = 0
         self.at_once: Callable[[], None] | None = None
+        self.announces = True
         self._path = str(path)
         self._found = False
         self._former: dict[int, Any] = {}
@@ -60,11 +63,10 @@ class CancelSwitch:
             self.at_once()
         if not self.signal:
             self.signal = number
-            if self.at_once is None:
+            if self.announces:
                 self._announce()
 
     def _announce(self) -> None:
-        """Make the cancel file, so that worker code which looks at `part.cancelled` learns of the signal too."""
         with suppress(OSError):
             os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
             os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))

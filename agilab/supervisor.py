@@ -36,6 +36,7 @@ from agilab.plan import InputRef, Partition, WorkPlan
 from agilab.planner import Planner
 from agilab.project import Project, find
 from agilab.reaper import Watcher
+from agilab.records import read_records
 from agilab.request import RunRequest, code_digest
 from agilab.state import RunState
 
@@ -221,7 +222,10 @@ def execute(run: Execution) -> None:
         started=run.watcher.watch,
         advice=lambda partition: _advice(run, partition),
     )
+    if run.backend.capabilities.parallel:  # this thread is never busy for long: nothing has to be torn out of its hands
+        run.switch.at_once = run.pool.kill
     finish = run.dispatcher.run()
+    run.switch.at_once = None
     run.plan = run.dispatcher.state.plan
     if finish.outcome == "cancelled":
         raise RunCancelledError("cancelled")
@@ -298,6 +302,7 @@ def supervise(run: Execution) -> None:
         finally:
             # From here on a second signal ends the workers at once, but not the sealing.
             run.switch.at_once = run.pool.kill if run.pool is not None else _nothing
+            run.switch.announces = False
             if run.pool is not None:
                 run.pool.close(grace_s=CANCEL_GRACE_S)
             _seal(run)
@@ -354,9 +359,11 @@ def _advice(run: Execution, partition: str) -> str:
 def _plan_later(run: Execution, stage: str, artifacts: Sequence[Artifact]) -> Sequence[Partition]:
     """Ask the app for the partitions of a stage, and get what they need besides."""
     assert run.dispatcher is not None
+    at_once, run.switch.at_once = run.switch.at_once, None  # the app's code may be busy for long
     parts = run.planner.plan_stage(run.request.settings, stage, artifacts, run_folder=run.paths.root)
     before = set(run.held.numbers)
     _provide(run, parts)
+    run.switch.at_once = at_once
     run.dispatcher.state.offer({name: run.held.numbers[name] for name in run.held.numbers.keys() - before})
     return parts
 
@@ -412,7 +419,8 @@ def _seal(run: Execution) -> None:
         for commit in run.committer.close():
             if commit.error is None:
                 records[commit.record["partition"]] = commit.record
-    if run.outcome != "succeeded":
+    if run.outcome != "succeeded":  # a signal may have come between a commit and our hearing of it
+        records.update({record["partition"]: record for record in read_records(run.paths)})
         _set_aside(run, records)
     run.before_seal()
     try:

@@ -48,6 +48,7 @@ def test_while_a_run_is_sealed_a_second_signal_ends_its_workers_only(tmp_path: P
     path = tmp_path / ".staging" / "cancel.json"
     with CancelSwitch(path) as switch:
         switch.at_once = lambda: called.append(1)
+        switch.announces = False
         os.kill(os.getpid(), signal.SIGINT)
         assert called == []
         os.kill(os.getpid(), signal.SIGINT)

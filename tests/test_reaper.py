@@ -43,7 +43,7 @@ sys.stdin.read()
 WORKER = """
 import json, os, signal, subprocess, sys
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP): signal.signal(number, signal.SIG_IGN)
-code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.alarm(60); signal.pause()"
+code = "import signal as s; s.signal(s.SIGTERM, s.SIG_IGN); print(flush=True); s.alarm(60); s.pause()"
 pids = [os.getpid()]
 for new_session in (False, True):
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=new_session)
