@@ -415,12 +415,14 @@ def _seal(run: Execution) -> None:
     records: dict[str, Mapping[str, Any]] = {}
     known: Mapping[str, str] = {}
     if run.dispatcher is not None:
+        run.plan = run.dispatcher.state.plan
         records, known = run.dispatcher.records, run.committer.hashes
         for commit in run.committer.close():
             if commit.error is None:
                 records[commit.record["partition"]] = commit.record
-    if run.outcome != "succeeded":  # a signal may have come between a commit and our hearing of it
-        records.update({record["partition"]: record for record in read_records(run.paths)})
+    if run.outcome != "succeeded":
+        with suppress(EvidenceError):  # a signal may have come between a commit and our hearing of it
+            records.update({record["partition"]: record for record in read_records(run.paths)})
         _set_aside(run, records)
     run.before_seal()
     try:

@@ -64,6 +64,33 @@ def test_a_listener_that_raises_fails_the_run_which_is_sealed_all_the_same(
     assert manifest.verify(run.paths).ok
 
 
+def test_what_a_stage_planned_later_has_committed_is_kept_when_the_run_breaks(bench: Bench) -> None:
+    def listen(event: Mapping[str, Any]) -> None:
+        if event["event"] == "committed" and event["stage"] == "second":
+            raise ValueError("no listener")
+
+    run = bench.run(WRITES, Stage("second", after="first"), on_event=listen)
+    check_sealed_once(run, "failed")
+    assert [item.name for item in run.artifacts()] == ["x", "read"]
+    assert [stage["committed"] for stage in run.manifest["stages"]] == [1, 1]
+    assert manifest.verify(run.paths).ok
+
+
+def test_a_queued_run_can_be_cancelled(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not backend(bench.backend).capabilities.parallel:
+        return  # it never queues: `BackendTests` says so
+    monkeypatch.setenv("AGILAB_SLOTS", "1")
+    gate = bench.folder / "gate"
+    one = bench.start(Stage("first", [do("a", ["wait", str(gate)])]))
+    one.until("dispatched")
+    two = bench.start(WRITES)
+    two.until("note", count=2)
+    two.run.cancel()
+    check_sealed_once(two.result(), "cancelled")
+    gate.touch()
+    assert one.result().state == "succeeded"
+
+
 def test_a_run_folder_that_worker_code_has_spoiled_is_sealed_as_failed(bench: Bench) -> None:
     run = bench.run(Stage("first", [do("a", ["write", "x", 1], ["spoil", "link"])]))
     check_sealed_once(run, "failed")
