@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +14,7 @@ from agilab.errors import RequestError, RunStateError
 from agilab.inputs import InputHasher
 from agilab.installation import Installation
 from agilab.layers import resolve_secrets
-from agilab.owner import hold_owner
-from agilab.paths import make_folder, write_json
+from agilab.paths import write_json
 from agilab.plan import InputRef, WorkPlan, assign
 from agilab.request import RunRequest
 from agilab.run import Run
@@ -160,33 +155,78 @@ class AGI:
         RunStateError
             The supervisor did not start; the message says where its log is.
         """
+        from agilab import detached
+
         run = _create(env, request)
-        log = make_folder(run.paths.logs) / "supervisor.log"
-        with open(log, "ab") as file, hold_owner(run.paths) as owner:
-            order = {
-                "home": str(env.home.root),
-                "wenv": str(env.wenv.root),
-                "project": str(env.project.root),
-                "run": str(run.paths.root),
-                "owner_fd": owner.fileno(),
-            }
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "agilab.supervisor"],  # -P: no module of the current folder is meant
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                start_new_session=True,
-                pass_fds=[owner.fileno()],
-            )
-            assert process.stdin is not None
-            assert process.stdout is not None
-            with process.stdout:
-                with suppress(BrokenPipeError), process.stdin:  # it has ended already: its log says why
-                    process.stdin.write(json.dumps(order).encode())
-                begun = process.stdout.readline()
-        process.wait()  # the supervisor is a child of this process, which has gone: nobody has to wait for it
-        if begun != b"begun\n":
-            raise RunStateError(f"run {run.run_id} did not start; see {log}")
+        detached.start(env.home, env.wenv, run.paths, project=env.project.root)
+        return run
+
+    @staticmethod
+    def resume(
+        env: AgiEnv,
+        run_id: str,
+        *,
+        on_event: Callable[[Mapping[str, Any]], None] | None = None,
+        detach: bool = False,
+    ) -> Run:
+        """Go on with a run that failed, was cancelled or was lost, in its folder, with the code and plan it began with.
+
+        Only partitions that have not committed run; the seal that it had is
+        kept in ``seals/``.
+
+        Parameters
+        ----------
+        env
+            Folders; the app's project is needed only for a run that never came to record its code.
+        run_id
+            The run, or ``last``.
+        on_event
+            Told every event as it happens.
+        detach
+            Whether to return at once and let the run go on in a process of its own.
+
+        Raises
+        ------
+        RunNotFoundError
+            There is no such run.
+        RunStateError
+            It has succeeded, goes on already, or what it was made with is gone.
+        EvidenceError
+            What it left is not what was recorded.
+        """
+        from agilab import detached
+        from agilab.recovery import require_resumable
+        from agilab.supervisor import supervise, taking_up
+
+        run = env.runs.get(run_id)
+        require_resumable(run.paths)
+        env.prepare()
+        if detach:
+            project = None if run.paths.prepared.exists() else env.select(run.app).project.root
+            detached.start(env.home, env.wenv, run.paths, project=project, takes_up=True)
+            return run
+        execution = taking_up(env.home, env.wenv, run.paths, find_project=lambda: env.select(run.app).project)
+        execution.on_event = on_event
+        supervise(execution)
+        return run
+
+    @staticmethod
+    def seal(env: AgiEnv, run_id: str) -> Run:
+        """Close the record of a lost run: it becomes ``failed`` with error ``lost``.
+
+        Raises
+        ------
+        RunNotFoundError
+            There is no such run.
+        RunStateError
+            It is not lost.
+        """
+        from agilab.supervisor import sealing, supervise
+
+        run = env.runs.get(run_id)
+        if run.state != "lost":
+            raise RunStateError(f"run {run.run_id} is {run.state}; only a lost run can be sealed")
+        supervise(sealing(env.home, env.wenv, run.paths, outcome="failed", error="lost"))
         return run
 
     @staticmethod
@@ -224,14 +264,23 @@ class AGI:
 
     @staticmethod
     def cancel(env: AgiEnv, run_id: str) -> Run:
-        """Ask a run to stop, and wait until it has.
+        """Ask a run to stop, and wait until it has; seal it as cancelled when nobody runs it any more.
 
         Raises
         ------
         RunNotFoundError
             There is no such run.
         """
+        from agilab.supervisor import sealing, supervise
+
         run = env.runs.get(run_id)
+        if run.state == "lost":
+            try:
+                supervise(sealing(env.home, env.wenv, run.paths, outcome="cancelled"))
+            except RunStateError:
+                if run.state == "lost":
+                    raise
+                # Another process was faster: it has sealed the run, or goes on with it.
         run.cancel()
         return run.wait()
 

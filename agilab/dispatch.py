@@ -6,6 +6,7 @@ knows no backend by name.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -57,6 +58,10 @@ class Dispatcher:
         Whether somebody wants the run to stop.
     started
         Told process group and start time of every process the pool starts.
+    records
+        Partition -> record of what has committed, by an earlier attempt at the run too.
+    planned
+        Stage -> its recorded plan, likewise.
     advice
         Says, for the id of a partition that failed for good, where to look and how to repeat it; for an empty id,
         where to look when a worker cannot start.
@@ -82,6 +87,12 @@ class Dispatcher:
     _committing: set[str] = field(default_factory=set)
     _finish: Finish | None = None
     _host: str = field(default_factory=lambda: os.uname().nodename)
+
+    def record_plans(self) -> None:
+        """Record every plan there is already, so that it need not be made again, whatever happens to this process."""
+        for stage in self.state.plan.stages:
+            if stage.partitions is not None and stage.name not in self.planned:
+                self._record_plan(stage, self.state.assignment(stage))
 
     def run(self) -> Finish:
         """Go on until nothing runs and nothing will; return how it ended."""
@@ -136,24 +147,34 @@ class Dispatcher:
                     pass
 
     def _start_stage(self, stage: Stage, assignment: Mapping[str, tuple[str, ...]]) -> None:
-        """Record a stage's plan durably, with the digest of everything its partitions read."""
+        """Make sure that a stage's plan is recorded, with the digest of everything its partitions read."""
+        parts = stage.partitions or ()
+        if stage.name not in self.planned or any(isinstance(ref, ArtifactRef) for p in parts for ref in p.references):
+            self._record_plan(stage, assignment)
+        self.tell("stage", {"stage": stage.name, "status": "started"})
+
+    def _record_plan(self, stage: Stage, assignment: Mapping[str, tuple[str, ...]]) -> None:
         parts = [
             replace(part, inputs=tuple(map(self._fill, part.references))) if part.inputs else part
             for part in stage.partitions or ()
         ]
+        before = self.planned.get(stage.name)
+        planned = {worker: list(ids) for worker, ids in assignment.items()}
         value = {
             "schema": "agilab.stage/1",
             "stage": stage.name,
             "after": list(stage.after),
             "retries": stage.retries,
             "partitions": [part.to_json() for part in parts],
-            "assignment": {worker: list(ids) for worker, ids in assignment.items()},
+            "assignment": planned if before is None else json.loads(before)["assignment"],
         }
-        make_folder(self.paths.plans)
-        self.planned[stage.name] = digest.canonical_json(value) + b"\n"
-        write_file(self.paths.plan(stage.name), self.planned[stage.name])
-        self.tell("planned", {"stage": stage.name, "partitions": len(parts)})
-        self.tell("stage", {"stage": stage.name, "status": "started"})
+        line = digest.canonical_json(value) + b"\n"
+        if line != before:
+            make_folder(self.paths.plans)
+            write_file(self.paths.plan(stage.name), line)
+            self.planned[stage.name] = line
+        if before is None:
+            self.tell("planned", {"stage": stage.name, "partitions": len(parts)})
 
     def _fill(self, ref: InputRef | ArtifactRef) -> InputRef | ArtifactRef:
         if isinstance(ref, InputRef):

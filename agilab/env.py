@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agilab import package
+from agilab import installation
 from agilab.codec import Field, nested
 from agilab.errors import HomeError, NoSpaceError, ProjectNotFoundError, RequestError
 from agilab.installation import data_root
 from agilab.layers import Layer, Resolved, environment_layer, resolve, settings_layer, write_toml
-from agilab.package import WorkerSource
-from agilab.paths import HomePaths, WenvPaths, make_folder, write_json
+from agilab.paths import HomePaths, WenvPaths, keep_reserve, make_folder, write_json
 from agilab.planner import Planner
 from agilab.project import Project, find, find_all
 from agilab.run import RunStore
@@ -201,11 +200,7 @@ class AgiEnv:
 
     def code_digest(self) -> str:
         """Return the sha256 over manager package and worker package as they are now."""
-        from agilab.request import code_digest
-
-        project = self.project
-        worker_digest = package.code_digest(WorkerSource(project.name, project.worker, project.writable))
-        return code_digest(project.manager_digest(), worker_digest)
+        return installation.code_digest(self.project)
 
     def variables(self) -> tuple[Variable, ...]:
         """Return every environment variable that is read, with its value and where that came from."""
@@ -260,6 +255,7 @@ class AgiEnv:
                 check_owner(folder, marker, name)
             else:
                 _claim(folder, marker, name)
+        keep_reserve(self.home)
 
     def _resolve(self, table: str, *callers: Layer) -> Resolved:
         """Put app file, workspace file, environment and what a caller gave on top of each other."""

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from agilab import __version__, environment
 from agilab.digest import of_bytes
 from agilab.dispatch import now
+from agilab.inputs import Input
+from agilab.plan import InputRef
 from agilab.uv import current_interpreter
 
 if TYPE_CHECKING:
     from agilab.supervisor import Execution
 
 
-def facts(run: Execution) -> dict[str, Any]:
-    """Gather every top-level field of ``agilab.run/1`` that does not follow from the partition records."""
+def prepare(run: Execution) -> dict[str, Any]:
+    """Gather the fields of ``agilab.run/1`` that are known before the first dispatch."""
     project, installed = run.project, run.installed
+    host = os.uname().nodename
+    before = (run.past.prepared or {}).get("backend") or {"hosts": (), "workers": ()}
+    workers = run.pool.workers if run.pool is not None else ()
     return {
-        "run_id": run.paths.run_id,
         "app": {
             "name": project.name,
             "uuid": project.uuid,
@@ -27,41 +32,48 @@ def facts(run: Execution) -> dict[str, Any]:
             "license": project.license,
             "description": project.description,
         },
-        "state": run.outcome,
-        "error": run.error,
-        "attempt": 1,
-        "created": run.created,
-        "started": run.started,
-        "ended": now(),
-        "duration_s": round(time.monotonic() - run.began, 3),
-        "request": run.request.to_json(),
-        "inputs": [
-            {"path": item.path, "size_bytes": item.size_bytes, "sha256": item.sha256}
-            for _, item in sorted(run.inputs.items())
-        ],
+        "inputs": [_input(item) for _, item in sorted(run.inputs.items())],
         "data": dict(installed.data) if installed is not None and installed.data else None,
-        "code": _code(run),
+        "code": run.code,
         "environment": _environment(run),
         "manager": {
             "agilab": __version__,
             "python": current_interpreter().version,
             "platform": current_interpreter().platform,
-            "host": os.uname().nodename,
+            "host": host,
         },
         "backend": {
             "name": run.request.cluster["backend"],
-            "hosts": [os.uname().nodename],
-            "workers": list(run.pool.workers) if run.pool is not None else [],
+            "hosts": list(dict.fromkeys([*before["hosts"], host])),
+            "workers": list(dict.fromkeys([*before["workers"], *workers])),
         },
-        "stages": _stages(run),
-        "metrics": dict(run.metrics),
-        "reproduce": f"agilab run {project.name} --request request.json",
     }
 
 
-def _code(run: Execution) -> dict[str, Any] | None:
-    if run.installed is None:
-        return None
+def facts(run: Execution) -> dict[str, Any]:
+    """Gather every top-level field of ``agilab.run/1`` that does not follow from the partition records."""
+    known = run.prepared or prepare(run)
+    return {
+        **{name: known[name] for name in ("app", "data", "code", "environment", "manager", "backend")},
+        "inputs": _inputs(run, known["inputs"]),
+        "run_id": run.paths.run_id,
+        "state": run.outcome,
+        "error": run.error,
+        "attempt": run.attempt,
+        "created": run.created,
+        "started": run.started,
+        "ended": now(),
+        "duration_s": round(run.past.active_s + time.monotonic() - run.began, 3),
+        "request": run.request.to_json(),
+        "stages": _stages(run),
+        "metrics": dict(run.metrics),
+        "reproduce": f"agilab run {run.project.name} --request request.json",
+    }
+
+
+def code(run: Execution) -> dict[str, Any]:
+    """Name the code that runs, once it is installed."""
+    assert run.installed is not None
     return {
         "code_digest": run.request.code_digest,
         "manager_digest": run.project.manager_digest(),
@@ -76,29 +88,45 @@ def _environment(run: Execution) -> dict[str, Any] | None:
     if run.installed is None:
         return None
     worker = run.installed.worker
-    lock = worker.lock.read_bytes()
+    recorded = (run.past.prepared or {}).get("environment")
+    lock = recorded["lock"] if recorded else worker.lock.read_text(encoding="utf-8")
     isolated = run.backend.capabilities.isolated
     here = current_interpreter()
     differences: list[str] = []
     if not isolated:
         if here.version != worker.python_version:
             differences.append(f"python {here.version} instead of {worker.python_version}")
-        if environment.pins(lock.decode()):
-            differences += environment.compare(lock.decode(), environment.distributions_of())
+        if environment.pins(lock):
+            differences += environment.compare(lock, environment.distributions_of())
     return {
         "digest": worker.environment_digest,
         "python": worker.python_version if isolated else here.version,
         "platform": here.platform,
         "cpu_features": environment.cpu_features(),
-        "lock_sha256": of_bytes(lock),
-        "lock": lock.decode(),
+        "lock_sha256": of_bytes(lock.encode()),
+        "lock": lock,
         "isolated": isolated,
         "differences": differences,
     }
 
 
+def _input(item: Input) -> dict[str, Any]:
+    return {"path": item.path, "size_bytes": item.size_bytes, "sha256": item.sha256}
+
+
+def _inputs(run: Execution, known: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """List what the run has read: what was hashed, and what plans of earlier attempts name with its digest."""
+    found = {item["path"]: item for item in known}
+    for part in run.plan.partitions if run.plan is not None else ():
+        for ref in part.references:
+            if isinstance(ref, InputRef) and ref.sha256:
+                found[ref.path] = {"path": ref.path, "size_bytes": ref.size_bytes, "sha256": ref.sha256}
+    found |= {path: _input(item) for path, item in run.inputs.items()}
+    return [item for _, item in sorted(found.items())]
+
+
 def _stages(run: Execution) -> list[dict[str, Any]]:
-    planned = run.dispatcher.planned if run.dispatcher is not None else {}
+    planned = run.dispatcher.planned if run.dispatcher is not None else run.past.plans
     return [
         {
             "stage": stage.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 from agilab import data, package
 from agilab.data import DataSpec
 from agilab.environment import Report
-from agilab.errors import DataError
+from agilab.errors import DataError, InstallError
 from agilab.package import Installed, WorkerSource
 from agilab.paths import HomePaths, WenvPaths
-from agilab.project import Project
+from agilab.project import Project, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,21 @@ def fetch_data(project: Project, home: HomePaths, report: Report) -> Path:
     if project.data:
         return data.fetch(DataSpec.from_json(project.data), home=home, report=report)
     return data_root(project, home)
+
+
+def code_digest(project: Project) -> str:
+    """Return the sha256 over manager package and worker package as they are now."""
+    from agilab.request import code_digest as over
+
+    return over(project.manager_digest(), package.code_digest(_source(project)))
+
+
+def code_digest_at(root: Path) -> str:
+    """Return `code_digest` of the project in a folder; empty when there is none that can be run."""
+    found = read(root)
+    with suppress(InstallError, OSError):
+        return "" if found.breaches else code_digest(found)
+    return ""
 
 
 def has_worker(project: Project, wenv: WenvPaths) -> bool:

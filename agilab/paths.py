@@ -65,6 +65,11 @@ class HomePaths:
         """The file that says whose folder this is (schema ``agilab.home/1``)."""
         return self.root / "home.json"
 
+    @property
+    def reserve(self) -> Path:
+        """Space kept so that a run can be sealed when the disk is full."""
+        return self.root / "reserve"
+
     def app_settings(self, app: str) -> Path:
         """The user's workspace copy of an app's settings."""
         return self.apps / app / "app_settings.toml"
@@ -123,6 +128,11 @@ class RunPaths:
     def request(self) -> Path:
         return self.root / "request.json"
 
+    @property
+    def prepared(self) -> Path:
+        """What the run is about to run; there once something may have been dispatched."""
+        return self.root / "prepared.json"
+
     def plan(self, stage: str) -> Path:
         return self.root / "plan" / f"{stage}.json"
 
@@ -174,6 +184,11 @@ class RunPaths:
     def staging(self) -> Path:
         return self.root / ".staging"
 
+    @property
+    def superseded(self) -> Path:
+        """A seal on its way into `seals`."""
+        return self.staging / "seal"
+
     def attempt(self, partition: str, attempt: int) -> Path:
         """Where one attempt at a partition may write, and nowhere else."""
         return self.staging / f"{partition}.{attempt}"
@@ -206,10 +221,39 @@ def disk_errors(path: Path, doing: str) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> Path:
-    """Create a folder that only its owner may enter, with its parents; return it."""
+    """Create a folder that only its owner may enter, and so with the parents that are missing; return it."""
     with disk_errors(path, "creating"):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        missing = [path]
+        while not missing[-1].parent.exists():
+            missing.append(missing[-1].parent)
+        for folder in reversed(missing):
+            folder.mkdir(mode=0o700, exist_ok=True)
     return path
+
+
+RESERVE_BYTES = 4 << 20
+"""How much space is kept for the last words of a run [bytes]; on a small disk a 32nd of it."""
+
+
+def keep_reserve(home: HomePaths) -> None:
+    """Set the reserve aside unless it is there; a disk without room for it is left as it is."""
+    if home.reserve.exists():
+        return
+    with suppress(OSError):
+        disk = os.statvfs(home.root)
+        fd = os.open(home.reserve, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 32))
+        except OSError:
+            home.reserve.unlink(missing_ok=True)
+        finally:
+            os.close(fd)
+
+
+def free_reserve(home: HomePaths) -> None:
+    """Give the reserve up; the next request sets it aside again."""
+    with suppress(OSError):
+        home.reserve.unlink(missing_ok=True)
 
 
 def sync_folder(path: Path | str) -> None:

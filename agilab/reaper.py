@@ -22,6 +22,10 @@ PATIENCE_S = 5.0
 """How long processes that carry the marker are looked for once more after they were killed [s]."""
 
 
+NAME = "AGILAB_RUN"
+"""Environment variable that every process of a run carries."""
+
+
 class Watcher:
     """The supervisor's end of the pipe, used as a context manager.
 
@@ -42,7 +46,7 @@ class Watcher:
         import subprocess
         import weakref
 
-        marker = f"AGILAB_RUN={run_id}-{secrets.token_hex(8)}"
+        marker = f"{NAME}={run_id}-{secrets.token_hex(8)}"
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, marker],
             stdin=subprocess.PIPE,
@@ -81,6 +85,13 @@ class Watcher:
         self._process.wait()
 
 
+def end_marked(run_id: str) -> None:
+    """Kill every process that an attempt at a run has left: its reaper was killed as well."""
+    deadline = time.monotonic() + PATIENCE_S
+    while _kill_marked(f"{NAME}={run_id}-".encode()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 def main(marker: str) -> int:
     """Wait for the end of input, then kill recorded groups and every process that carries the marker."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -106,14 +117,14 @@ def _kill_group(pgid: int) -> None:
 
 
 def _kill_marked(marker: bytes) -> int:
-    """Kill every other process whose environment holds the marker; return how many there were."""
+    """Kill every other process with a variable that begins with the marker; return how many there were."""
     found = 0
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
             continue
         try:
             with open(f"/proc/{name}/environ", "rb") as file:
-                marked = marker in file.read().split(b"\0")
+                marked = (b"\0" + marker) in b"\0" + file.read()
             if marked:
                 found += 1
                 os.kill(int(name), signal.SIGKILL)

@@ -8,7 +8,7 @@ of events, however unlikely, can be replayed in a test.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agilab.errors import PlanError
@@ -135,6 +135,10 @@ class RunState:
         Worker name -> relative speed.
     devices
         Countable resources of the machine, such as ``{"gpu": (0, 1)}``.
+    committed
+        Partitions that an earlier attempt at the run has committed.
+    attempts
+        Partition -> how often earlier attempts at the run have dispatched it; their failures do not count any more.
 
     Raises
     ------
@@ -143,7 +147,13 @@ class RunState:
     """
 
     def __init__(
-        self, plan: WorkPlan, workers: Mapping[str, float], *, devices: Mapping[str, Sequence[int]] | None = None
+        self,
+        plan: WorkPlan,
+        workers: Mapping[str, float],
+        *,
+        devices: Mapping[str, Sequence[int]] | None = None,
+        committed: Collection[str] = (),
+        attempts: Mapping[str, int] | None = None,
     ) -> None:
         self.plan = plan
         self.outcome: str | None = None
@@ -154,7 +164,9 @@ class RunState:
         self._loads = dict.fromkeys(workers, 0.0)
         self._pinned = {name: _Queue() for name in workers}
         self._demand: dict[str, int] = dict.fromkeys(workers, 0)
-        self._tracks: dict[str, _Track] = {}
+        self._committed = frozenset(committed)
+        self._assigned: dict[str, dict[str, tuple[str, ...]]] = {}
+        self._tracks = {partition: _Track(count) for partition, count in (attempts or {}).items()}
         self._running: dict[str, _Running] = {}
         self._remaining: dict[str, int] = {}
         self._started: set[str] = set()
@@ -293,9 +305,22 @@ class RunState:
                 answer.append(Finish(self.outcome))
         return answer
 
+    def assignment(self, stage: Stage) -> dict[str, tuple[str, ...]]:
+        """Return worker -> partition ids of a stage, as they are planned to run; balancing may overrule it."""
+        if stage.name not in self._assigned:
+            self._assigned[stage.name] = assign(self._open(stage), self._workers)
+        return self._assigned[stage.name]
+
+    def _open(self, stage: Stage) -> list[Partition]:
+        """List the partitions of a stage that no earlier attempt at the run has committed."""
+        return [part for part in stage.partitions or () if part.id not in self._committed]
+
     def _begin(self, stage: Stage) -> list[Instruction]:
-        partitions = stage.partitions or ()
-        planned = assign(partitions, self._workers)
+        partitions = self._open(stage)
+        if stage.partitions and not partitions:  # an earlier attempt at the run has ended it
+            self._ended.add(stage.name)
+            return []
+        planned = self.assignment(stage)
         by_id = {part.id: part for part in partitions}
         for worker, ids in planned.items():
             for part_id in ids:

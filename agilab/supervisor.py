@@ -1,42 +1,47 @@
 """Executes one request to its end, as a visible tuple of small steps; it alone writes the run folder.
 
-It runs in the caller's process (`AGI.run`) or detached (`AGI.submit`,
-through `main`). Whatever happens in a step, the run folder is sealed.
+It runs in the caller's process, or in one of its own (`agilab.detached`).
+Whatever happens in a step, the run folder is sealed.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from agilab import codec, evidence, installation, manifest, slots
+from agilab import codec, evidence, installation, manifest, prepared, records, recovery, slots
 from agilab.artifact import Artifact
 from agilab.backends.base import Backend, Job, Pool, backend
 from agilab.committer import Committer
 from agilab.dispatch import Dispatcher, now
 from agilab.entry import PROTOCOL
-from agilab.errors import AgilabError, EvidenceError, RequestError, RunCancelledError, first_line
+from agilab.errors import (
+    AgilabError,
+    EvidenceError,
+    NoSpaceError,
+    RequestError,
+    RunCancelledError,
+    RunStateError,
+    first_line,
+)
 from agilab.events import EventLog
 from agilab.inputs import Input, InputHasher
 from agilab.installation import Installation
 from agilab.interrupt import CancelSwitch
 from agilab.layers import resolve_secrets
 from agilab.owner import hold_owner
-from agilab.paths import HomePaths, RunPaths, WenvPaths, make_folder
+from agilab.paths import HomePaths, RunPaths, WenvPaths, free_reserve, make_folder
 from agilab.plan import InputRef, Partition, WorkPlan
 from agilab.planner import Planner
-from agilab.project import Project, find
-from agilab.reaper import Watcher
-from agilab.records import read_records
+from agilab.project import Project
+from agilab.reaper import Watcher, end_marked
+from agilab.recovery import Past
 from agilab.request import RunRequest, code_digest
 from agilab.state import RunState
 
@@ -62,7 +67,9 @@ class Execution:
     request
         What is to be done.
     paths
-        The run folder; it exists and holds nothing but the request.
+        The run folder; it exists and holds nothing but the request, unless the run is taken up.
+    takes_up
+        Whether the run was begun before: it goes on with what was recorded, or is only sealed when it has an outcome.
     on_event
         Told every event as it is written to the log.
     owner_fd
@@ -76,12 +83,17 @@ class Execution:
     project: Project
     request: RunRequest
     paths: RunPaths
+    takes_up: bool = False
     on_event: OnEvent | None = None
     owner_fd: int = -1
     before_seal: Callable[[], None] = field(default_factory=lambda: _nothing)
     created: str = field(default_factory=now)
     began: float = field(default_factory=time.monotonic)
     started: str | None = None
+    attempt: int = 1
+    past: Past = field(default_factory=Past)
+    prepared: Mapping[str, Any] | None = None
+    code: Mapping[str, Any] | None = None
     outcome: str = ""
     error: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -124,9 +136,10 @@ class Execution:
         if not self.outcome:
             self.outcome, self.error = "failed", error
         if details:
-            make_folder(self.paths.logs)
-            with open(self.paths.logs / "supervisor.log", "a", encoding="utf-8", errors="replace") as file:
-                file.write(details + "\n")
+            with suppress(OSError):  # the reason stands in the record
+                log = make_folder(self.paths.logs) / "supervisor.log"
+                with open(log, "a", encoding="utf-8", errors="replace") as file:
+                    file.write(details + "\n")
 
 
 def choose_backend(run: Execution) -> None:
@@ -160,6 +173,25 @@ def install(run: Execution) -> None:
             f"{run.request.code_digest[:12]} to {now_is[:12]}; make the request again with AgiEnv.request"
         )
     run.planner.snapshot()
+    run.code = evidence.code(run)
+
+
+def restore(run: Execution) -> None:
+    """Take code, environment, plan and inputs as they were recorded."""
+    assert run.past.prepared is not None
+    run.tell("state", {"state": "installing"})
+    if installation.code_digest_at(run.project.root) != run.request.code_digest:
+        run.note(
+            f"{run.project.name} in {run.project.root} has changed since this run began; it goes on with the code it "
+            f"began with, {run.request.code_digest[:12]}; a new run has the new code"
+        )
+    value = run.past.prepared
+    run.installed = prepared.installation_of(value, run.project, home=run.home, wenv=run.wenv, report=run.note)
+    run.planner = Planner(run.project, run.home, run.installed.data_root, source=run.project.manager.parent)
+    run.code = value["code"]
+    run.plan = prepared.plan_of(value, run.past.plans)
+    inputs = [InputRef(item["path"], **item) for item in value["inputs"]]
+    _provide(run, run.plan.partitions, inputs)
 
 
 def open_first_worker(run: Execution) -> None:
@@ -205,12 +237,18 @@ def execute(run: Execution) -> None:
     assert run.plan is not None
     assert run.pool is not None
     run.tell("state", {"state": "running"})
-    run.started = now()
+    run.started = run.started or now()
     devices = {name: numbers for name, numbers in run.held.numbers.items() if name != "cpu"}
-    run.committer = Committer(run.paths)
+    run.committer = Committer(run.paths, dict(run.past.hashes))
     run.dispatcher = Dispatcher(
         paths=run.paths,
-        state=RunState(run.plan, dict.fromkeys(run.pool.workers, 1.0), devices=devices),
+        state=RunState(
+            run.plan,
+            dict.fromkeys(run.pool.workers, 1.0),
+            devices=devices,
+            committed=run.past.records,
+            attempts=run.past.attempts,
+        ),
         pool=run.pool,
         committer=run.committer,
         inputs=run.inputs,
@@ -221,7 +259,10 @@ def execute(run: Execution) -> None:
         cancelled=run.switch,
         started=run.watcher.watch,
         advice=lambda partition: _advice(run, partition),
+        records=dict(run.past.records),
+        planned=dict(run.past.plans),
     )
+    _prepare(run)
     if run.backend.capabilities.parallel:  # this thread is never busy for long: nothing has to be torn out of its hands
         run.switch.at_once = run.pool.kill
     finish = run.dispatcher.run()
@@ -261,6 +302,9 @@ STEPS: tuple[Callable[[Execution], None], ...] = (
 )
 """What a run goes through, in order, until a step gives it an outcome or raises."""
 
+RESUMING_STEPS = tuple(restore if step is install else step for step in STEPS if step is not plan)
+"""The same for a run that goes on: nothing is made or planned again."""
+
 
 def supervise(run: Execution) -> None:
     """Take a run through `STEPS`, and seal it however that went.
@@ -272,17 +316,21 @@ def supervise(run: Execution) -> None:
     NoSpaceError
         The disk is so full that the run could not even be sealed.
     RunStateError
-        Another process owns the run.
+        Another process owns the run, or it has ended already.
+    EvidenceError
+        A run that was to go on left something else than was recorded.
     """
     with ExitStack() as stack:
         stack.enter_context(hold_owner(run.paths, fd=run.owner_fd))
+        if run.takes_up:
+            _take_up(run)
         run.log = stack.enter_context(EventLog(run.paths.events))
         run.switch = stack.enter_context(CancelSwitch(run.paths.cancel_request))
         run.watcher = stack.enter_context(Watcher.open(run.paths.run_id))
         stack.callback(run.held.release)
         try:
-            _created(run)
-            for step in STEPS:
+            _begin(run)
+            for step in _steps(run):
                 if run.switch():
                     raise RunCancelledError("cancelled")
                 step(run)
@@ -296,6 +344,8 @@ def supervise(run: Execution) -> None:
             if run.pool is not None:
                 run.pool.kill()
         except AgilabError as err:
+            if isinstance(err, NoSpaceError):
+                free_reserve(run.home)
             _failed(run, str(err), err.__cause__ if _is_foreign(err.__cause__) else None)
         except (Exception, SystemExit) as err:  # a defect of ours must leave a sealed record too
             _failed(run, f"AGILAB itself failed: {first_line(err)}; logs/supervisor.log has the traceback", err)
@@ -308,44 +358,97 @@ def supervise(run: Execution) -> None:
             _seal(run)
 
 
-def main() -> int:
-    """Run detached: one JSON object on standard input says what, one line on standard output that it has begun."""
-    if os.fork():
-        os._exit(0)
-    order = json.load(sys.stdin)
-    out = os.fdopen(os.dup(1), "w")
-    home, wenv = HomePaths(Path(order["home"])), WenvPaths(Path(order["wenv"]))
-    paths = RunPaths(Path(order["run"]))
-    make_folder(paths.logs)
-    log = os.open(paths.logs / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    _print_to(log)
+def taking_up(home: HomePaths, wenv: WenvPaths, paths: RunPaths, *, find_project: Callable[[], Project]) -> Execution:
+    """Return the execution that goes on with a run where an earlier one left it.
 
-    def begun(event: Mapping[str, Any]) -> None:
-        if event["event"] == "created":
-            with suppress(OSError):  # whoever submitted it may have gone already; the run goes on
-                out.write("begun\n")
-                out.close()
+    Parameters
+    ----------
+    home, wenv
+        The user's folders.
+    paths
+        The run folder.
+    find_project
+        Returns the app project as it is now, for a run that has recorded nothing yet.
 
-    request = RunRequest.from_json(json.loads(paths.request.read_bytes()))
-    project = find(Path(order["project"]))
-    run = Execution(home, wenv, project, request, paths, on_event=begun, owner_fd=order["owner_fd"])
-    # What is printed after the seal would break it.
-    run.before_seal = lambda: _print_to(os.open(os.devnull, os.O_WRONLY))
-    supervise(run)
-    signalled = run.switch.signal
-    return 128 + signalled if signalled else {"succeeded": 0, "cancelled": 130}.get(run.outcome, 1)
+    Raises
+    ------
+    RunStateError
+        The run never got a request, or the code it was made with is gone.
+    """
+    request = recorded_request(paths)
+    recorded = prepared.read(paths)
+    project = prepared.project_of(recorded, home) if recorded else find_project()
+    return Execution(home, wenv, project, request, paths, takes_up=True)
 
 
-def _print_to(fd: int) -> None:
-    """Send standard output and standard error to a file, and close its descriptor."""
-    for number in (1, 2):
-        os.dup2(fd, number)
-    os.close(fd)
+def sealing(home: HomePaths, wenv: WenvPaths, paths: RunPaths, *, outcome: str, error: str | None = None) -> Execution:
+    """Return the execution that only closes the record of a lost run; nothing of its app is needed for that.
+
+    Raises
+    ------
+    RunStateError
+        The run never got a request.
+    """
+    request = recorded_request(paths)
+    project = prepared.unknown_project(request.app, request.app_uuid, paths.root)
+    return Execution(home, wenv, project, request, paths, takes_up=True, outcome=outcome, error=error)
 
 
-def _created(run: Execution) -> None:
-    first = {"schema": "agilab.events/1", "run_id": run.paths.run_id, "app": run.project.name}
-    run.tell("created", {**first, "request_digest": run.request.digest, "attempt": 1})
+def recorded_request(paths: RunPaths) -> RunRequest:
+    """Return the request that lies in a run folder.
+
+    Raises
+    ------
+    RunStateError
+        There is none.
+    """
+    if not paths.request.is_file():
+        raise RunStateError(f"run {paths.run_id} never got a request, so nothing was done; remove {paths.root}")
+    return RunRequest.from_json(records.parse(paths.request.read_bytes()) or {})
+
+
+def _steps(run: Execution) -> tuple[Callable[[Execution], None], ...]:
+    if run.outcome:  # it is only to be sealed
+        return ()
+    return STEPS if run.past.prepared is None else RESUMING_STEPS
+
+
+def _take_up(run: Execution) -> None:
+    """Learn what earlier attempts left, and end what they left running."""
+    if run.outcome and os.path.lexists(run.paths.sums):
+        raise RunStateError(f"run {run.paths.run_id} has ended already; agilab show {run.paths.run_id}")
+    end_marked(run.paths.run_id)
+    run.past = recovery.take_up(run.paths, resumes=not run.outcome)
+    run.created, run.started = run.past.created or run.created, run.past.started
+    run.attempt = max(1, run.past.attempt + (not run.outcome))
+    if run.outcome and run.past.prepared is not None:
+        run.prepared = run.past.prepared
+        run.plan = prepared.plan_of(run.prepared, run.past.plans)
+
+
+def _begin(run: Execution) -> None:
+    """Write the first event of this attempt, and those of commits that a crash has cost."""
+    if run.past.attempt == 0:
+        first = {"schema": "agilab.events/1", "run_id": run.paths.run_id, "app": run.project.name}
+        run.tell("created", {**first, "request_digest": run.request.digest, "attempt": 1})
+    elif not run.outcome:
+        run.tell("resumed", {"attempt": run.attempt, "committed": len(run.past.records)})
+    for partition, record in run.past.records.items():
+        if partition not in run.past.told:
+            run.tell("committed", {name: record[name] for name in ("partition", "stage", "worker", "attempt")})
+
+
+def _prepare(run: Execution) -> None:
+    """Record, once, what it takes to go on without this process; nothing is dispatched before that."""
+    assert run.dispatcher is not None
+    assert run.installed is not None
+    assert run.plan is not None
+    run.dispatcher.record_plans()
+    run.prepared = evidence.prepare(run)
+    if run.past.prepared is None:
+        stages = [{"stage": item.name, "after": list(item.after), "retries": item.retries} for item in run.plan.stages]
+        place = prepared.place_of(run.project, run.installed.worker)
+        prepared.write(run.paths, {**run.prepared, "stages": stages, "place": place})
 
 
 def _advice(run: Execution, partition: str) -> str:
@@ -412,43 +515,51 @@ def _failed(run: Execution, message: str, cause: BaseException | None) -> None:
 
 def _seal(run: Execution) -> None:
     """Close the record: after this, nothing of the run changes."""
-    records: dict[str, Mapping[str, Any]] = {}
-    known: Mapping[str, str] = {}
+    committed: dict[str, Mapping[str, Any]] = dict(run.past.records)
+    known: Mapping[str, str] = run.past.hashes
     if run.dispatcher is not None:
         run.plan = run.dispatcher.state.plan
-        records, known = run.dispatcher.records, run.committer.hashes
+        committed, known = run.dispatcher.records, run.committer.hashes
         for commit in run.committer.close():
             if commit.error is None:
-                records[commit.record["partition"]] = commit.record
+                committed[commit.record["partition"]] = commit.record
     if run.outcome != "succeeded":
         with suppress(EvidenceError):  # a signal may have come between a commit and our hearing of it
-            records.update({record["partition"]: record for record in read_records(run.paths)})
-        _set_aside(run, records)
+            committed.update({record["partition"]: record for record in records.read_records(run.paths)})
+        _set_aside(run, committed)
     run.before_seal()
     try:
-        _write_seal(run, records, known)
+        _write_seal(run, committed, known)
     except EvidenceError as err:  # somebody has removed artifacts, or left links or odd files in the run folder
         run.outcome, run.error = "failed", str(err)
-        _set_aside(run, records)
+        _set_aside(run, committed)
         run.log = EventLog(run.paths.events)
-        _write_seal(run, records, {path: sha for path, sha in known.items() if (run.paths.root / path).is_file()})
+        _write_seal(run, committed, {path: sha for path, sha in known.items() if (run.paths.root / path).is_file()})
 
 
-def _write_seal(run: Execution, records: Mapping[str, Mapping[str, Any]], known: Mapping[str, str]) -> None:
-    run.tell("state", {"state": "sealing", "outcome": run.outcome, "error": run.error})
-    run.log.close()
+def _write_seal(run: Execution, committed: Mapping[str, Mapping[str, Any]], known: Mapping[str, str]) -> None:
     shutil.rmtree(run.paths.staging, ignore_errors=True)
-    in_order = [records[part.id] for part in (run.plan.partitions if run.plan else ()) if part.id in records]
-    manifest.seal(run.paths, manifest.build(evidence.facts(run), in_order), known)
+    last = {"state": "sealing", "outcome": run.outcome, "error": run.error}
+    _despite_full_disk(run, lambda: run.tell("state", last), then=run.log.sync)
+    run.log.close()
+    in_order = [committed[part.id] for part in (run.plan.partitions if run.plan else ()) if part.id in committed]
+    sealed = manifest.build(evidence.facts(run), in_order)
+    _despite_full_disk(run, lambda: manifest.seal(run.paths, sealed, known))
+    shutil.rmtree(run.paths.staging, ignore_errors=True)  # a request to cancel that came too late
 
 
-def _set_aside(run: Execution, records: Mapping[str, Mapping[str, Any]]) -> None:
-    manifest.set_aside(run.paths, {(record["stage"], record["partition"]) for record in records.values()})
+def _despite_full_disk(run: Execution, step: Callable[[], None], *, then: Callable[[], None] | None = None) -> None:
+    """Take a step of the sealing, and once more with the reserve freed when the disk is full."""
+    try:
+        step()
+    except NoSpaceError:
+        free_reserve(run.home)
+        (then or step)()
+
+
+def _set_aside(run: Execution, committed: Mapping[str, Mapping[str, Any]]) -> None:
+    manifest.set_aside(run.paths, {(record["stage"], record["partition"]) for record in committed.values()})
 
 
 def _nothing() -> None:
     """Do nothing."""
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -20,6 +20,7 @@ from agilab.paths import NAME_PATTERN, RunPaths
 
 _SUMS = "manifest-sha256.txt"
 _MANIFEST = "run_manifest.json"
+_PREPARED = "prepared.json"
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4,}")
 _EVENT_LIMIT = 4 << 20
 
@@ -63,6 +64,10 @@ class Verification:
         Everything that is wrong, sorted by path.
     elsewhere
         ``(path, host)`` of artifacts that lie on another host and were not looked at.
+    sidecar
+        ``(path, sha256)`` of what was added to the run after it ended, such as tags; no seal vouches for it.
+    superseded
+        Numbers of the earlier seals in ``seals/``, which were held against the folder too.
     """
 
     run_id: str
@@ -70,6 +75,8 @@ class Verification:
     size_bytes: int
     problems: tuple[Problem, ...]
     elsewhere: tuple[tuple[str, str], ...] = ()
+    sidecar: tuple[tuple[str, str], ...] = ()
+    superseded: tuple[int, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -84,6 +91,8 @@ class Verification:
             "size_bytes": self.size_bytes,
             "problems": [asdict(problem) for problem in self.problems],
             "elsewhere": [{"path": path, "host": host} for path, host in self.elsewhere],
+            "sidecar": [{"path": path, "sha256": sha256} for path, sha256 in self.sidecar],
+            "superseded": list(self.superseded),
         }
 
 
@@ -113,10 +122,11 @@ def verify(paths: RunPaths) -> Verification:
         if check.sealed:
             with check.guard(_MANIFEST):
                 check.identity()
-        steps = (check.totals, check.request, check.plans, check.outcome) if check.manifest else ()
-        for step in steps:
+        steps = (check.totals, check.request, check.prepared, check.plans, check.outcome, check.superseded)
+        for step in steps if check.manifest else ():
             with check.guard(_MANIFEST):
                 step()
+    check.sidecar()
     problems = sorted(dict.fromkeys(check.problems), key=lambda problem: (problem.path, problem.problem))
     return Verification(
         run_id=paths.run_id,
@@ -124,6 +134,8 @@ def verify(paths: RunPaths) -> Verification:
         size_bytes=sum(size for _, size in check.hashes.values()),
         problems=tuple(problems),
         elsewhere=tuple(sorted(check.elsewhere)),
+        sidecar=tuple(sorted(check.added.items())),
+        superseded=tuple(check.seals),
     )
 
 
@@ -142,6 +154,8 @@ class _Check:
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     elsewhere: set[tuple[str, str]] = field(default_factory=set)
     manifest: dict[str, Any] = field(default_factory=dict)
+    added: dict[str, str] = field(default_factory=dict)
+    seals: list[int] = field(default_factory=list)
 
     def add(self, path: str, problem: str, expected: object = "", found: object = "") -> None:
         self.problems.append(Problem(str(path), problem, _words(expected), _words(found)))
@@ -322,6 +336,22 @@ class _Check:
         if self.manifest["code"] is not None:
             self._same(_MANIFEST, "code.code_digest", self.manifest["code"]["code_digest"], request["code_digest"])
 
+    def prepared(self) -> None:
+        """Hold what was prepared before the first dispatch against the manifest; earlier releases did not record it."""
+        if _PREPARED not in self.listed:
+            return
+        value, manifest = self._json(_PREPARED, "agilab.prepared/1"), self.manifest
+        for name in ("app", "data", "code"):
+            self._same(_PREPARED, f"{name} in {_MANIFEST}", manifest[name], value[name])
+        planned = [(stage["stage"], stage["after"]) for stage in manifest["stages"]]
+        self._same(_PREPARED, f"stages in {_MANIFEST}", planned, [(s["stage"], s["after"]) for s in value["stages"]])
+        for what, recorded, found in (
+            ("inputs", manifest["inputs"], value["inputs"]),
+            ("backend.workers", manifest["backend"]["workers"], value["backend"]["workers"]),
+        ):
+            missing = [item for item in found if item not in recorded]
+            self._same(_PREPARED, f"{what} that {_MANIFEST} lacks", [], missing)
+
     def plans(self) -> None:
         """Hold the manifest's stages and the records against ``plan/``."""
         planned: dict[str, dict[str, Any]] = {}
@@ -382,6 +412,38 @@ class _Check:
         self._same("events.jsonl", "created", expected, tuple(map(first.get, ("event", "run_id", "request_digest"))))
         ended = ("state", "sealing", self.manifest["state"])
         self._same("events.jsonl", "last event", ended, tuple(map(last.get, ("event", "state", "outcome"))))
+
+    def superseded(self) -> None:
+        """Hold every earlier seal against the folder: what has changed since lies beside it as it was."""
+        folders = {path.split("/")[1] for path in self.hashes if path.startswith("seals/")}
+        self.seals = sorted(int(name) for name in folders if name.isdecimal())
+        for name in sorted(folders):
+            seal = f"seals/{name}/{_SUMS}"
+            if not name.isdecimal() or seal not in self.hashes:
+                self.add(f"seals/{name}", "mismatch", f"an earlier seal with its {_SUMS}", "none")
+                continue
+            text = sums.read_file(f"{self.paths.root}/{seal}").decode()
+            for number, sha256, path in sums.from_text(text):
+                kept = f"seals/{name}/{path}"
+                found, _ = self.hashes.get(kept) or self.hashes.get(path) or ("no file", 0)
+                if not sha256 or found != sha256:
+                    self.add(seal, "mismatch", f"line {number}: {sha256} {path}", found)
+        resumed = sums.read_file(str(self.paths.events)).count(b'"event":"resumed"')
+        self._same("events.jsonl", f"attempt in {_MANIFEST}", self.manifest["attempt"], 1 + resumed)
+
+    def sidecar(self) -> None:
+        """Hash what was added after the end; links and what is no file are problems there too."""
+        root = self.paths.sidecar
+        if not root.is_dir() or root.is_symlink():
+            return
+        with self.guard("sidecar"):
+            files, odd = sums.walk(str(root))
+            for path, what in odd.items():
+                self.add(f"sidecar/{path}", what, "a regular file")
+            hashed = sums.hash_all(
+                str(root), files, lambda path, err: self.add(f"sidecar/{path}", "unreadable", "", err)
+            )
+            self.added = {f"sidecar/{path}": sha256 for path, (sha256, _) in hashed.items()}
 
     def _json(self, path: str, schema: str) -> dict[str, Any]:
         value = records.parse(sums.read_file(f"{self.paths.root}/{path}")) if path in self.hashes else None

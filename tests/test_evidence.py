@@ -71,9 +71,12 @@ def schema_of(name: str) -> str:
         return "agilab.partition/1"
     if folder.startswith("artifacts/") or folder == "logs" or name in (".owner", "manifest-sha256.txt"):
         return ""
-    return {"request.json": "agilab.request/1", "run_manifest.json": "agilab.run/1", "events.jsonl": "agilab.events/1"}[
-        name
-    ]
+    return {
+        "request.json": "agilab.request/1",
+        "prepared.json": "agilab.prepared/1",
+        "run_manifest.json": "agilab.run/1",
+        "events.jsonl": "agilab.events/1",
+    }[name]
 
 
 def test_every_file_conforms_to_its_shipped_schema(run: Run) -> None:

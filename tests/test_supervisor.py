@@ -181,8 +181,13 @@ def test_a_submitted_run_leaves_its_submitter_no_child_to_wait_for(bench: Bench)
 
 def test_a_submitter_that_dies_before_the_run_has_begun_does_not_stop_it(bench: Bench) -> None:
     run = begin(bench)
-    order = {"home": str(run.home.root), "wenv": str(run.wenv.root), "project": str(run.project.root)}
-    command = [sys.executable, "-P", "-m", "agilab.supervisor"]
+    order = {
+        "home": str(run.home.root),
+        "wenv": str(run.wenv.root),
+        "project": str(run.project.root),
+        "takes_up": False,
+    }
+    command = [sys.executable, "-P", "-m", "agilab.detached"]
     with (
         hold_owner(run.paths) as owner,
         subprocess.Popen(

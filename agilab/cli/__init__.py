@@ -34,6 +34,8 @@ SECTIONS = (
             ("plan", "launch", "Show what a run would do, without running it."),
             ("run", "launch", "Run an app and keep the evidence."),
             ("cancel", "control", "Cancel a run, and wait until it has ended."),
+            ("resume", "launch", "Go on with a run that failed, was cancelled or was lost."),
+            ("seal", "control", "Close the record of a lost run, as failed."),
             ("debug", "control", "Repeat one partition under a debugger."),
         ),
     ),

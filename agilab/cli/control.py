@@ -1,4 +1,4 @@
-"""`agilab cancel` and `agilab debug`: stop a run, and repeat one of its partitions under a debugger."""
+"""`agilab cancel`, `seal` and `debug`: end a run, close a lost one, repeat one of its partitions under a debugger."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from agilab.errors import BackendRefusedError, first_line
 def cancel_command(*, run_id: str, as_json: bool) -> int:
     """Cancel a run, and wait until it has ended.
 
-    RUN is a run id, the head of one, or `last`.
+    A lost run, which nobody runs any more, is sealed as cancelled. RUN is a run id, the head of one, or `last`.
     """
     env = AgiEnv()
     run = named_run(env, run_id)
@@ -39,6 +39,29 @@ def cancel_command(*, run_id: str, as_json: bool) -> int:
         return 0
     note(f"agilab: error: run {run.run_id} is {run.state}, so there was nothing to cancel")
     return 1
+
+
+@click.command("seal")
+@click.argument("run_id", metavar="RUN")
+@json_option
+def seal_command(*, run_id: str, as_json: bool) -> int:
+    """Close the record of a lost run, as failed.
+
+    `agilab resume` goes on with it instead, before or after. RUN is a run id, the head of one, or `last`.
+    """
+    env = AgiEnv()
+    run = named_run(env, run_id)
+    run = AGI.seal(env, f"{run.app}/{run.run_id}")
+    if as_json:
+        document("seal", run_json(run))
+    else:
+        out(
+            f"sealed as {run.state}: {run.run_id}",
+            "next",
+            f"  agilab resume {run.run_id}",
+            f"  agilab show {run.run_id}",
+        )
+    return 0
 
 
 @click.command("debug")

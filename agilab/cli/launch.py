@@ -1,12 +1,13 @@
-"""`agilab plan` and `agilab run`: from settings on the command line to a run and its end.
+"""`agilab plan`, `run` and `resume`: from settings on the command line to a run and its end.
 
-Both learn their flags from the app's declared settings. Interrupting a run
+The first two learn their flags from the app's declared settings. Interrupting a run
 cancels it: the first Ctrl-C waits for the workers to end, the second does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import click
 
 from agilab.agi import AGI
 from agilab.cli.flags import CHOSEN, CLUSTER, SETTINGS, Chosen, DeclaredCommand, assignments, options
-from agilab.cli.outcome import exit_code, print_error, print_failures, print_run, run_json
+from agilab.cli.named import named_run
+from agilab.cli.outcome import NONSENSE, exit_code, print_error, print_failures, print_run, run_json
 from agilab.cli.progress import watch
 from agilab.cli.screen import Column, count, document, json_option, out, pairs, size, table
 from agilab.cli.signals import Signals
@@ -24,6 +26,7 @@ from agilab.env import AgiEnv
 from agilab.errors import RequestError
 from agilab.paths import read_json
 from agilab.request import SCHEMA, ClusterOptions, RunRequest
+from agilab.run import Run
 
 LISTED = 30
 """How many partitions `plan` lists of each stage, and how many inputs, unless all are asked for."""
@@ -138,14 +141,51 @@ def run_command(
     if detach:
         with app_output_aside():
             run = AGI.submit(env, request)
-        if as_json:
-            document("run", run_json(run))
-        else:
-            out(f"{run.run_id} is on its way", f"  agilab logs {run.run_id} --follow", f"  agilab cancel {run.run_id}")
-        return 0
+        return _on_its_way(run, as_json=as_json)
+    return _carry_out(lambda on_event: AGI.run(env, request, on_event=on_event), env, as_json=as_json)
+
+
+@click.command("resume")
+@click.argument("run_id", metavar="RUN")
+@click.option("--detach", is_flag=True, help="Return at once; the run goes on by itself.")
+@json_option
+def resume_command(*, run_id: str, detach: bool, as_json: bool) -> int:
+    """Go on with a run that failed, was cancelled or was lost.
+
+    It goes on in its folder, with the code and the plan it began with; only partitions that have not committed run.
+    RUN is a run id, the head of one, or `last`.
+    """
+    env = AgiEnv()
+    run = named_run(env, run_id)
+    name = f"{run.app}/{run.run_id}"
+    if detach:
+        return _on_its_way(AGI.resume(env, name, detach=True), as_json=as_json)
+    before = list(run.events())
+    return _carry_out(lambda on_event: AGI.resume(env, name, on_event=on_event), env, as_json=as_json, before=before)
+
+
+def _on_its_way(run: Run, *, as_json: bool) -> int:
+    if as_json:
+        document("run", run_json(run))
+    else:
+        out(f"{run.run_id} is on its way", f"  agilab logs {run.run_id} --follow", f"  agilab cancel {run.run_id}")
+    return 0
+
+
+def _carry_out(
+    start: Callable[[Callable[[Mapping[str, Any]], None]], Run],
+    env: AgiEnv,
+    *,
+    as_json: bool,
+    before: Sequence[Mapping[str, Any]] = (),
+) -> int:
+    """Show a run while it goes on, and say what it came to; `before` are the events of earlier attempts at it."""
     with watch() as view, app_output_aside(view.say), Signals(view.say) as signals:
+        for event in before:
+            with suppress(*NONSENSE):
+                view.tally.apply(event)
         try:
-            run = AGI.run(env, request, on_event=view)
+            run = start(view)
         except KeyboardInterrupt:
             if view.tally.run_id:
                 view.say(

@@ -89,6 +89,10 @@ class Tally:
         name = event["event"]
         if name == "created":
             self.run_id, self.app, self.created = event["run_id"], event["app"], event.get("t")
+        elif name == "resumed":  # what ran then runs no more, and what failed is tried again
+            self.failures.clear()
+            for stage in self.stages.values():
+                stage.running.clear()
         elif name == "state":
             self.state = event["state"]
         elif name == "metric":
@@ -150,6 +154,8 @@ def change(event: Event, tally: Tally) -> str:
     name = event["event"]
     if name == "created":
         return f"run {event['run_id']} of {event['app']}"
+    if name == "resumed":
+        return f"attempt {event['attempt']}, {count(event['committed'], 'partition')} committed before"
     if name == "state":
         return str(event["state"])
     if name == "note":
