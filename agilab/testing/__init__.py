@@ -18,9 +18,7 @@ from __future__ import annotations
 import pytest
 
 # Before the suites are imported: so that a failed assertion shows the values it compared.
-pytest.register_assert_rewrite(
-    "agilab.testing.backend", "agilab.testing.faults", "agilab.testing.app", "agilab.testing.probe"
-)
+pytest.register_assert_rewrite(*(f"agilab.testing.{name}" for name in ("backend", "faults", "resume", "app", "probe")))
 
 from agilab.testing.app import AppTests  # noqa: E402
 from agilab.testing.backend import BackendTests  # noqa: E402

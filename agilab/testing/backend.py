@@ -18,12 +18,13 @@ import pytest
 from agilab import AGI, ArtifactRef, InputRef, Stage, manifest
 from agilab.testing.faults import FaultTests
 from agilab.testing.probe import Bench, do, events, hashes
+from agilab.testing.resume import ResumeTests
 
 MIB = 1 << 20
 
 
-class BackendTests(FaultTests):
-    """The contract of a backend: what it does, and with `FaultTests` what it does when something breaks.
+class BackendTests(FaultTests, ResumeTests):
+    """The contract of a backend: what it does, what it does when something breaks, and that a run can go on.
 
     Attributes
     ----------
