@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -305,7 +306,12 @@ def _create(env: AgiEnv, request: RunRequest) -> Run:
     slots.machine(os.environ)
     resolve_secrets(env.fields(), request.settings, os.environ)
     paths = env.runs.create(env.project.name)
-    write_json(paths.request, request.to_json())
+    try:
+        write_json(paths.request, request.to_json())
+    except OSError:  # a folder without a request is no run
+        with suppress(OSError):
+            paths.root.rmdir()
+        raise
     return Run(paths)
 
 

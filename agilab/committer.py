@@ -21,7 +21,7 @@ from typing import Any
 
 from agilab import digest
 from agilab.errors import EvidenceError
-from agilab.paths import RunPaths, disk_errors, make_folder, sync_folder
+from agilab.paths import RunPaths, disk_errors, make_folder, sync_folder, write_all
 from agilab.records import record_line
 from agilab.worker import RECORD_NAME
 
@@ -198,7 +198,7 @@ class Committer:
             fd = self._records[worker]
             end = os.fstat(fd).st_size
             try:
-                _write_all(fd, data)
+                write_all(fd, data)
                 os.fdatasync(fd)
             except OSError:
                 with suppress(OSError):  # half a line would spoil the next one, a whole one would count
@@ -257,7 +257,7 @@ def _write_copy(path: str, line: bytes) -> None:
     except FileExistsError:  # written when the files of this batch were too many for one round
         return
     try:
-        _write_all(fd, line)
+        write_all(fd, line)
     finally:
         os.close(fd)
 
@@ -281,9 +281,3 @@ def _hash(fd: int, path: str) -> tuple[str, int]:
     while data := os.read(fd, _READ_BYTES):
         total.update(data)
     return total.hexdigest(), found.st_size
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from agilab import __version__, environment
-from agilab.digest import of_bytes
+from agilab.digest import of_bytes, of_file
 from agilab.dispatch import now
 from agilab.inputs import Input
 from agilab.plan import InputRef
@@ -126,13 +126,17 @@ def _inputs(run: Execution, known: Sequence[dict[str, Any]]) -> list[dict[str, A
 
 
 def _stages(run: Execution) -> list[dict[str, Any]]:
-    planned = run.dispatcher.planned if run.dispatcher is not None else run.past.plans
-    return [
-        {
-            "stage": stage.name,
-            "after": list(stage.after),
-            "partitions": len(stage.partitions) if stage.partitions is not None and stage.name in planned else None,
-            "plan_sha256": of_bytes(planned[stage.name]) if stage.name in planned else None,
-        }
-        for stage in (run.plan.stages if run.plan is not None else ())
-    ]
+    """List the stages with the plans that lie in the run folder, whatever this process still knows of them."""
+    found = []
+    for stage in run.plan.stages if run.plan is not None else ():
+        path = run.paths.plan(stage.name)
+        recorded = stage.partitions is not None and path.is_file()
+        found.append(
+            {
+                "stage": stage.name,
+                "after": list(stage.after),
+                "partitions": len(stage.partitions or ()) if recorded else None,
+                "plan_sha256": of_file(path) if recorded else None,
+            }
+        )
+    return found

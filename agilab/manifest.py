@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from agilab import digest, sums
 from agilab.errors import EvidenceError, RunStateError
 from agilab.events import plain
-from agilab.paths import RunPaths, make_folder, sync_folder, write_file
+from agilab.paths import RunPaths, disk_errors, make_folder, sync_folder, write_file
 from agilab.records import FIRST_RECORDS, read_records, record_line, records_digest
 
 if TYPE_CHECKING:
@@ -112,12 +112,25 @@ def seal(paths: RunPaths, manifest: Mapping[str, Any], known: Mapping[str, str])
     """
     if os.path.lexists(paths.sums):
         raise RunStateError(f"run {paths.run_id} has a seal already, {paths.sums}; it is never written over")
+    with disk_errors(paths.root, "sealing"):
+        listed = _listed(paths, known)
+        try:
+            text = _layout(manifest).encode()
+        except ValueError:  # the text of an error may hold what JSON and UTF-8 lack
+            text = _layout(plain(manifest)).encode()
+        listed[_MANIFEST] = digest.of_bytes(text)
+        write_file(paths.manifest, text)
+        write_file(paths.sums, sums.to_text(listed))
+
+
+def _listed(paths: RunPaths, known: Mapping[str, str]) -> dict[str, str]:
+    """Return path -> sha256 of every file that a seal lists but the manifest; all of them are on the disk."""
     root = str(paths.root)
     files, odd = sums.walk(root)
     if odd:
         named = ", ".join(f"{path} ({what})" for path, what in sorted(odd.items())[:5])
         raise EvidenceError(f"run {paths.run_id} holds what cannot be sealed: {named}; only regular files can be")
-    listed = {}
+    listed: dict[str, str] = {}
     for path in files:
         if path == _MANIFEST:
             continue
@@ -130,13 +143,7 @@ def seal(paths: RunPaths, manifest: Mapping[str, Any], known: Mapping[str, str])
         raise EvidenceError(f"run {paths.run_id} has lost {', '.join(sorted(gone)[:5])} since it was hashed")
     for folder in {path.rpartition("/")[0] for path in listed.keys() - known.keys()}:
         sync_folder(paths.root / folder)
-    try:
-        text = _layout(manifest).encode()
-    except ValueError:  # the text of an error may hold what JSON and UTF-8 lack
-        text = _layout(plain(manifest)).encode()
-    listed[_MANIFEST] = digest.of_bytes(text)
-    write_file(paths.manifest, text)
-    write_file(paths.sums, sums.to_text(listed))
+    return listed
 
 
 def set_aside(paths: RunPaths, committed: Collection[tuple[str, str]]) -> dict[str, str]:
@@ -165,8 +172,9 @@ def set_aside(paths: RunPaths, committed: Collection[tuple[str, str]]) -> dict[s
             found["/".join(parts[:3])] = "uncommitted"
     for number, path in enumerate(sorted(found)):
         if os.path.lexists(f"{root}/{path}"):  # it may have gone with its folder
-            target = make_folder(paths.staging / "aside") / f"{number}.{os.urandom(2).hex()}"
-            Path(root, path).rename(target)
+            with disk_errors(paths.staging, "setting aside in"):
+                target = make_folder(paths.staging / "aside") / f"{number}.{os.urandom(2).hex()}"
+                Path(root, path).rename(target)
     return found
 
 

@@ -204,8 +204,8 @@ class RunPaths:
 
 
 @contextmanager
-def disk_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn a full disk into one sentence with the path and the free space."""
+def disk_errors(path: Path, doing: str, size_bytes: int = 0) -> Iterator[None]:
+    """Turn a full disk into one sentence with the path, the free space, and what was to be written [bytes] if known."""
     import errno
 
     try:
@@ -217,7 +217,10 @@ def disk_errors(path: Path, doing: str) -> Iterator[None]:
         with suppress(OSError):
             stat = os.statvfs(path if path.is_dir() else path.parent)
             free = f"{stat.f_bavail * stat.f_frsize} bytes"
-        raise NoSpaceError(f"no space on disk while {doing} {path}: {free} free; make room and try again") from err
+        need = f"{size_bytes} bytes to write, " if size_bytes else ""
+        raise NoSpaceError(
+            f"no space on disk while {doing} {path}: {need}{free} free; make room and try again"
+        ) from err
 
 
 def make_folder(path: Path) -> Path:
@@ -258,11 +261,19 @@ def free_reserve(home: HomePaths) -> None:
 
 def sync_folder(path: Path | str) -> None:
     """Make renames inside a folder durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    with disk_errors(Path(path), "syncing"):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write every byte, however many calls that takes."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -283,14 +294,15 @@ def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
         The disk is full; the partial file has been removed.
     """
     aside = path.with_name(f".{path.name}.{get_native_id()}.tmp")
-    with disk_errors(path, "writing"):
+    with disk_errors(path, "writing", len(data)):
         try:
             fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(fd, "wb") as file:
-                file.write(data)
+            try:
+                write_all(fd, data)
                 if durable:
-                    file.flush()
                     os.fsync(fd)
+            finally:
+                os.close(fd)
             os.replace(aside, path)
         except BaseException:
             with suppress(OSError):

@@ -96,7 +96,14 @@ def take_up(paths: RunPaths, *, resumes: bool) -> Past:
         It has succeeded.
     EvidenceError
         What it left is not what was recorded.
+    NoSpaceError
+        The disk is full; the next call finds what it needs.
     """
+    with disk_errors(paths.root, "taking up"):
+        return _take_up(paths, resumes=resumes)
+
+
+def _take_up(paths: RunPaths, *, resumes: bool) -> Past:
     _finish_superseding(paths)
     past = Past(prepared=prepared.read(paths))
     if resumes:
@@ -164,18 +171,17 @@ def _supersede(paths: RunPaths) -> None:
     """Move the seal to ``seals/<n>/``, with a copy of every file that it lists and that is going to change."""
     shutil.rmtree(paths.staging, ignore_errors=True)
     aside = make_folder(paths.superseded)
-    with disk_errors(aside, "keeping the seal in"):
-        for path in _changing(paths):
-            target = aside / path.relative_to(paths.root)
-            make_folder(target.parent)
-            shutil.copyfile(path, target)
-            with open(target, "rb") as file:
-                os.fsync(file.fileno())
-        for folder in [aside, *(path for path in aside.rglob("*") if path.is_dir())]:
-            sync_folder(folder)
-        # The one step that counts: from here on the run is lost until it is sealed again.
-        paths.sums.rename(aside / paths.sums.name)
-        sync_folder(paths.root)
+    for path in _changing(paths):
+        target = aside / path.relative_to(paths.root)
+        make_folder(target.parent)
+        shutil.copyfile(path, target)
+        with open(target, "rb") as file:
+            os.fsync(file.fileno())
+    for folder in [aside, *(path for path in aside.rglob("*") if path.is_dir())]:
+        sync_folder(folder)
+    # The one step that counts: from here on the run is lost until it is sealed again.
+    paths.sums.rename(aside / paths.sums.name)
+    sync_folder(paths.root)
     _finish_superseding(paths)
 
 

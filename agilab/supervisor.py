@@ -36,7 +36,7 @@ from agilab.installation import Installation
 from agilab.interrupt import CancelSwitch
 from agilab.layers import resolve_secrets
 from agilab.owner import hold_owner
-from agilab.paths import HomePaths, RunPaths, WenvPaths, free_reserve, make_folder
+from agilab.paths import HomePaths, RunPaths, WenvPaths, free_reserve, make_folder, sync_folder
 from agilab.plan import InputRef, Partition, WorkPlan
 from agilab.planner import Planner
 from agilab.project import Project
@@ -544,11 +544,18 @@ def _write_seal(run: Execution, committed: Mapping[str, Mapping[str, Any]], know
     run.log.close()
     in_order = [committed[part.id] for part in (run.plan.partitions if run.plan else ()) if part.id in committed]
     sealed = manifest.build(evidence.facts(run), in_order)
-    _despite_full_disk(run, lambda: manifest.seal(run.paths, sealed, known))
+
+    def seal_again() -> None:
+        if os.path.lexists(run.paths.sums):  # written, but not known to be on the disk
+            sync_folder(run.paths.root)
+        else:
+            manifest.seal(run.paths, sealed, known)
+
+    _despite_full_disk(run, lambda: manifest.seal(run.paths, sealed, known), then=seal_again)
     shutil.rmtree(run.paths.staging, ignore_errors=True)  # a request to cancel that came too late
 
 
-def _despite_full_disk(run: Execution, step: Callable[[], None], *, then: Callable[[], None] | None = None) -> None:
+def _despite_full_disk(run: Execution, step: Callable[[], object], *, then: Callable[[], object] | None = None) -> None:
     """Take a step of the sealing, and once more with the reserve freed when the disk is full."""
     try:
         step()
@@ -558,7 +565,8 @@ def _despite_full_disk(run: Execution, step: Callable[[], None], *, then: Callab
 
 
 def _set_aside(run: Execution, committed: Mapping[str, Mapping[str, Any]]) -> None:
-    manifest.set_aside(run.paths, {(record["stage"], record["partition"]) for record in committed.values()})
+    kept = {(record["stage"], record["partition"]) for record in committed.values()}
+    _despite_full_disk(run, lambda: manifest.set_aside(run.paths, kept))
 
 
 def _nothing() -> None:

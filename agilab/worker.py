@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from agilab.artifact import KINDS, Kind
 from agilab.errors import ArtifactNotFoundError, WorkerError
-from agilab.paths import NAME_PATTERN
+from agilab.paths import NAME_PATTERN, disk_errors
 
 if TYPE_CHECKING:
     import logging
@@ -160,14 +160,21 @@ class PartitionContext:
         ------
         WorkerError
             The name is not allowed or used twice, the kind is not known, or the content does not fit it.
+        NoSpaceError
+            The disk is full.
         """
         form = self._kind(name, kind)
         if isinstance(content, Path):
-            named = form.suffix if content.name.endswith(form.suffix) else content.suffix
-            _take_file(content, self._claim(name, kind, named), self.folder)
+            target = self._claim(name, kind, form.suffix if content.name.endswith(form.suffix) else content.suffix)
+            with disk_errors(target, "writing"):
+                _take_file(content, target, self.folder)
             return
         _check_content(content, form, name)
         target = self._claim(name, kind, form.suffix)
+        with disk_errors(target, "writing"):
+            self._write(content, form, target)
+
+    def _write(self, content: Any, form: Kind, target: Path) -> None:
         if isinstance(content, bytes | bytearray | memoryview):
             _save(bytes(content), target)
         elif form.comparison == "json":
@@ -214,7 +221,8 @@ class PartitionContext:
 
         target = self._claim(name, "points", ".parquet")
         above = self._claim(f"{name}.pyramid", "file", ".npz") if pyramid else None
-        points.write(target, table, x=x, y=y, order=order, pyramid=above)
+        with disk_errors(target, "writing"):
+            points.write(target, table, x=x, y=y, order=order, pyramid=above)
 
     def progress(self, done: float, total: float) -> None:
         """Say how much of this partition is done, in any unit; shown live, never needed."""
