@@ -18,7 +18,7 @@ from agilab.layers import resolve_secrets
 from agilab.paths import write_json
 from agilab.plan import InputRef, WorkPlan, assign
 from agilab.request import RunRequest
-from agilab.run import Run
+from agilab.run import FINAL_STATES, Run, read_owner
 
 if TYPE_CHECKING:
     from agilab.environment import Report
@@ -200,6 +200,7 @@ class AGI:
         from agilab.supervisor import supervise, taking_up
 
         run = env.runs.get(run_id)
+        _require_free(run)
         require_resumable(run.paths)
         env.prepare()
         if detach:
@@ -313,6 +314,16 @@ def _create(env: AgiEnv, request: RunRequest) -> Run:
             paths.root.rmdir()
         raise
     return Run(paths)
+
+
+def _require_free(run: Run) -> None:
+    """Refuse a run that somebody runs."""
+    state, name = run.state, run.run_id
+    if state == "unknown":
+        host = (read_owner(run.paths) or {}).get("host", "another host")
+        raise RunStateError(f"run {name} may still go on: its owner is on {host}, and only there its lock can be seen")
+    if state not in {*FINAL_STATES, "lost", "unreadable"}:
+        raise RunStateError(f"run {name} goes on: it is {state}; follow it with: agilab logs {name} --follow")
 
 
 def _silent(text: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 from referencing import Registry, Resource
 
-from agilab import manifest
+from agilab import manifest, prepared
 from agilab.digest import canonical_json, of_bytes
 from agilab.events import EventLog
 from agilab.paths import HomePaths, RunPaths, make_folder, write_file, write_json
@@ -115,8 +115,30 @@ class RunFolder:
             files = {"points": f"points of {name}\n".encode() * 20, "note": f"note of {name}\n".encode()}
             self.commit("tracks", name, worker=f"local-{number % 2}", files=files)
         self.plan()
+        self.prepare()
         self.commit("summary", "summary", files={"totals": b'{"rows": 3}\n'})
         return self
+
+    def prepare(self) -> None:
+        """Record what was prepared before the first dispatch."""
+        facts = self.facts()
+        stages = [{"stage": stage["stage"], "after": stage["after"], "retries": 0} for stage in facts["stages"]]
+        classes = {"app_class": "flights:Flights", "worker_class": "flights_worker:FlightsWorker"}
+        known = ("app", "inputs", "data", "code", "environment", "manager", "backend")
+        prepared.write(
+            self.paths,
+            {
+                **{name: facts[name] for name in known},
+                "stages": stages,
+                "place": {
+                    "root": "/somewhere/flights_project",
+                    **classes,
+                    "dependencies": [],
+                    "kinds": {},
+                    "worker_code": facts["code"]["worker_digest"],
+                },
+            },
+        )
 
     def facts(self, state: str = "succeeded", error: str | None = None) -> dict[str, Any]:
         """Return what the manifest says besides the records."""

@@ -169,7 +169,7 @@ class ResumeTests(Suite):
         gate = bench.folder / "gate"
         going = bench.start(Stage("first", [do("a", ["wait", str(gate)])]))
         going.until("dispatched")
-        with pytest.raises(RunStateError, match=r"is owned by process \d+"):
+        with pytest.raises(RunStateError, match="goes on: it is running"):
             AGI.resume(bench.env, going.run.run_id)
         gate.touch()
         going.result().check()
