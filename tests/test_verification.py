@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from agilab import manifest, records, sums, verification
+from agilab import manifest, records, recovery, sums, verification
 from agilab.digest import of_bytes
+from agilab.events import EventLog
 from agilab.paths import RunPaths, write_json
 from tests.run_folder import RunFolder, conform, sealed_run
 
@@ -367,3 +368,94 @@ def test_no_random_change_of_a_sealed_folder_goes_unnoticed(run: RunPaths, tmp_p
             missed.append((seed, change))
         shutil.rmtree(folder.parent)
     assert missed == []
+
+
+# --- what was prepared, superseded, added --------------------------------------------
+
+
+def resumed(home: Path) -> RunPaths:
+    """Return a run that was cancelled, taken up again and sealed."""
+    folder = RunFolder(home).commit_all()
+    paths = folder.seal("cancelled")
+    recovery.take_up(paths, resumes=True)
+    folder.log = EventLog(paths.events)
+    folder.log.append("resumed", {"attempt": 2, "committed": 4})
+    folder.log.append("state", {"state": "sealing", "outcome": "succeeded", "error": None})
+    folder.log.close()
+    manifest.seal(paths, manifest.build({**folder.facts(), "attempt": 2}, folder.records), folder.known)
+    return paths
+
+
+def test_a_run_that_was_taken_up_verifies_with_its_earlier_seal(tmp_path: Path) -> None:
+    found = manifest.verify(resumed(tmp_path))
+    assert found.ok, found.problems
+    assert found.superseded == (1,)
+    conform(found.to_json(), "agilab.verification/1")
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("seals/1/run_manifest.json", "seals/1/manifest-sha256.txt"),
+        ("seals/1/events.jsonl", "seals/1/manifest-sha256.txt"),
+        ("seals/1/plan/tracks.json", "seals/1/manifest-sha256.txt"),
+        ("artifacts/tracks/p0/points.txt", "artifacts/tracks/p0/points.txt"),
+    ],
+)
+def test_an_earlier_seal_that_does_not_hold_is_named_even_when_the_last_one_was_rewritten(
+    tmp_path: Path, path: str, problem: str
+) -> None:
+    paths = resumed(tmp_path)
+    with open(paths.root / path, "ab") as file:
+        file.write(b"\n")
+    assert (path, "changed") in problems(paths)
+    reseal(paths)
+    assert (problem, "mismatch") in problems(paths)
+
+
+def test_earlier_seals_are_whole_or_named(tmp_path: Path) -> None:
+    paths = resumed(tmp_path)
+    (paths.seals / "1" / "manifest-sha256.txt").unlink()
+    (paths.seals / "notes").mkdir()
+    (paths.seals / "notes" / "extra.txt").write_text("not a seal")
+    reseal(paths)
+    assert {("seals/1", "mismatch"), ("seals/notes", "mismatch")} <= problems(paths)
+
+
+def test_the_number_of_attempts_is_that_of_the_log(tmp_path: Path) -> None:
+    paths = resumed(tmp_path)
+    value = json.loads(paths.manifest.read_bytes())
+    write_json(paths.manifest, {**value, "attempt": 3})
+    reseal(paths)
+    assert ("events.jsonl", "mismatch") in problems(paths)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("code", {"code_digest": of_bytes(b"other code")}),
+        ("stages", [{"stage": "other", "after": [], "retries": 0}]),
+        ("inputs", [{"path": "other.csv", "size_bytes": 1, "sha256": of_bytes(b"x")}]),
+        ("schema", "agilab.prepared/9"),
+    ],
+)
+def test_what_was_prepared_has_to_agree_with_the_manifest(run: RunPaths, field: str, value: object) -> None:
+    write_json(run.prepared, {**json.loads(run.prepared.read_bytes()), field: value})
+    assert ("prepared.json", "changed") in problems(run)
+    reseal(run)
+    found = problems(run)
+    assert ("prepared.json", "mismatch") in found or ("run_manifest.json", "unreadable") in found
+
+
+def test_what_was_added_later_is_reported_apart(run: RunPaths) -> None:
+    (run.sidecar / "deep").mkdir(parents=True)
+    (run.sidecar / "tags.json").write_text("{}")
+    (run.sidecar / "deep" / "note.txt").write_text("a note")
+    found = manifest.verify(run)
+    assert found.ok
+    assert dict(found.sidecar) == {
+        "sidecar/tags.json": of_bytes(b"{}"),
+        "sidecar/deep/note.txt": of_bytes(b"a note"),
+    }
+    (run.sidecar / "out").symlink_to("/etc")
+    assert problems(run) == {("sidecar/out", "link")}
