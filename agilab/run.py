@@ -487,7 +487,7 @@ def new_run_id(now: float) -> str:
 
 _ADVICE_LIVE = "wait for it with run.wait()"
 _ADVICE = {
-    "lost": "the process that ran it has gone",
+    "lost": "the process that ran it has gone; agilab resume goes on with it, agilab seal closes its record",
     "unknown": "ask on the host that its .owner names",
 }
 

@@ -11,7 +11,16 @@ import click
 
 from agilab.cli.flags import setting_value
 from agilab.cli.named import named_run
-from agilab.cli.outcome import NONSENSE, print_failures, print_metrics, record_of, request_of, run_json, tallied
+from agilab.cli.outcome import (
+    GOES_ON,
+    NONSENSE,
+    print_failures,
+    print_metrics,
+    record_of,
+    request_of,
+    run_json,
+    tallied,
+)
 from agilab.cli.progress import Tally
 from agilab.cli.screen import (
     Column,
@@ -194,6 +203,7 @@ def _print_summary(run: Run, env: AgiEnv) -> None:
             ("seed", request.get("seed")),
             *_where(manifest),
             ("reproduce", _reproduce(run, env)),
+            ("next", f"agilab resume {run.run_id}" if run.state in GOES_ON else ""),
         )
     )
     out("settings")

@@ -25,6 +25,9 @@ TRACEBACK_LINES = 20
 EXIT = {"succeeded": 0, "cancelled": 130}
 """State -> exit code; every other state is a failure."""
 
+GOES_ON = ("failed", "cancelled", "lost")
+"""States of runs that `agilab resume` takes up."""
+
 
 def exit_code(run: Run, signal: int = 0) -> int:
     """Return what the shell is told about a run that ended by itself (0) or after a signal of that number."""
@@ -107,7 +110,8 @@ def print_run(run: Run) -> None:
         indent="  ",
     )
     print_metrics(run.metrics, limit=MOST_METRICS)
-    out("next", f"  agilab show {run.run_id}", f"  agilab verify {run.run_id}", f"  agilab logs {run.run_id}")
+    verbs = ("show", "verify", "logs", *(["resume"] if run.state in GOES_ON else []))
+    out("next", *(f"  agilab {verb} {run.run_id}" for verb in verbs))
 
 
 def print_metrics(metrics: Mapping[str, float], *, limit: int | None = None) -> None:
