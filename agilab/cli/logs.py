@@ -15,7 +15,7 @@ import click
 from agilab import events
 from agilab.cli.named import named_run
 from agilab.cli.outcome import NONSENSE
-from agilab.cli.progress import attempt_line
+from agilab.cli.progress import attempt_line, resumed_line
 from agilab.cli.screen import clock, out
 from agilab.env import AgiEnv
 from agilab.errors import ArtifactNotFoundError
@@ -137,6 +137,8 @@ def _text(event: Mapping[str, Any], *, failed: bool) -> str:
             return f"{event['level']} {event['partition']}: {event['text']}"
         case "note":
             return str(event["text"])
+        case "resumed":
+            return resumed_line(event)
         case "state":
             outcome = f": {event['outcome']}" if event.get("outcome") else ""
             error = f": {event['error']}" if event.get("error") and not failed else ""

@@ -155,7 +155,7 @@ def change(event: Event, tally: Tally) -> str:
     if name == "created":
         return f"run {event['run_id']} of {event['app']}"
     if name == "resumed":
-        return f"attempt {event['attempt']}, {count(event['committed'], 'partition')} committed before"
+        return resumed_line(event)
     if name == "state":
         return str(event["state"])
     if name == "note":
@@ -165,6 +165,11 @@ def change(event: Event, tally: Tally) -> str:
     if name == "failed":
         return attempt_line(event) if event["retry"] else failure_line(event)
     return ""
+
+
+def resumed_line(event: Event) -> str:
+    """Write in one line that a run goes on."""
+    return f"attempt {event['attempt']}, {count(event['committed'], 'partition')} committed before"
 
 
 def failure_line(event: Event) -> str:
