@@ -149,9 +149,9 @@ def text_changes(old: bytes, new: bytes, *, names: tuple[str, str] = ("A", "B"))
     if b"\0" in old or b"\0" in new:
         return None
     try:
-        lines = [data.decode().split("\n") for data in (old, new)]
+        before, after = old.decode().split("\n"), new.decode().split("\n")
     except UnicodeDecodeError:
         return None
-    if max(map(len, lines)) > TEXT_LINES:
+    if max(len(before), len(after)) > TEXT_LINES:
         return None
-    return tuple(unified_diff(*lines, *names, lineterm=""))
+    return tuple(unified_diff(before, after, *names, lineterm=""))
