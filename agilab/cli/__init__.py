@@ -44,6 +44,7 @@ SECTIONS = (
             ("show", "evidence", "Show what a run did and what it left."),
             ("logs", "logs", "Print the log of a run, or follow it."),
             ("verify", "prove", "Hash a run folder again and name what has changed."),
+            ("compare", "compare", "Show what differs between runs."),
         ),
     ),
     ("This installation", (("env", "setup", "Print every path and environment variable in use."),)),
