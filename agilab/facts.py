@@ -58,8 +58,8 @@ class Facts:
         Its state when it was read.
     app, app_uuid
         Name and identity of its app.
-    sealed
-        Whether it has a manifest.
+    started
+        When, as ISO time; empty while it has no manifest.
     sections
         Section -> name -> cell; every one of `SECTIONS`.
     artifacts
@@ -72,10 +72,15 @@ class Facts:
     state: str
     app: str
     app_uuid: str
-    sealed: bool
+    started: str
     sections: Mapping[str, Cells]
     artifacts: Mapping[str, Artifact]
     plans: Mapping[str, str]
+
+    @property
+    def sealed(self) -> bool:
+        """Whether it has a manifest."""
+        return bool(self.started)
 
     def value(self, section: str, name: str) -> Any:
         """Return one value; None where there is none."""
@@ -152,8 +157,8 @@ def _facts(
         "machine": dict(_machine(manifest)),
         "costs": dict(_costs(manifest, done)),
     }
-    name, uuid = str(app["name"]), str(app["uuid"])
-    return Facts(run, state, name, uuid, bool(manifest), sections, artifacts, plans)
+    started = str(manifest["started"] or manifest["created"]) if manifest else ""
+    return Facts(run, state, str(app["name"]), str(app["uuid"]), started, sections, artifacts, plans)
 
 
 def _cells(**values: Any) -> Cells:
@@ -258,7 +263,6 @@ def _machine(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:
         yield "hosts", Cell(list(backend["hosts"]))
         yield "workers", Cell(len(backend["workers"]))
         yield "manager", Cell(f"Python {manager['python']} on {manager['platform']}")
-        yield "started", Cell(manifest["started"] or manifest["created"])
 
 
 def _costs(manifest: Mapping[str, Any], done: list[dict[str, Any]]) -> Iterator[tuple[str, Cell]]:

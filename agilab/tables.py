@@ -14,6 +14,8 @@ from agilab.differences import EXACT, Tolerance
 from agilab.errors import EvidenceError
 
 BATCH_ROWS = 1 << 16
+FIRST_ROWS = 1 << 12
+"""Rows compared at a time where only the first difference is looked for."""
 SORTED_ROWS = 1_000_000
 """Largest table that is sorted to see whether only the order of its rows has changed [rows]."""
 WITHOUT_PYARROW = "without pyarrow tables are compared by size and digest; python -m pip install pyarrow"
@@ -151,7 +153,8 @@ def _compare(old: Any, new: Any, *, tolerance: Tolerance, budget: Budget) -> Tab
     rows = old.metadata.num_rows, new.metadata.num_rows
     columns = [_Column(name, old.schema_arrow, new.schema_arrow, tolerance) for name in common]
     compared = 0
-    for left, right in _aligned(_batches(old, common), _batches(new, common)):
+    batch_rows = BATCH_ROWS if rows[0] == rows[1] else FIRST_ROWS
+    for left, right in _aligned(*(_batches(file, common, batch_rows) for file in (old, new))):
         for index, column in enumerate(columns):
             column.take(compared, left.column(index), right.column(index))
         compared += left.num_rows
@@ -177,11 +180,11 @@ def _compare(old: Any, new: Any, *, tolerance: Tolerance, budget: Budget) -> Tab
     return TableChange(rows, compared, same_rows, (*missing, *changed), not in_order, reordered)
 
 
-def _batches(file: Any, names: Sequence[str]) -> Iterator[Any]:
+def _batches(file: Any, names: Sequence[str], batch_rows: int = BATCH_ROWS) -> Iterator[Any]:
     """Yield the columns of a file that are asked for, in that order and decoded, a batch of rows at a time."""
     import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-    for batch in file.iter_batches(batch_size=BATCH_ROWS):
+    for batch in file.iter_batches(batch_size=batch_rows):
         columns = [batch.column(name) for name in names]
         plain = [item.dictionary_decode() if hasattr(item, "dictionary_decode") else item for item in columns]
         yield pa.RecordBatch.from_arrays(plain, names=list(names))

@@ -1,4 +1,4 @@
-"""`agilab compare`: what differs between runs, and whether a gate lets one of them pass; it reads, and imports no app."""
+"""`agilab compare`: what differs between runs, and whether a gate lets one of them pass; it runs nothing of an app."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from agilab.cli.screen import (
     Column,
     clock,
     count,
-    document,
     duration,
     json_option,
     note,
@@ -27,7 +26,7 @@ from agilab.cli.screen import (
 )
 from agilab.compare import INFORMATION, Comparison, Row, compare
 from agilab.contents import ArtifactChange
-from agilab.differences import Tolerance, as_number, step
+from agilab.differences import EXACT, Tolerance, step
 from agilab.env import AgiEnv
 from agilab.facts import Cell
 from agilab.paths import write_json
@@ -42,7 +41,7 @@ MOST_ARTIFACTS = 10
 """How many artifacts are printed in detail, unless all are asked for."""
 MOST_DIFF_LINES = 200
 """How many lines of code diffs are printed, unless all are asked for."""
-LONGEST_VALUE = 60
+LONGEST_VALUE = 40
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -58,7 +57,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 @click.option("--keep", is_flag=True, help="Write the gate's decision beside B, in its sidecar/gates/.")
 @json_option
 @click.pass_context
-def compare_command(ctx: click.Context, *, names: tuple[str, ...], as_json: bool, **options: Any) -> int:
+def compare_command(ctx: click.Context, /, *, names: tuple[str, ...], as_json: bool, **options: Any) -> int:
     """Show what differs between runs.
 
     Each is a run id, the head of one, `last`, or a run folder. Of two runs, code is shown as a diff and changed
@@ -137,10 +136,8 @@ def _print(found: Comparison, *, everything: bool, full: bool) -> None:
     """Write runs, rows, code, what is inside artifacts, and information."""
     letters = LETTERS[: len(found.runs)]
     for letter, facts in zip(letters, found.runs, strict=True):
-        started = clock(str(facts.value("machine", "started") or "")) if facts.sealed else "-"
-        out(f"{letter}  {facts.run.run_id} of {facts.app}: {facts.state}, started {started}")
-    shown = [row for row in found.rows if row.section not in INFORMATION and (everything or not row.same)]
-    shown = [*shown, *(row for row in _same_values(found) if not everything)]
+        out(f"{letter}  {facts.run.run_id} of {facts.app}: {facts.state}, started {clock(facts.started)}")
+    shown = [row for row in found.rows if row.section not in INFORMATION and (everything or _tells(row, found))]
     out("")
     if shown:
         _rows(shown, found, letters, limit=None if full else MOST_ROWS)
@@ -156,13 +153,9 @@ def _print(found: Comparison, *, everything: bool, full: bool) -> None:
         note(f"note: {line}")
 
 
-def _same_values(found: Comparison) -> list[Row]:
-    """Return the artifacts whose bytes differ and whose values do not."""
-    return [
-        row
-        for row in found.rows
-        if row.section == "artifacts" and row.same and row.name in found.artifacts
-    ]
+def _tells(row: Row, found: Comparison) -> bool:
+    """Whether a row is worth a line: it differs, or is an artifact with the same values in other bytes."""
+    return not row.same or (row.section == "artifacts" and row.name in found.artifacts)
 
 
 def _rows(rows: Sequence[Row], found: Comparison, letters: str, *, limit: int | None) -> None:
@@ -252,7 +245,9 @@ def summary(change: ArtifactChange) -> str:
 def _table_summary(change: TableChange) -> str:
     said = []
     if change.same_rows is not None:
-        said.append(f"{change.rows[0]:,} rows became {change.rows[1]:,}, the first {change.same_rows:,} are the same")
+        said.append(f"{change.rows[0]:,} rows became {change.rows[1]:,}")
+    if change.same_rows:
+        said.append(f"the first {change.same_rows:,} are the same")
     if change.rows_reordered:
         said.append("rows in another order")
     if change.columns_reordered:
@@ -281,7 +276,7 @@ def _print_artifacts(found: Comparison, *, full: bool) -> None:
     for change in detailed[: None if full else MOST_ARTIFACTS]:
         out("", f"{change.name} ({change.compared})")
         if change.table is not None:
-            _print_columns(change.table, limit)
+            _print_columns(change.table, limit, tolerant=found.tolerance != EXACT)
             continue
         lines = list(_detail_lines(change))
         out(*(f"  {line}" for line in lines[:limit]))
@@ -307,7 +302,7 @@ def _both(place: Any) -> tuple[tuple[Any, str], tuple[Any, str]]:
     return (place.old, "new"), (place.new, "old")
 
 
-def _print_columns(change: TableChange, limit: int | None) -> None:
+def _print_columns(change: TableChange, limit: int | None, *, tolerant: bool) -> None:
     rows = []
     for column in change.columns[:limit]:
         kind = column.old if column.old == column.new else f"{column.old or '-'} -> {column.new or '-'}"
@@ -317,12 +312,13 @@ def _print_columns(change: TableChange, limit: int | None) -> None:
                 f"  {column.name}",
                 kind,
                 "-" if column.differing is None else f"{column.differing:,}",
-                f"{column.beyond:,}",
+                *((f"{column.beyond:,}",) if tolerant else ()),
                 *("-" if top is None else f"{top:.4g}" for top in (column.max_abs, column.max_rel)),
                 first,
             )
         )
-    heads = (Column("  column"), Column("type"), Column("rows differ", right=True), Column("beyond", right=True))
-    table((*heads, Column("max abs", right=True), Column("max rel", right=True), Column("first", cut=True)), rows)
+    numbers = ("rows differ", *(("beyond tolerance",) if tolerant else ()), "max abs", "max rel")
+    heads = (Column("  column"), Column("type"), *(Column(name, right=True) for name in numbers))
+    table((*heads, Column("first", cut=True)), rows)
     if limit is not None and len(change.columns) > limit:
         out(f"  ... and {count(len(change.columns) - limit, 'more column')}; --full prints them")
