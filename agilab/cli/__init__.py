@@ -33,6 +33,7 @@ SECTIONS = (
         (
             ("plan", "launch", "Show what a run would do, without running it."),
             ("run", "launch", "Run an app and keep the evidence."),
+            ("bench", "bench", "Run one request on several backends and compare cost and artifacts."),
             ("cancel", "control", "Cancel a run, and wait until it has ended."),
             ("debug", "control", "Repeat one partition under a debugger."),
         ),
@@ -53,8 +54,8 @@ SECTIONS = (
 
 EXIT_CODES = (
     (0, "done"),
-    (1, "a run, a check or a verification failed"),
-    (2, "wrong use, setting, request or project"),
+    (1, "a run, a check or a verification failed, or a gate blocks"),
+    (2, "wrong use, setting, request or project, or a gate is undecided"),
     (3, "an installation failed"),
     (4, "the disk is full"),
     (70, "a fault in AGILAB itself"),

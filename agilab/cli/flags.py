@@ -187,17 +187,19 @@ class Chosen:
 
 
 class DeclaredCommand(click.Command):
-    """A command whose first argument decides which further flags there are.
+    """A command whose first argument decides which further flags there are."""
 
-    Attributes
-    ----------
-    choose
-        Called with the first argument (None when there is none) and the
-        values of the options before it, by flag; returns what was named and
-        its flags, or None when nothing was named.
-    """
+    def choose(self, app: str | None, before: Mapping[str, str]) -> Chosen | None:
+        """Return what was named and its flags, or None when nothing was named.
 
-    choose: Callable[[str | None, Mapping[str, str]], Chosen | None]
+        Parameters
+        ----------
+        app
+            The first argument; None when there is none.
+        before
+            The values of the options before it, by flag.
+        """
+        raise NotImplementedError
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Find the first argument, learn its flags, then parse everything with them."""
