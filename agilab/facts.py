@@ -186,10 +186,9 @@ def _code(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:
     code = manifest.get("code")
     if not code:
         return
-    git = code.get("git") or {}
-    found = {"manager": code["manager_digest"], "worker": code["worker_digest"], "runtime": code["runtime_digest"]}
-    found |= {"git commit": git.get("commit"), "git dirty": git.get("dirty")}
-    yield from _cells(**found, agilab=manifest["manager"]["agilab"]).items()
+    for part in ("manager", "worker", "runtime"):
+        yield part, Cell(code[f"{part}_digest"])
+    yield "agilab", Cell(manifest["manager"]["agilab"])
 
 
 def _environment(found: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:
@@ -263,6 +262,8 @@ def _machine(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:
         yield "hosts", Cell(list(backend["hosts"]))
         yield "workers", Cell(len(backend["workers"]))
         yield "manager", Cell(f"Python {manager['python']} on {manager['platform']}")
+        git = (manifest.get("code") or {}).get("git") or {}  # the digests say whether the code differs
+        yield from (("git " + name, Cell(git[name])) for name in ("commit", "dirty") if git.get(name) is not None)
 
 
 def _costs(manifest: Mapping[str, Any], done: list[dict[str, Any]]) -> Iterator[tuple[str, Cell]]:

@@ -321,7 +321,8 @@ def _moved(rule: Rule, old: Any, new: Any) -> tuple[str, str]:
     if change <= allowed or math.isclose(change, allowed, rel_tol=1e-9):
         return "pass", ""
     word = "more" if rule.check == "max_increase" else "less"
-    return "block", f"{change:g} {word} than the baseline; allowed: {rule.limit}"
+    said = f"{100 * abs(way[1]):.3g}%" if percent and way[1] else f"{change:g}"
+    return "block", f"{said} {word} than the baseline; allowed: {rule.limit}"
 
 
 def _equal(a: Any, b: Any) -> bool:
