@@ -104,7 +104,7 @@ def read_facts(run: Run) -> Facts:
         raise EvidenceError(f"run {run.run_id} cannot be read; see what is wrong with: agilab verify {run.run_id}")
     try:
         manifest = run.manifest if state in FINAL_STATES else {}
-        request = manifest.get("request") or _json(run, "request.json", "agilab.request/1")
+        request = manifest["request"] if manifest else _json(run, "request.json", "agilab.request/1")
         first = manifest["partitions"]["first"] if manifest else ()
         whole = bool(manifest) and len(first) == manifest["partitions"]["committed"]
         done = list(first if whole else records.read_records(run.paths))
@@ -131,7 +131,7 @@ def read_plan(facts: Facts, stage: str) -> dict[str, Cells]:
     try:
         plan = _json(facts.run, f"plan/{stage}.json", "agilab.stage/1")
         return {str(part["id"]): dict(_planned(part)) for part in plan["partitions"]}
-    except (OSError, *_NONSENSE) as err:
+    except (EvidenceError, OSError, *_NONSENSE) as err:
         run_id = facts.run.run_id
         why = f"the plan of stage {stage!r:.100} of run {run_id} cannot be read ({first_line(err)})"
         raise EvidenceError(f"{why}; see agilab verify {run_id}") from err
@@ -142,7 +142,7 @@ def _facts(
 ) -> Facts:
     app = manifest.get("app") or request["app"]
     plans = dict(_plans(run, manifest))
-    artifacts = {item.key: item for record in done for item in map(Artifact.from_json, record["artifacts"])}
+    artifacts = {item.key: item for record in done for item in map(_artifact, record["artifacts"])}
     sections: dict[str, Cells] = {
         "run": _cells(app=app["name"], version=app.get("version"), state=state, error=manifest.get("error")),
         "seed": {"": Cell(request["seed"])},
@@ -196,7 +196,7 @@ def _environment(found: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:
         return
     for name in ("python", "platform", "isolated"):
         yield name, Cell(found[name])
-    yield "cpu features", Cell(list(found["cpu_features"]))
+    yield "cpu features", Cell(list(map(str, found["cpu_features"])))
     if found["differences"]:
         yield "other than locked", Cell(list(found["differences"]))
     for name, version in environment.pinned(found["lock"]).items():
@@ -209,13 +209,13 @@ def _inputs(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:
     if data:
         yield "data set", Cell(f"{data.get('distribution')} {data.get('version')}")
     for item in manifest.get("inputs") or ():
-        yield item["path"], Cell({"sha256": item["sha256"], "size_bytes": item["size_bytes"]})
+        yield item["path"], Cell({"sha256": str(item["sha256"]), "size_bytes": int(item["size_bytes"])})
 
 
 def _plans(run: Run, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield stage and sha256 of its plan, hashing the files of a run without manifest."""
     if manifest:
-        yield from ((stage["stage"], stage["plan_sha256"] or "") for stage in manifest["stages"])
+        yield from ((stage["stage"], str(stage["plan_sha256"] or "")) for stage in manifest["stages"])
         return
     files, _ = sums.walk(str(run.paths.root))
     for path in sorted(path for path in files if path.startswith("plan/") and path.endswith(".json")):
@@ -241,7 +241,7 @@ def _planned(part: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:
     for name in ("weight", "pin", "timeout_s"):
         yield name, Cell(part[name])
     reads = [
-        ref["path"] if ref["type"] == "input" else f"{ref['stage']}/{ref['partition']}/{ref['name']}"
+        str(ref["path"]) if ref["type"] == "input" else f"{ref['stage']}/{ref['partition']}/{ref['name']}"
         for ref in part["inputs"]
     ]
     yield "reads", Cell(reads)
@@ -250,6 +250,14 @@ def _planned(part: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:
 def _number(value: Any) -> Any:
     number = as_number(value)
     return value if number is None else number
+
+
+def _artifact(value: Mapping[str, Any]) -> Artifact:
+    item = Artifact.from_json(value)
+    fits = all(isinstance(text, str) for name, text in value.items() if name != "size_bytes")
+    if not fits or not isinstance(item.size_bytes, int):
+        raise ValueError(f"no artifact: {value!r:.100}")
+    return item
 
 
 def _content(item: Artifact) -> dict[str, Any]:
@@ -268,14 +276,14 @@ def _machine(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:
 
 def _costs(manifest: Mapping[str, Any], done: list[dict[str, Any]]) -> Iterator[tuple[str, Cell]]:
     if manifest:
-        yield "duration_s", Cell(manifest["duration_s"])
+        yield "duration_s", Cell(float(manifest["duration_s"]))
     stages: dict[str, list[dict[str, Any]]] = {}
     for record in done:
         stages.setdefault(record["stage"], []).append(record)
     for stage, found in stages.items():
         yield f"{stage}.wall_s", Cell(round(sum(record["wall_s"] for record in found), 3))
         yield f"{stage}.cpu_s", Cell(round(sum(record["cpu_s"] for record in found), 3))
-        yield f"{stage}.peak_rss_bytes", Cell(max(record["peak_rss_bytes"] for record in found))
+        yield f"{stage}.peak_rss_bytes", Cell(max(int(record["peak_rss_bytes"]) for record in found))
 
 
 def _json(run: Run, path: str, schema: str) -> dict[str, Any]:

@@ -190,10 +190,8 @@ def _value(row: Row, cell: Cell | None) -> str:
         return str(value)[:12]
     if row.section == "metrics":
         return number(value)
-    if row.name.endswith("_bytes"):
-        return size(value)
-    if row.name.endswith("_s") and row.section == "costs":
-        return duration(value)
+    if row.section == "costs":
+        return size(value) if row.name.endswith("_bytes") else duration(value)
     if isinstance(value, list) and row.section in ("environment", "plan", "machine"):
         return _cut(" ".join(map(str, value))) or "-"
     text = plain_value(value) if row.section == "settings" else value if isinstance(value, str) else plain_value(value)
