@@ -104,6 +104,6 @@ def _print(result: Bench) -> None:
         if trial.state != "succeeded":
             note(f"agilab: error: run {trial.run.run_id} on {trial.backend} {trial.state}: {trial.error}")
     if result.differing:
-        note(f"agilab: error: {count(len(result.differing), 'artifact')} differ between runs of one request")
+        note(f"agilab: error: runs of one request left {count(len(result.differing), 'artifact')} with other bytes")
     elif len(good) > 1:
         out(f"{count(len(good[0].hashes), 'artifact')}, the same in {count(len(good), 'run')}")
