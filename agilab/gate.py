@@ -165,12 +165,13 @@ def read_gate(path: Path) -> Gate:
         raise SettingError(f"no gate file {path}; write one, such as: [metrics.NAME] with min = 0.9") from None
     rules: list[Rule] = []
     for table, value in content.items():
-        at = f"{path}:{lines.get(table, 1)}"
+        line = _line(lines, table)
+        at = f"{path}:{line}"
         if table == "schema":
             if value != SCHEMA:
                 raise SettingError(f"schema is {value!r:.80}; this version of AGILAB reads {SCHEMA!r} ({at})")
         elif table == "same":
-            rules += _same_rules(value, lines.get(table, 1), at)
+            rules += _same_rules(value, line, at)
         elif table in RULES:
             rules += _table_rules(path, table, value, lines)
         else:
@@ -191,7 +192,7 @@ def _same_rules(value: Any, line: int, at: str) -> Iterator[Rule]:
 
 def _table_rules(path: Path, table: str, value: Any, lines: Mapping[str, int]) -> Iterator[Rule]:
     for name, checks in value.items() if isinstance(value, dict) else ((table, value),):
-        line = lines.get(f"{table}.{name}", lines.get(table, 1))
+        line = _line(lines, f"{table}.{name}" if isinstance(value, dict) else table)
         if not isinstance(checks, dict) or not checks:
             known = ", ".join(RULES[table])
             raise SettingError(
@@ -202,6 +203,11 @@ def _table_rules(path: Path, table: str, value: Any, lines: Mapping[str, int]) -
             if check not in RULES[table]:
                 raise SettingError(f"unknown rule {check!r:.80}{_near(check, RULES[table])} ({path}:{at})")
             yield Rule(table, name, check, _limit(check, limit, f"{path}:{at}"), at)
+
+
+def _line(lines: Mapping[str, int], name: str) -> int:
+    """Return the first line on which a name or something below it stands."""
+    return next((line for known, line in lines.items() if known == name or known.startswith(f"{name}.")), 1)
 
 
 def _limit(check: str, limit: Any, at: str) -> Any:

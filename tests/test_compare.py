@@ -312,6 +312,7 @@ def rewritten(run: Run, change: Callable[[dict[str, Any]], object]) -> Run:
 
 
 HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a state that is a list": lambda it: it.update(state=[]),
     "no environment lock": lambda it: it["environment"].update(lock=7),
     "features that are no list": lambda it: it["environment"].update(cpu_features=3),
     "a stage without a name": lambda it: it["stages"].append({}),
