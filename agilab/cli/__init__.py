@@ -33,7 +33,7 @@ SECTIONS = (
         (
             ("plan", "launch", "Show what a run would do, without running it."),
             ("run", "launch", "Run an app and keep the evidence."),
-            ("bench", "bench", "Run one request on several backends and compare cost and artifacts."),
+            ("bench", "bench", "Run one request on several backends and compare."),
             ("cancel", "control", "Cancel a run, and wait until it has ended."),
             ("debug", "control", "Repeat one partition under a debugger."),
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import click
 
 from agilab.backends.base import BACKENDS
 from agilab.bench import Bench, bench, default_backends
+from agilab.cli.flags import gathered
 from agilab.cli.launch import TAKEN, AppCommand, app_options, read_request
 from agilab.cli.outcome import exit_code
 from agilab.cli.progress import watch
@@ -26,10 +28,22 @@ class BenchCommand(AppCommand):
     taken: ClassVar[tuple[str, ...]] = (*TAKEN, "--backend", "--backends", "--repeat")
 
 
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """Where the request runs and how often."""
+
+    backends: str | None
+    repeat: int
+
+
 @click.command("bench", cls=BenchCommand)
 @app_options
-@click.option("--backends", metavar="NAME,...", help="Where to run; default: all that need nothing but this machine.")
-@click.option("--repeat", type=click.IntRange(min=1), default=1, show_default=True, help="How often on each.")
+@gathered(
+    "rounds",
+    Rounds,
+    click.option("--backends", metavar="NAME,...", help="Where to run; default: all that need only this machine."),
+    click.option("--repeat", type=click.IntRange(min=1), default=1, show_default=True, help="How often on each."),
+)
 @click.pass_context
 def bench_command(
     ctx: click.Context,
@@ -39,20 +53,19 @@ def bench_command(
     sets: tuple[str, ...],
     file: Path | None,
     as_json: bool,
-    backends: str | None,
-    repeat: int,
+    rounds: Rounds,
 ) -> int:
-    """Run one request on several backends and compare cost and artifacts.
+    """Run one request on several backends and compare.
 
-    The runs are ordinary ones: `agilab runs` lists them, `agilab compare` says more about two of them. The exit code
-    is 1 when a run does not succeed or the artifacts differ.
+    Printed are time, CPU and memory of each run, and every artifact that is not the same in all of them. The runs are
+    ordinary ones: `agilab runs` lists them. The exit code is 1 when a run does not succeed or artifacts differ.
     """
-    names = _named(ctx, backends)
+    names = _named(ctx, rounds.backends)
     found = {name: read_request(ctx, seed=seed, sets=sets, file=file, backend=name) for name in names}
     env = next(iter(found.values()))[0]
     requests = {name: request for name, (_, request) in found.items()}
     with watch() as view, app_output_aside(view.say), Signals(view.say) as signals:
-        result = bench(env, requests, repeat=repeat, on_event=view)
+        result = bench(env, requests, repeat=rounds.repeat, on_event=view)
     if as_json:
         document("bench", result.to_json())
     else:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from agilab.cli.flags import gathered
 from agilab.cli.named import named_run
 from agilab.cli.screen import (
     Column,
@@ -45,19 +47,53 @@ LONGEST_VALUE = 40
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """How closely runs are compared, and how much of it is printed."""
+
+    rtol: float
+    atol: float
+    full: bool
+    everything: bool
+
+    @property
+    def tolerance(self) -> Tolerance:
+        return Tolerance(self.rtol, self.atol)
+
+
+@dataclass(frozen=True, slots=True)
+class Deciding:
+    """Whether the runs are compared to decide something, and where the decision goes."""
+
+    exit_code: bool
+    gate: Path | None
+    record: Path | None
+    keep: bool
+
+
 @click.command("compare")
 @click.argument("names", nargs=-1, required=True, metavar="A B [C]...")
-@click.option("--rtol", type=click.FloatRange(min=0), default=0.0, help="Relative tolerance of numbers; default: 0")
-@click.option("--atol", type=click.FloatRange(min=0), default=0.0, help="Absolute tolerance of numbers; default: 0")
-@click.option("--full", is_flag=True, help="Read changed artifacts to their end, and print every line.")
-@click.option("--all", "everything", is_flag=True, help="List what is the same too.")
-@click.option("--exit-code", is_flag=True, help="Exit with 1 when the runs differ.")
-@click.option("--gate", type=click.Path(path_type=Path), metavar="FILE", help="Decide by rules whether B passes.")
-@click.option("--record", type=click.Path(path_type=Path), metavar="FILE", help="Write the gate's decision there.")
-@click.option("--keep", is_flag=True, help="Write the gate's decision beside B, in its sidecar/gates/.")
+@gathered(
+    "looking",
+    Looking,
+    click.option("--rtol", type=click.FloatRange(min=0), default=0.0, help="Relative tolerance of numbers; default: 0"),
+    click.option("--atol", type=click.FloatRange(min=0), default=0.0, help="Absolute tolerance of numbers; default: 0"),
+    click.option("--full", is_flag=True, help="Read changed artifacts to their end, and print every line."),
+    click.option("--all", "everything", is_flag=True, help="List what is the same too."),
+)
+@gathered(
+    "deciding",
+    Deciding,
+    click.option("--exit-code", is_flag=True, help="Exit with 1 when the runs differ."),
+    click.option("--gate", type=click.Path(path_type=Path), metavar="FILE", help="Decide by rules whether B passes."),
+    click.option("--record", type=click.Path(path_type=Path), metavar="FILE", help="Write the gate's decision there."),
+    click.option("--keep", is_flag=True, help="Write the gate's decision beside B, in its sidecar/gates/."),
+)
 @json_option
 @click.pass_context
-def compare_command(ctx: click.Context, /, *, names: tuple[str, ...], as_json: bool, **options: Any) -> int:
+def compare_command(
+    ctx: click.Context, /, *, names: tuple[str, ...], looking: Looking, deciding: Deciding, as_json: bool
+) -> int:
     """Show what differs between runs.
 
     Each is a run id, the head of one, `last`, or a run folder. Of two runs, code is shown as a diff and changed
@@ -68,43 +104,36 @@ def compare_command(ctx: click.Context, /, *, names: tuple[str, ...], as_json: b
         raise click.UsageError(f"there is nothing to compare {names[0]!r} with; name two runs or more", ctx)
     if len(names) > len(LETTERS):
         raise click.UsageError(f"{len(names)} runs do not fit side by side; name {len(LETTERS)} at most", ctx)
-    gate: Path | None = options["gate"]
-    if gate is None and (options["record"] or options["keep"]):
+    if deciding.gate is None and (deciding.record or deciding.keep):
         raise click.UsageError("--record and --keep are about the decision of a gate; add --gate FILE", ctx)
-    if gate is not None and len(names) != 2:
+    if deciding.gate is not None and len(names) != 2:
         raise click.UsageError(f"a gate decides about two runs, baseline and candidate, not {len(names)}", ctx)
     env = AgiEnv()
-    tolerance = Tolerance(options["rtol"], options["atol"])
-    if gate is not None:
-        return _gate(env, gate, names, tolerance=tolerance, options=options, as_json=as_json)
-    found = compare(env, [named_run(env, name) for name in names], tolerance=tolerance, full=options["full"])
+    if deciding.gate is not None:
+        return _gate(env, names, looking, deciding, as_json=as_json)
+    runs = [named_run(env, name) for name in names]
+    found = compare(env, runs, tolerance=looking.tolerance, full=looking.full)
     if as_json:
-        print_json(found.to_json(everything=options["everything"]))
+        print_json(found.to_json(everything=looking.everything))
     else:
-        _print(found, everything=options["everything"], full=options["full"])
-    return 1 if options["exit_code"] and found.differences else 0
+        _print(found, everything=looking.everything, full=looking.full)
+    return 1 if deciding.exit_code and found.differences else 0
 
 
-def _gate(
-    env: AgiEnv,
-    path: Path,
-    names: Sequence[str],
-    *,
-    tolerance: Tolerance,
-    options: dict[str, Any],
-    as_json: bool,
-) -> int:
+def _gate(env: AgiEnv, names: Sequence[str], looking: Looking, deciding: Deciding, *, as_json: bool) -> int:
     """Decide, write the record where it is wanted, and return the exit code."""
     from agilab.gate import EXIT, decide, keep, read_gate
 
-    gate = read_gate(path)
-    found = compare(env, [named_run(env, name) for name in names], tolerance=tolerance, full=options["full"])
+    assert deciding.gate is not None
+    gate = read_gate(deciding.gate)
+    runs = [named_run(env, name) for name in names]
+    found = compare(env, runs, tolerance=looking.tolerance, full=looking.full)
     decision = decide(gate, found)
     kept = []
-    if options["record"]:
-        write_json(options["record"].absolute(), decision.to_json())
-        kept.append(options["record"])
-    if options["keep"]:
+    if deciding.record:
+        write_json(deciding.record.absolute(), decision.to_json())
+        kept.append(deciding.record)
+    if deciding.keep:
         kept.append(keep(decision, found.runs[1].run.paths))
     if as_json:
         print_json(decision.to_json())

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -165,6 +166,32 @@ def assignments(fields: Sequence[Field], pairs: Iterable[str], *, where: str = "
             raise codec.unknown(name, known, where=where)
         codec.set_path(values, name, codec.parse_text(known[name], text, where=where, name=name))
     return values
+
+
+def gathered(name: str, kind: type[Any], *decorators: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command several options and hand their values over as one.
+
+    Parameters
+    ----------
+    name
+        The parameter that the command gets.
+    kind
+        A dataclass with a field per option.
+    decorators
+        What `click.option` made.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def call(*context: Any, **given: Any) -> Any:
+            value = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+            return function(*context, **{name: value}, **given)
+
+        for option in reversed(decorators):
+            option(call)
+        return call
+
+    return decorate
 
 
 def setting_value(values: Mapping[str, Any], dotted: str) -> Any:
