@@ -100,6 +100,12 @@ def step(old: object, new: object) -> tuple[float, float | None] | None:
     return (way, relative) if finite else None
 
 
+def percent(relative: float) -> str:
+    """Write a relative step for people, without its sign: ``5.25%``."""
+    share = 100 * abs(relative)
+    return f"{share:.3g}%" if share < 1000 else f"{share:,.0f}%"
+
+
 def json_changes(old: Any, new: Any, tolerance: Tolerance = EXACT) -> Iterator[Change]:
     """Yield where two JSON values differ, in the order of the first; lists are compared item by item.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from agilab import __version__, digest, manifest, sums
 from agilab.compare import INFORMATION, Comparison
-from agilab.differences import EXACT, as_number, json_changes, step
+from agilab.differences import EXACT, as_number, json_changes, percent, step
 from agilab.dispatch import now
 from agilab.errors import EvidenceError, SettingError
 from agilab.events import plain
@@ -322,12 +322,12 @@ def _moved(rule: Rule, old: Any, new: Any) -> tuple[str, str]:
     if way is None:
         return "undecided", f"from {old!r:.80} to {new!r:.80} there is no finite difference"
     change = way[0] if rule.check == "max_increase" else -way[0]
-    percent = _PERCENT.fullmatch(rule.limit) if isinstance(rule.limit, str) else None
-    allowed = float(percent[1]) / 100 * abs(as_number(old) or 0.0) if percent else float(rule.limit)
+    share = _PERCENT.fullmatch(rule.limit) if isinstance(rule.limit, str) else None
+    allowed = float(share[1]) / 100 * abs(as_number(old) or 0.0) if share else float(rule.limit)
     if change <= allowed or math.isclose(change, allowed, rel_tol=1e-9):
         return "pass", ""
     word = "more" if rule.check == "max_increase" else "less"
-    said = f"{100 * abs(way[1]):.3g}%" if percent and way[1] else f"{change:g}"
+    said = percent(way[1]) if share and way[1] else f"{change:g}"
     return "block", f"{said} {word} than the baseline; allowed: {rule.limit}"
 
 

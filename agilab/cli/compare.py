@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from agilab.cli.screen import (
 )
 from agilab.compare import INFORMATION, Comparison, Row, compare
 from agilab.contents import ArtifactChange
-from agilab.differences import EXACT, Tolerance, step
+from agilab.differences import EXACT, Tolerance, percent, step
 from agilab.env import AgiEnv
 from agilab.facts import Cell
 from agilab.paths import write_json
@@ -238,19 +238,18 @@ def _difference(row: Row, found: Comparison) -> str:
     if row.section not in ("metrics", "costs") or len(row.cells) != 2 or not all(row.cells):
         return ""
     old, new = (cell.value for cell in row.cells if cell)
-    return _step(old, new, str if row.section == "metrics" else None)
+    return _step(old, new, absolute=row.section == "metrics")
 
 
-def _step(old: object, new: object, absolute: Callable[..., str] | None = str) -> str:
+def _step(old: object, new: object, *, absolute: bool = True) -> str:
     """Write how far it is from one number to another."""
     way = step(old, new)
     if way is None or not way[0]:
         return ""
-    relative = "" if way[1] is None else f"{100 * way[1]:+.3g}%"
-    if absolute is None:
+    relative = "" if way[1] is None else f"{'+' if way[1] > 0 else '-'}{percent(way[1])}"
+    if not absolute:
         return relative
-    sign = "+" if way[0] > 0 else ""
-    return f"{sign}{number(way[0])}" + (f" ({relative})" if relative else "")
+    return f"{'+' if way[0] > 0 else ''}{number(way[0])}" + (f" ({relative})" if relative else "")
 
 
 def summary(change: ArtifactChange) -> str:
