@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,8 @@ MOST_ARTIFACTS = 10
 MOST_DIFF_LINES = 200
 """How many lines of code diffs are printed, unless all are asked for."""
 LONGEST_VALUE = 40
+TITLES = {"seed": "run", "machine": "for information", "costs": "for information"}
+"""Sections that are printed under another title."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -167,17 +170,13 @@ def _print(found: Comparison, *, everything: bool, full: bool) -> None:
     for letter, facts in zip(letters, found.runs, strict=True):
         out(f"{letter}  {facts.run.run_id} of {facts.app}: {facts.state}, started {clock(facts.started)}")
     shown = [row for row in found.rows if row.section not in INFORMATION and (everything or _tells(row, found))]
-    out("")
-    if shown:
-        _rows(shown, found, letters, limit=None if full else MOST_ROWS)
+    _print_rows(shown, found, letters, limit=None if full else MOST_ROWS)
     if not found.differences:
-        out("no difference" + ("" if not shown else " in values"))
+        out("", "no difference" + (" in values" if found.artifacts else ""))
     _print_sources(found, limit=None if full else MOST_DIFF_LINES)
     _print_artifacts(found, full=full)
     costs = [row for row in found.rows if row.section in INFORMATION and (everything or not row.same)]
-    if costs:
-        out("", "for information")
-        _rows(costs, found, letters, limit=None)
+    _print_rows(costs, found, letters, limit=None)
     for line in found.notes:
         note(f"note: {line}")
 
@@ -187,25 +186,25 @@ def _tells(row: Row, found: Comparison) -> bool:
     return not row.same or (row.section == "artifacts" and row.name in found.artifacts)
 
 
-def _rows(rows: Sequence[Row], found: Comparison, letters: str, *, limit: int | None) -> None:
-    """Write one table; the name of a section stands in its first row."""
-    cells: list[tuple[str, ...]] = []
-    more: dict[str, int] = {}
-    last = ""
-    for row in rows:
-        more[row.section] = more.get(row.section, 0) + 1
-        if limit is not None and more[row.section] > limit:
-            continue
-        values = [_value(row, cell) for cell in row.cells]
-        cells.append(("" if row.section == last else row.section, row.name, *values, _difference(row, found)))
-        last = row.section
-    columns = [Column(""), Column("", wraps=True), *(Column(letter, wraps=True) for letter in letters)]
-    if len(letters) == 2:
-        columns.append(Column("difference", wraps=True))
-    table(columns, [row[: len(columns)] for row in cells])
-    for section, total in more.items():
-        if limit is not None and total > limit:
-            out(f"... and {count(total - limit, 'more row')} about {section}; --full prints them")
+def _print_rows(rows: Sequence[Row], found: Comparison, letters: str, *, limit: int | None) -> None:
+    """Write a table for each section; a column for what can be said beyond two values, where there is such a thing."""
+    for title, group in groupby(rows, key=_title):
+        several = list(group)
+        cells = [
+            (row.name or row.section, *(_value(row, cell) for cell in row.cells), _difference(row, found))
+            for row in several[:limit]
+        ]
+        columns = [Column(title, wraps=True), *(Column(letter, wraps=True) for letter in letters)]
+        if any(row[-1] for row in cells):
+            columns.append(Column("difference", wraps=True))
+        out("")
+        table(columns, [row[: len(columns)] for row in cells])
+        if limit is not None and len(several) > limit:
+            out(f"... and {count(len(several) - limit, 'more row')}; --full prints them")
+
+
+def _title(row: Row) -> str:
+    return TITLES.get(row.section, row.section)
 
 
 def _value(row: Row, cell: Cell | None) -> str:
@@ -223,7 +222,7 @@ def _value(row: Row, cell: Cell | None) -> str:
         return size(value) if row.name.endswith("_bytes") else duration(value)
     if isinstance(value, list) and row.section in ("environment", "plan", "machine"):
         return _cut(" ".join(map(str, value))) or "-"
-    text = plain_value(value) if row.section == "settings" else value if isinstance(value, str) else plain_value(value)
+    text = value if isinstance(value, str) and row.section != "settings" else plain_value(value)
     return _cut(text) + (f" ({cell.source})" if cell.source else "")
 
 
@@ -271,9 +270,9 @@ def summary(change: ArtifactChange) -> str:
 def _table_summary(change: TableChange) -> str:
     said = []
     if change.same_rows is not None:
-        said.append(f"{change.rows[0]:,} rows became {change.rows[1]:,}")
+        said.append(f"{change.rows[0]:,} -> {change.rows[1]:,} rows")
     if change.same_rows:
-        said.append(f"the first {change.same_rows:,} are the same")
+        said.append(f"first {change.same_rows:,} same")
     if change.rows_reordered:
         said.append("rows in another order")
     if change.columns_reordered:

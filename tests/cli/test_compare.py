@@ -39,17 +39,22 @@ def test_two_runs_are_told_apart(cli: Cli, made_run: MadeRun) -> None:
     assert lines[0].startswith(f"A {old['run_id']} of trouble: succeeded, started ")
     assert lines[1].startswith(f"B {new['run_id']} of trouble: succeeded, started ")
     for line in (
+        "run A B",
         "seed 0 7",
-        "settings parts 2 (caller) 3 (caller)",
-        "plan work partitions 2 3",
+        "settings A B",
+        "parts 2 (caller) 3 (caller)",
+        "plan A B",
+        "work partitions 2 3",
         "work/p2 - planned",
-        "metrics done 2 3 +1 (+50%)",
+        "metrics A B difference",
+        "done 2 3 +1 (+50%)",
         "(the whole value): 2 -> 3 +1 (+50%)",
-        "for information",
+        "for information A B difference",
     ):
         assert line in lines
-    assert not any("limit" in line for line in lines)
-    assert "limit" in cli("compare", old["run_id"], "last", "--all").stdout
+    assert "limit none (default) none (default)" not in lines
+    every = cli("compare", old["run_id"], "last", "--all").stdout.splitlines()
+    assert "limit none (default) none (default)" in [" ".join(line.split()) for line in every]
 
 
 def test_a_run_and_itself(cli: Cli, made_run: MadeRun) -> None:
