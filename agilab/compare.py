@@ -150,7 +150,8 @@ def _rows(told: Sequence[Facts], tolerance: Tolerance, same_values: set[str]) ->
         for name in _names(every):
             cells = tuple(cells.get(name) for cells in every)
             if section == "artifacts":
-                yield Row(section, name, cells, name in same_values or _agree(cells, EXACT))
+                digests = {cell and cell.value["sha256"] for cell in cells}
+                yield Row(section, name, cells, name in same_values or len(digests) == 1)
             elif name == "cpu features":
                 yield Row(section, name, _not_shared(cells), _agree(cells, EXACT))
             else:

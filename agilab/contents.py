@@ -20,6 +20,8 @@ from agilab.differences import Change, Tolerance, json_changes, text_changes
 from agilab.errors import EvidenceError
 from agilab.tables import WITHOUT_PYARROW, Budget, TableChange, table_changes
 
+COSTS = {"table": 1 << 20, "json": 1 << 17, "bytes": 1 << 17}
+"""Comparison -> what it takes from a budget beside the bytes that are read: opening files takes time too [bytes]."""
 JSON_BYTES = 16 << 20
 """Largest JSON value that is compared by structure [bytes]."""
 TEXT_BYTES = 256 << 10
@@ -157,8 +159,9 @@ def artifact_change(
     kind = kinds.get(old.artifact.kind)
     unknown = "" if kind else f"kind {old.artifact.kind} is not known here: compared as bytes"
     compared = kind.comparison if kind else "bytes"
-    if budget.left <= 0 and compared != "bytes":
+    if budget.left <= 0:
         return ArtifactChange(name, "bytes", note="left out, to be quick: --full compares it")
+    budget.spend(COSTS[compared])
     try:
         if compared == "table":
             return _table(name, old, new, tolerance=tolerance, budget=budget)

@@ -189,3 +189,12 @@ def test_a_link_in_a_source_tree_is_where_it_leads_and_is_not_followed(tmp_path:
     [found] = source_changes(tmp_path / "a", tmp_path / "b", label="app")
     assert {"--> nowhere", "+-> ../secret"} <= set(found.text)
     assert not any("secret" in line and "->" not in line for line in found.text)
+
+
+def test_opening_many_files_takes_from_the_budget_too(held: Callable[..., Held]) -> None:
+    budget = Budget(1 << 20)
+    pair = held(b"one", "text", "a"), held(b"two", "text", "b")
+    found = [artifact_change(*pair, KINDS, tolerance=EXACT, budget=budget) for _ in range(100)]
+    inside = sum(change.compared == "text" for change in found)
+    assert 0 < inside < 100
+    assert "--full" in found[-1].note
