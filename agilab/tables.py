@@ -16,8 +16,8 @@ from agilab.errors import EvidenceError
 BATCH_ROWS = 1 << 16
 FIRST_ROWS = 1 << 12
 """Rows compared at a time where only the first difference is looked for."""
-SORTED_ROWS = 1_000_000
-"""Largest table that is sorted to see whether only the order of its rows has changed [rows]."""
+SORTED_BYTES = 128 << 20
+"""Largest two tables that are sorted to see whether only the order of rows has changed [bytes, decoded]."""
 WITHOUT_PYARROW = "without pyarrow tables are compared by size and digest; python -m pip install pyarrow"
 
 
@@ -98,8 +98,10 @@ class TableChange:
 
     @property
     def complete(self) -> bool:
-        """Whether every row was compared that has a counterpart."""
-        return self.same_rows is not None or self.compared_rows == self.rows[0]
+        """Whether every row was compared that has a counterpart; in tables of different length, up to a change."""
+        if self.same_rows is not None and self.same_rows < self.compared_rows:
+            return True
+        return self.compared_rows == min(self.rows)
 
     @property
     def same(self) -> bool:
@@ -152,22 +154,25 @@ def _compare(old: Any, new: Any, *, tolerance: Tolerance, budget: Budget) -> Tab
     common = [name for name in fields[0] if name in fields[1]]
     rows = old.metadata.num_rows, new.metadata.num_rows
     columns = [_Column(name, old.schema_arrow, new.schema_arrow, tolerance) for name in common]
-    compared = 0
+    compared = read_bytes = 0
     batch_rows = BATCH_ROWS if rows[0] == rows[1] else FIRST_ROWS
     for left, right in _aligned(*(_batches(file, common, batch_rows) for file in (old, new))):
         for index, column in enumerate(columns):
             column.take(compared, left.column(index), right.column(index))
         compared += left.num_rows
+        size_bytes = left.nbytes + right.nbytes
+        read_bytes += size_bytes
         if rows[0] != rows[1] and any(column.first_row is not None for column in columns):
             break
-        if not budget.spend(left.nbytes + right.nbytes + left.num_rows):
+        if not budget.spend(size_bytes + left.num_rows):
             break
     compared = compared if common else min(rows)
     same_rows = None
     if rows[0] != rows[1]:
         same_rows = min((column.first_row for column in columns if column.first_row is not None), default=compared)
         columns = [_Column(name, old.schema_arrow, new.schema_arrow, tolerance) for name in common]
-    reordered = same_rows is None and compared == rows[0] <= SORTED_ROWS and _only_reordered(old, new, columns)
+    whole = same_rows is None and compared == rows[0]
+    reordered = whole and read_bytes <= SORTED_BYTES and _only_reordered(old, new, columns)
     if reordered:
         columns = []
     missing = [
@@ -184,7 +189,7 @@ def _batches(file: Any, names: Sequence[str], batch_rows: int = BATCH_ROWS) -> I
     """Yield the columns of a file that are asked for, in that order and decoded, a batch of rows at a time."""
     import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-    for batch in file.iter_batches(batch_size=batch_rows):
+    for batch in file.iter_batches(batch_size=batch_rows, columns=list(names)):
         columns = [batch.column(name) for name in names]
         plain = [item.dictionary_decode() if hasattr(item, "dictionary_decode") else item for item in columns]
         yield pa.RecordBatch.from_arrays(plain, names=list(names))
@@ -210,25 +215,24 @@ def _plain(kind: Any) -> Any:
 
 def _only_reordered(old: Any, new: Any, columns: Sequence[_Column]) -> bool:
     """Whether two tables that differ hold the same rows in another order; sorts one column before it sorts all."""
-    import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
-
     changed = [column for column in columns if column.first_row is not None]
     if not changed or any(column.mode not in ("number", "exact") for column in columns):
         return False
     if [field.name for field in old.schema_arrow if field.name not in new.schema_arrow.names]:
         return False
     names = [changed[0].name, *(column.name for column in columns if column is not changed[0])]
-    tables = [pa.Table.from_batches(_batches(file, names)) for file in (old, new)]
-    return all(_same_when_sorted(*tables, names=keys) for keys in (names[:1], names))
+    return all(_same_when_sorted(old, new, keys) for keys in (names[:1], names))
 
 
-def _same_when_sorted(old: Any, new: Any, *, names: Sequence[str]) -> bool:
+def _same_when_sorted(old: Any, new: Any, names: Sequence[str]) -> bool:
+    import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
     keys = [(name, "ascending") for name in names]
-    left, right = (table.select(names).sort_by(keys).combine_chunks() for table in (old, new))
+    tables = [pa.Table.from_batches(_batches(file, names)).sort_by(keys).combine_chunks() for file in (old, new)]
     for name in names:
-        column = _Column(name, left.schema, right.schema, EXACT)
-        for a, b in zip(left.column(name).chunks, right.column(name).chunks, strict=True):
-            column.take(0, a, b)
+        column = _Column(name, tables[0].schema, tables[1].schema, EXACT)
+        for pair in zip(*(table.column(name).chunks for table in tables), strict=True):
+            column.take(0, *pair)
         if column.first_row is not None:
             return False
     return True

@@ -161,6 +161,22 @@ def test_tables_of_different_length_are_compared_until_they_differ() -> None:
     assert compared({"x": [1, 2, 3]}, {"x": pa.array([], pa.int64())}).same_rows == 0
 
 
+def test_a_budget_may_end_before_tables_of_different_length_differ() -> None:
+    tables = [{"x": list(range(count))} for count in (300_000, 300_001)]
+    found = compared(*tables, budget=Budget(1 << 20))
+    assert found.same_rows == found.compared_rows < 300_000
+    assert not found.complete
+    assert compared(*tables).complete
+
+
+@pytest.mark.parametrize("names", [("a", "a.b"), ("a.b.c", "list"), ("ä b", "x/y")])
+def test_columns_may_have_any_name(names: tuple[str, str]) -> None:
+    table = {names[0]: [1, 2], names[1]: [3, 4]}
+    assert compared(table, table).same
+    assert [item.name for item in compared(table, {**table, names[1]: [3, 5]}).columns] == [names[1]]
+    assert compared(table, {name: values[::-1] for name, values in table.items()}).rows_reordered
+
+
 def test_empty_tables_are_the_same() -> None:
     assert compared({"x": pa.array([], pa.int64())}, {"x": pa.array([], pa.int64())}).same
     assert compared({}, {}).same
