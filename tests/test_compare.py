@@ -213,6 +213,13 @@ def test_a_failed_run_is_compared(env: AgiEnv, home: Path, made: MadeRun) -> Non
     assert rows["run", "state"] == ("succeeded", "failed")
 
 
+def test_a_run_that_ended_before_anything_was_installed_is_compared(env: AgiEnv, made: MadeRun) -> None:
+    bare = made(said={"code": None, "environment": None, "stages": [], "metrics": {}})
+    rows = differing(compare(env, [made(), bare]))
+    assert rows["environment", "python"] == ("3.12.1", None)
+    assert rows["plan", "tracks partitions"] == (3, None)
+
+
 # --- code --------------------------------------------------------------------
 
 

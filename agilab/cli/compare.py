@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -29,7 +29,7 @@ from agilab.cli.screen import (
 )
 from agilab.compare import INFORMATION, Comparison, Row, compare
 from agilab.contents import ArtifactChange
-from agilab.differences import EXACT, Tolerance, percent, step
+from agilab.differences import EXACT, Change, Tolerance, percent, step
 from agilab.env import AgiEnv
 from agilab.facts import Cell
 from agilab.paths import write_json
@@ -214,7 +214,7 @@ def _value(row: Row, cell: Cell | None) -> str:
     value = cell.value
     if row.section in ("inputs", "artifacts") and isinstance(value, dict):
         return f"{size(value['size_bytes'])} {str(value['sha256'])[:8]}"
-    if row.section == "code" or row.name == "lock":
+    if row.section == "code" or (row.section, row.name) == ("environment", "lock"):
         return str(value)[:12]
     if row.section == "metrics":
         return number(value)
@@ -263,7 +263,7 @@ def summary(change: ArtifactChange) -> str:
         added, removed = (
             sum(line.startswith(sign) and not line.startswith(sign * 3) for line in change.text) for sign in "+-"
         )
-        return f"{added} lines added, {removed} removed"
+        return f"{count(added, 'line')} added, {removed} removed" + (f"; {change.note}" if change.note else "")
     return change.note
 
 
@@ -296,35 +296,32 @@ def _print_sources(found: Comparison, *, limit: int | None) -> None:
 
 def _print_artifacts(found: Comparison, *, full: bool) -> None:
     """Write what changed inside artifacts, those first that come first in the plan."""
-    detailed = [change for change in found.artifacts.values() if not change.same and any(_detail_lines(change))]
+    changed = [change for change in found.artifacts.values() if not change.same]
+    detailed = [
+        change for change in changed if change.changes or change.text or (change.table and change.table.columns)
+    ]
     limit = None if full else MOST_ROWS
     for change in detailed[: None if full else MOST_ARTIFACTS]:
         out("", f"{change.name} ({change.compared})")
         if change.table is not None:
             _print_columns(change.table, limit, tolerant=found.tolerance != EXACT)
             continue
-        lines = list(_detail_lines(change))
-        out(*(f"  {line}" for line in lines[:limit]))
-        total = len(lines) + change.more_changes
-        if limit is not None and total > limit:
-            out(f"  ... and {count(total - limit, 'more line')}; --full prints them")
+        lines = [*change.text, *map(_place, change.changes)]
+        shown = lines[:limit]
+        out(*(f"  {line}" for line in shown))
+        more = len(lines) - len(shown) + change.more_changes
+        if more:
+            out(f"  ... and {count(more, 'more line')}" + ("" if full else "; --full prints them"))
     if not full and len(detailed) > MOST_ARTIFACTS:
         out("", f"... and {count(len(detailed) - MOST_ARTIFACTS, 'more artifact')}; --full prints them")
 
 
-def _detail_lines(change: ArtifactChange) -> Iterator[str]:
-    if change.table is not None:
-        yield from (column.name for column in change.table.columns)
-    yield from change.text
-    for place in change.changes:
-        old, new = ("-" if place.only == other else _cut(plain_value(value)) for value, other in _both(place))
-        way = _step(place.old, place.new)
-        yield f"{place.path or '(the whole value)'}: {old} -> {new}" + (f"  {way}" if way else "")
-
-
-def _both(place: Any) -> tuple[tuple[Any, str], tuple[Any, str]]:
-    """Return both values of a change, each with the word that says it is not there."""
-    return (place.old, "new"), (place.new, "old")
+def _place(change: Change) -> str:
+    """Write one place of a JSON value that differs."""
+    old = "-" if change.only == "new" else _cut(plain_value(change.old))
+    new = "-" if change.only == "old" else _cut(plain_value(change.new))
+    way = _step(change.old, change.new)
+    return f"{change.path or '(the whole value)'}: {old} -> {new}" + (f"  {way}" if way else "")
 
 
 def _print_columns(change: TableChange, limit: int | None, *, tolerant: bool) -> None:

@@ -100,7 +100,7 @@ def test_artifacts_are_told_by_their_kind(cli: Cli, home: Path) -> None:
     old = run_with(home, 1, {"j": b'{"a": 1}', "t": b"one\n", "b": b"\0", "s": b"[1]"}, kinds)
     new = run_with(home, 2, {"j": b'{"a": 2}', "t": b"two\n", "b": b"\1", "s": b"[1] "}, kinds)
     out = cli("compare", old, new).stdout
-    for text in ("1 value", "1 lines added, 1 removed", "same values in other bytes", "/a: 1 -> 2", "  -one", "  +two"):
+    for text in ("1 value", "1 line added, 1 removed", "same values in other bytes", "/a: 1 -> 2", "  -one", "  +two"):
         assert text in out
     assert "1 value" not in cli("compare", old, new, "--atol", "1").stdout
 
