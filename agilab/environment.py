@@ -530,6 +530,16 @@ def compare(lock: str, distributions: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(differences)
 
 
+def pinned(lock: str) -> dict[str, str]:
+    """Return name -> version of every pin of a lock; where markers choose, every version with its marker."""
+    found: dict[str, list[str]] = {}
+    for line in _requirement_lines(lock):
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*(?:==|@)?\s*([^;]*?)\s*(?:;\s*(.*))?", line)
+        if match:
+            found.setdefault(_canonical(match[1]), []).append(f"{match[2]} ({match[3]})" if match[3] else match[2])
+    return {name: ", ".join(versions) for name, versions in sorted(found.items())}
+
+
 def _requirement_lines(lock: str) -> Iterable[str]:
     for line in pins(lock).replace("\\\n", " ").splitlines():
         text = re.sub(r"\s--hash=\S+", "", line).strip()

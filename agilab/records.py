@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from agilab import digest
+from agilab import digest, sums
 from agilab.errors import EvidenceError
 from agilab.events import plain
 from agilab.paths import RunPaths
@@ -47,14 +47,14 @@ def read_records(paths: RunPaths) -> Iterator[dict[str, Any]]:
     Raises
     ------
     EvidenceError
-        A complete line is not a record.
+        A complete line is not a record, or a file of records is none.
     """
     try:
         found = sorted(path for path in paths.partitions.iterdir() if path.suffix == ".jsonl")
     except FileNotFoundError:
         return
     for path in found:
-        with open(path, "rb") as file:
+        with open(sums.open_inside(str(paths.root), f"partitions/{path.name}"), "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.endswith(b"\n"):
                     record = parse(line)

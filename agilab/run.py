@@ -318,7 +318,7 @@ class Run:
             if data is None:
                 return None
             value = records.parse(data) or {}
-            fits = value.get("schema") == SCHEMA and value.get("state") in FINAL_STATES
+            fits = value.get("schema") == SCHEMA and str(value.get("state")) in FINAL_STATES
             fits = fits and all(isinstance(value.get(name), kind) for name, kind in _SHAPE.items())
             self._seal, self._manifest = seal, value if fits else {}
         return self._manifest

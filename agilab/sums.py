@@ -89,6 +89,35 @@ def open_file(path: str) -> int:
     return fd
 
 
+def open_inside(root: str, path: str) -> int:
+    """Open a regular file in a folder by its recorded path and return its descriptor; no step of it may be a link.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    EvidenceError
+        The path leads outside, or not to a regular file.
+    """
+    if not safe_path(path):
+        raise EvidenceError(f"{path!r} is no path inside {root}")
+    *folders, name = path.split("/")
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    at = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for folder in folders:
+            inner = os.open(folder, flags | os.O_DIRECTORY, dir_fd=at)
+            os.close(at)
+            at = inner
+        fd = os.open(name, flags | os.O_NONBLOCK, dir_fd=at)
+    finally:
+        os.close(at)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise EvidenceError(f"{root}/{path} is not a regular file")
+    return fd
+
+
 def read_file(path: str, limit: int = _LIST_LIMIT) -> bytes:
     """Return the bytes of a regular file.
 

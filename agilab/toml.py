@@ -89,18 +89,9 @@ def read_toml(path: Path) -> TomlFile:
         an unknown table; the message names file, line and column.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        text, content, lines = load(path)
     except FileNotFoundError:
         return TomlFile(path, {}, {})
-    except OSError as err:
-        raise SettingError(f"{path} cannot be read: {err.strerror}; check the file and its permissions") from err
-    if len(data) > MAX_BYTES:
-        raise SettingError(f"{path} is larger than {MAX_BYTES} bytes; a settings file is small, check what it is")
-    text, content = _parse(path, data)
-    lines: dict[str, int] = {}
-    for statement in _statements(text):
-        lines.setdefault(".".join(statement.keys), statement.line)
     schema = content.pop("schema", None)
     if schema not in (None, SCHEMA):
         raise SettingError(f"{path} has schema {str(schema)[:80]!r}; this version of AGILAB reads {SCHEMA!r}")
@@ -112,6 +103,32 @@ def read_toml(path: Path) -> TomlFile:
             raise SettingError(f"{name!r} is not a table; write it as [{name}] ({at})")
     tables = {name: {key: unescape(value) for key, value in table.items()} for name, table in content.items()}
     return TomlFile(path, tables, lines, text, schema is not None)
+
+
+def load(path: Path) -> tuple[str, dict[str, Any], dict[str, int]]:
+    """Read any TOML file: its text, its content, and dotted name -> line number.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    SettingError
+        It cannot be read, is no TOML or too large; the message names file, line and column.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as err:
+        raise SettingError(f"{path} cannot be read: {err.strerror}; check the file and its permissions") from err
+    if len(data) > MAX_BYTES:
+        raise SettingError(f"{path} is larger than {MAX_BYTES} bytes; such a file is small, check what it is")
+    text, content = _parse(path, data)
+    lines: dict[str, int] = {}
+    for statement in _statements(text):
+        lines.setdefault(".".join(statement.keys), statement.line)
+    return text, content, lines
 
 
 def _unknown_table(name: str, at: str) -> SettingError:

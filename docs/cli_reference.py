@@ -8,7 +8,7 @@ import click
 
 from agilab.cli import EXIT_CODES, SECTIONS
 from agilab.cli.flags import CLUSTER, options
-from agilab.cli.launch import TAKEN, AppCommand, introduction
+from agilab.cli.launch import AppCommand, introduction
 from agilab.cli.root import GROUP
 from agilab.request import ClusterOptions
 
@@ -34,7 +34,7 @@ def _command(command: click.Command, context: click.Context) -> str:
     parts = [f"### `{context.command_path}`", f"```text\n{usage}\n```", _text(inspect.cleandoc(command.help or ""))]
     records = _records(command.get_params(context), context)
     if isinstance(command, AppCommand):
-        records = [*_records(options(ClusterOptions.fields(), CLUSTER, taken=TAKEN), context), *records]
+        records = [*_records(options(ClusterOptions.fields(), CLUSTER, taken=command.taken), context), *records]
         parts.append(introduction(str(command.name)))
         parts.append(
             "The settings of the app are flags too: `--sample-s` for `sample_s`, `--model.depth` for a nested one, "

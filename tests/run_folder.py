@@ -40,9 +40,19 @@ class RunFolder:
         Name of the app.
     partitions
         How many the stage ``tracks`` has; ``summary`` has one that reads the artifacts of all of them.
+    settings
+        Values instead of those every run has.
     """
 
-    def __init__(self, home: Path, *, app: str = "flights", partitions: int = 3, moment: float = MOMENT) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        app: str = "flights",
+        partitions: int = 3,
+        moment: float = MOMENT,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.home = HomePaths(home)
         self.paths: RunPaths = RunStore(self.home).create(app, now=moment)
         self.records: list[dict[str, Any]] = []
@@ -50,7 +60,7 @@ class RunFolder:
         self.tracks = [f"p{number}" for number in range(partitions)]
         for folder in (self.paths.plans, self.paths.logs, self.paths.partitions, self.paths.staging):
             make_folder(folder)
-        self.request = _request(app)
+        self.request = _request(app, settings or {})
         write_json(self.paths.request, self.request)
         self.log = EventLog(self.paths.events, now=lambda: moment, monotonic=lambda: 1.5)
         created = {"schema": "agilab.events/1", "run_id": self.paths.run_id, "app": app}
@@ -67,10 +77,19 @@ class RunFolder:
         refs = [{"type": "artifact", **{key: item[key] for key in keys}} for item in made]
         self._plan("summary", ["tracks"], [_partition("summary", "summary", refs)])
 
-    def commit(self, stage: str, partition: str, *, worker: str = "local-0", files: Mapping[str, bytes]) -> None:
-        """Leave a partition's files, its record and the record's copy."""
+    def commit(
+        self,
+        stage: str,
+        partition: str,
+        *,
+        worker: str = "local-0",
+        files: Mapping[str, bytes],
+        kinds: Mapping[str, str] | None = None,
+    ) -> None:
+        """Leave a partition's files, its record and the record's copy; they are text unless `kinds` says otherwise."""
         folder = make_folder(self.paths.partition(stage, partition))
-        artifacts = [_artifact(stage, partition, name, data) for name, data in files.items()]
+        known = kinds or {}
+        artifacts = [_artifact(stage, partition, name, data) | _kind(known.get(name)) for name, data in files.items()]
         for item, data in zip(artifacts, files.values(), strict=True):
             (self.paths.root / item["path"]).write_bytes(data)
             self.known[item["path"]] = item["sha256"]
@@ -120,8 +139,10 @@ class RunFolder:
         return self
 
     def prepare(self) -> None:
-        """Record what was prepared before the first dispatch."""
+        """Record what was prepared before the first dispatch, unless nothing was installed."""
         facts = self.facts()
+        if facts["code"] is None:
+            return
         stages = [{"stage": stage["stage"], "after": stage["after"], "retries": 0} for stage in facts["stages"]]
         classes = {"app_class": "flights:Flights", "worker_class": "flights_worker:FlightsWorker"}
         known = ("app", "inputs", "data", "code", "environment", "manager", "backend")
@@ -214,12 +235,12 @@ def conform(value: object, schema: str) -> None:
     validator.validate(value)
 
 
-def _request(app: str) -> dict[str, Any]:
+def _request(app: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     request: dict[str, Any] = {
         "schema": "agilab.request/1",
         "app": {"name": app, "uuid": UUID},
         "code_digest": of_bytes(b"code"),
-        "settings": {"sample_s": 60, "token": "env:TOKEN"},
+        "settings": {"sample_s": 60, "token": "env:TOKEN", **settings},
         "provenance": {
             "sample_s": {"source": "workspace file", "where": "app_settings.toml:3"},
             "token": {"source": "default", "where": ""},
@@ -248,6 +269,10 @@ def _artifact(stage: str, partition: str, name: str, data: bytes) -> dict[str, A
         "hashed_by": "manager",
         "location": "",
     }
+
+
+def _kind(name: str | None) -> dict[str, str]:
+    return {"kind": name} if name else {}
 
 
 def _pick(value: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -355,6 +355,23 @@ def test_capture_describes_this_process() -> None:
     json.dumps(captured)
 
 
+def test_pins_of_a_lock_are_named_with_their_markers() -> None:
+    lock = (
+        "# agilab-lock/1\nNum_Py==2.1 ; python_version < '3.12' \\\n    --hash=sha256:11\n"
+        "numpy==2.2 ; python_version >= '3.12' \\\n    --hash=sha256:22\nlocal @ https://x.example/l.whl\n"
+        "polars[async, all]==1.0 \\\n    --hash=sha256:33\n"
+    )
+    names = {
+        "local": "https://x.example/l.whl",
+        "num-py": "2.1 (python_version < '3.12')",
+        "numpy": "2.2 (python_version >= '3.12')",
+        "polars": "1.0",
+    }
+    assert environment.pinned(lock) == names
+    assert environment.pinned("") == {}
+    assert environment.pinned("a==1 ; x\na==2 ; y\n") == {"a": "1 (x), 2 (y)"}
+
+
 def test_compare_names_what_differs_from_a_lock() -> None:
     lock = (
         f"# agilab-lock/1 {'0' * 64}\n{SIX}Num_Py==2.3.4 ; python_version >= '3.0' \\\n    --hash=sha256:{'1' * 64}\n"

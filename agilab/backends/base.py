@@ -39,12 +39,15 @@ class Capabilities:
         A worker that dies costs an attempt, not the run.
     parallel
         More than one partition runs at a time.
+    needs_hosts
+        It runs on other machines, which have to be named.
     """
 
     isolated: bool = True
     timeouts: bool = True
     survives_worker_death: bool = True
     parallel: bool = True
+    needs_hosts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

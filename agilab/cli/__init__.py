@@ -33,6 +33,7 @@ SECTIONS = (
         (
             ("plan", "launch", "Show what a run would do, without running it."),
             ("run", "launch", "Run an app and keep the evidence."),
+            ("bench", "bench", "Run one request on several backends and compare."),
             ("cancel", "control", "Cancel a run, and wait until it has ended."),
             ("resume", "launch", "Go on with a run that failed, was cancelled or was lost."),
             ("seal", "control", "Close the record of a lost run, as failed."),
@@ -46,6 +47,7 @@ SECTIONS = (
             ("show", "evidence", "Show what a run did and what it left."),
             ("logs", "logs", "Print the log of a run, or follow it."),
             ("verify", "prove", "Hash a run folder again and name what has changed."),
+            ("compare", "compare", "Show what differs between runs."),
         ),
     ),
     ("This installation", (("env", "setup", "Print every path and environment variable in use."),)),
@@ -54,8 +56,8 @@ SECTIONS = (
 
 EXIT_CODES = (
     (0, "done"),
-    (1, "a run, a check or a verification failed"),
-    (2, "wrong use, setting, request or project"),
+    (1, "a run, a check or a verification failed, or a gate blocks"),
+    (2, "wrong use, setting, request or project, or a gate is undecided"),
     (3, "an installation failed"),
     (4, "the disk is full"),
     (70, "a fault in AGILAB itself"),

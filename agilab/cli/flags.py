@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -167,6 +168,32 @@ def assignments(fields: Sequence[Field], pairs: Iterable[str], *, where: str = "
     return values
 
 
+def gathered(name: str, kind: type[Any], *decorators: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command several options and hand their values over as one.
+
+    Parameters
+    ----------
+    name
+        The parameter that the command gets.
+    kind
+        A dataclass with a field per option.
+    decorators
+        What `click.option` made.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def call(*context: Any, **given: Any) -> Any:
+            value = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+            return function(*context, **{name: value}, **given)
+
+        for option in reversed(decorators):
+            option(call)
+        return call
+
+    return decorate
+
+
 def setting_value(values: Mapping[str, Any], dotted: str) -> Any:
     """Return a value by dotted name; None when a table around it is none."""
     found: Any = values
@@ -187,17 +214,19 @@ class Chosen:
 
 
 class DeclaredCommand(click.Command):
-    """A command whose first argument decides which further flags there are.
+    """A command whose first argument decides which further flags there are."""
 
-    Attributes
-    ----------
-    choose
-        Called with the first argument (None when there is none) and the
-        values of the options before it, by flag; returns what was named and
-        its flags, or None when nothing was named.
-    """
+    def choose(self, app: str | None, before: Mapping[str, str]) -> Chosen | None:
+        """Return what was named and its flags, or None when nothing was named.
 
-    choose: Callable[[str | None, Mapping[str, str]], Chosen | None]
+        Parameters
+        ----------
+        app
+            The first argument; None when there is none.
+        before
+            The values of the options before it, by flag.
+        """
+        raise NotImplementedError
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Find the first argument, learn its flags, then parse everything with them."""

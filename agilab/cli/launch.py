@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -30,6 +30,8 @@ from agilab.run import Run
 
 LISTED = 30
 """How many partitions `plan` lists of each stage, and how many inputs, unless all are asked for."""
+TAKEN = ("--help", "--json", "--request", "--set", "--seed", "--detach", "--all")
+"""Flags of these commands; a setting of such a name is reached with --set."""
 MOST_WORKERS = 8
 """How many workers `plan` lists with their load, the busiest first."""
 
@@ -44,16 +46,26 @@ def introduction(command: str) -> str:
     )
 
 
-def choose(app: str | None, before: Mapping[str, str]) -> Chosen | None:
-    """Select the app that a command line names, or the one its request file is for, and make its flags."""
+def choose(app: str | None, before: Mapping[str, str], *, taken: Sequence[str]) -> Chosen | None:
+    """Select the app that a command line names, or the one its request file is for, and make its flags.
+
+    Parameters
+    ----------
+    app
+        As it is named; None when it is not.
+    before
+        The options before it, by flag.
+    taken
+        Flags that the command has itself.
+    """
     if app is None and before.get("--request"):
         app = _app_of(Path(before["--request"]))
     if app is None:
-        return Chosen(None, "", options(ClusterOptions.fields(), CLUSTER, taken=TAKEN))
+        return Chosen(None, "", options(ClusterOptions.fields(), CLUSTER, taken=taken))
     env = AgiEnv(app)
-    cluster = options(ClusterOptions.fields(), CLUSTER, taken=TAKEN, resolved=cache(env.cluster))
-    taken = {*TAKEN, *(flag for option in cluster for flag in option.opts)}
-    settings = options(env.fields(), SETTINGS, taken=taken, resolved=cache(env.settings))
+    cluster = options(ClusterOptions.fields(), CLUSTER, taken=taken, resolved=cache(env.cluster))
+    others = {*taken, *(flag for option in cluster for flag in option.opts)}
+    settings = options(env.fields(), SETTINGS, taken=others, resolved=cache(env.settings))
     return Chosen(env, f"Settings of {env.project.name}", (*settings, *cluster))
 
 
@@ -70,7 +82,11 @@ def _app_of(file: Path) -> str:
 class AppCommand(DeclaredCommand):
     """A command on an app, with the app's settings as flags."""
 
-    choose = staticmethod(choose)
+    taken: ClassVar[tuple[str, ...]] = TAKEN
+
+    def choose(self, app: str | None, before: Mapping[str, str]) -> Chosen | None:
+        """Select the app, and make its flags but those the command has itself."""
+        return choose(app, before, taken=self.taken)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write what the command does, and how settings become flags."""
@@ -95,10 +111,6 @@ def app_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-TAKEN = ("--help", "--json", "--request", "--set", "--seed", "--detach", "--all")
-"""Flags of these commands; a setting of such a name is reached with --set."""
-
-
 @click.command("plan", cls=AppCommand)
 @app_options
 @click.option("--all", "everything", is_flag=True, help="List every partition.")
@@ -113,7 +125,7 @@ def plan_command(
     everything: bool,
 ) -> int:
     """Show what a run would do, without running it."""
-    env, request = _request(ctx, seed=seed, sets=sets, file=file)
+    env, request = read_request(ctx, seed=seed, sets=sets, file=file)
     with app_output_aside():
         distribution = AGI.get_distrib(env, request)
     if as_json:
@@ -137,7 +149,7 @@ def run_command(
     detach: bool,
 ) -> int:
     """Run an app and keep the evidence."""
-    env, request = _request(ctx, seed=seed, sets=sets, file=file)
+    env, request = read_request(ctx, seed=seed, sets=sets, file=file)
     if detach:
         with app_output_aside():
             run = AGI.submit(env, request)
@@ -201,9 +213,20 @@ def _carry_out(
     return exit_code(run, signals.number)
 
 
-def _request(
-    ctx: click.Context, *, seed: int | None, sets: tuple[str, ...], file: Path | None
+def read_request(
+    ctx: click.Context, *, seed: int | None, sets: tuple[str, ...], file: Path | None, backend: str = ""
 ) -> tuple[AgiEnv, RunRequest]:
+    """Return the environment of the app that was chosen, and the request that the command line makes.
+
+    Parameters
+    ----------
+    ctx
+        Of an `AppCommand`.
+    seed, sets, file
+        What its options say.
+    backend
+        Instead of the cluster option of that name.
+    """
     chosen: Chosen | None = ctx.meta.get(CHOSEN)
     env = chosen.thing if chosen is not None else None
     if env is None:
@@ -211,7 +234,8 @@ def _request(
     given: dict[str, Any] = ctx.meta.get(SETTINGS, {})
     _merge(given, assignments(env.fields(), sets))
     with app_output_aside():
-        return env, env.request(given, cluster=ctx.meta.get(CLUSTER, {}), seed=seed, file=file)
+        cluster = {**ctx.meta.get(CLUSTER, {}), **({"backend": backend} if backend else {})}
+        return env, env.request(given, cluster=cluster, seed=seed, file=file)
 
 
 def _merge(values: dict[str, Any], more: Mapping[str, Any]) -> None:
