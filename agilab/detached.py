@@ -72,7 +72,8 @@ def start(home: HomePaths, wenv: WenvPaths, paths: RunPaths, *, project: Path | 
             said = process.stdout.readline().decode(errors="replace").strip()
     process.wait()  # the supervisor is a child of this process, which has gone: nobody has to wait for it
     if said != _BEGUN:
-        raise RunStateError(f"run {paths.run_id} did not start: {said or 'its process ended'}; see {log}")
+        why = f": {said}" if said else ""
+        raise RunStateError(f"run {paths.run_id} did not start{why}; see {log}")
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ from agilab import AGI, AgiEnv, Run, digest, project
 from agilab.errors import ProjectError, ProjectNotFoundError
 from agilab.project import Project, find, find_all, locate, read
 from agilab.template import create
+from agilab.uv import find_uv
 
 NOTHING: dict[str, str] = {}
 
@@ -227,7 +228,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Path]:
 
 
 def uv(arguments: list[str | Path]) -> None:
-    done = subprocess.run([shutil.which("uv") or "uv", *arguments], capture_output=True, text=True)
+    done = subprocess.run([find_uv(), *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
