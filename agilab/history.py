@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,7 @@ def find(home: HomePaths, query: Query | None = None) -> Found:
         if not query.by_content:
             chosen = keys if query.sort == "-started" else keys[::-1]
         else:
-            chosen = _chosen(index, query, keys, [f"{app}/{run_id}" for run_id, app, _ in folders])
+            chosen = _chosen(index, query, keys)
         rows: list[Row] = []
         dropped = 0
         for key in chosen:
@@ -237,10 +237,10 @@ def moment(text: str, now: float | None = None) -> float:
     age = _AGE.fullmatch(text.strip())
     try:
         if age is not None:
-            found = datetime.fromtimestamp(present, timezone.utc) - timedelta(hours=float(age[1]) * _HOURS[age[2]])
+            found = datetime.fromtimestamp(present, UTC) - timedelta(hours=float(age[1]) * _HOURS[age[2]])
         else:
             found = datetime.fromisoformat(text.strip())
-            found = found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
+            found = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
         return found.timestamp()
     except (ValueError, OverflowError) as err:
         raise QueryError(
@@ -299,19 +299,67 @@ def _row(index: Index, key: str) -> Row:
     return row
 
 
-def _chosen(index: Index, query: Query, keys: Sequence[str], existing: Sequence[str]) -> list[str]:
+def _chosen(index: Index, query: Query, keys: Sequence[str]) -> list[str]:
     """Return the keys of the runs that fit, in order; each run's content is looked at."""
-    named = {kind: query.named(kind) for kind in ("setting", "metric")}
-    known = index.facts(keys, set(existing), app=query.app, named=any(named.values()))
-    facts: dict[str, Facts | Row] = {key: known.get(key) or _row(index, key) for key in keys}
-    for kind, names in named.items():
-        _require(kind, names, facts.values())
-    fitting = [key for key in keys if query.fits(facts[key])]
-    kind, name = query.ordered_by
-    values = {key: _sort_value(facts[key], key, kind, name) for key in fitting}
-    present = [key for key in fitting if values[key] is not None]
-    present.sort(key=lambda key: values[key] or (0, 0.0, ""), reverse=query.sort.startswith("-"))
-    return [*present, *(key for key in fitting if values[key] is None)]
+    choice = _Choice(query)
+    left = set(keys)
+    try:
+        for key, facts in index.facts(left, app=query.app):
+            left.discard(key)
+            choice.look(key, facts)
+    except ValueError as err:
+        index.distrust(err)
+        return _chosen(index, query, keys)
+    for key in left:
+        choice.look(key, _row(index, key))
+    return choice.ordered(len(keys))
+
+
+class _Choice:
+    """The runs that fit a query, by what they are sorted by; and the names it looks at that no run has had yet."""
+
+    def __init__(self, query: Query) -> None:
+        self._query = query
+        self._order, self._name = query.ordered_by
+        self._present: dict[str, tuple[int, float, str]] = {}
+        self._absent: list[str] = []
+        self._known: dict[str, set[str]] = {"setting": set(), "metric": set()}
+        self._missing = {kind: set(names) for kind in self._known if (names := query.named(kind))}
+
+    def look(self, key: str, run: Facts | Row) -> None:
+        for kind, names in self._missing.items():
+            if names:
+                values = run.metrics if kind == "metric" else flat(run.settings)
+                names.difference_update(values)
+                self._known[kind].update(values)
+        if self._query.fits(run):
+            value = _sort_value(run, key, self._order, self._name)
+            if value is None:
+                self._absent.append(key)
+            else:
+                self._present[key] = value
+
+    def ordered(self, looked_at: int) -> list[str]:
+        """Return the keys in order.
+
+        Raises
+        ------
+        QueryError
+            A name is still missing.
+        """
+        for kind, names in self._missing.items():
+            if names and self._known[kind]:
+                name, known = min(names), sorted(self._known[kind])
+                there = near(name, known) or f"; there are {', '.join(known[:10])}"
+                raise QueryError(f"none of {looked_at:,} runs has a {kind} {name!r:.100}{there}")
+        newest = sorted(self._present, key=_newness, reverse=True)
+        newest.sort(key=self._present.__getitem__, reverse=self._query.sort.startswith("-"))
+        return [*newest, *sorted(self._absent, key=_newness, reverse=True)]
+
+
+def _newness(key: str) -> tuple[str, str]:
+    app, _, run_id = key.partition("/")
+    return run_id, app
 
 
 def _sort_value(run: Facts | Row, key: str, kind: str, name: str) -> tuple[int, float, str] | None:
@@ -325,24 +373,6 @@ def _sort_value(run: Facts | Row, key: str, kind: str, name: str) -> tuple[int, 
     if number is not None:
         return None if number != number else (0, number, "")
     return None if value is None else (1, 0.0, as_text(value))
-
-
-def _require(kind: str, names: Sequence[str], runs: Iterable[Facts | Row]) -> None:
-    """Refuse a name that no run has."""
-    missing = dict.fromkeys(names)
-    known: dict[str, None] = {}
-    looked_at = 0
-    for looked_at, run in enumerate(runs, 1):
-        if not missing:
-            return
-        values = run.metrics if kind == "metric" else flat(run.settings)
-        known |= dict.fromkeys(values)
-        for name in values:
-            missing.pop(name, None)
-    if missing and known:
-        name = next(iter(missing))
-        there = near(name, known) or f"; there are {', '.join(sorted(known)[:10])}"
-        raise QueryError(f"none of {looked_at:,} runs has a {kind} {name!r:.100}{there}")
 
 
 def _number(value: object) -> float | None:

@@ -18,10 +18,9 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, suppress
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 from agilab.paths import HomePaths
 from agilab.rows import NONSENSE, Row
@@ -41,14 +40,31 @@ create table if not exists run (
 _INSERT = f"insert or replace into run values ({', '.join('?' * 10)})"
 
 
-class Facts(NamedTuple):
-    """What a query looks at; a `Row` has the same names."""
+class Facts:
+    """What a query looks at, with the names that a `Row` has; JSON texts are parsed when they are asked for."""
 
-    state: str
-    duration_s: float | None
-    tags: tuple[str, ...]
-    settings: Mapping[str, Any]
-    metrics: Mapping[str, Any]
+    __slots__ = ("_metrics", "_settings", "_tags", "duration_s", "state")
+
+    def __init__(self, state: str, duration_s: float | None, *texts: str) -> None:
+        self.state, self.duration_s = state, duration_s
+        self._tags, self._settings, self._metrics = texts
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The run's tags."""
+        return tuple(json.loads(self._tags)) if self._tags else ()
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings as they are nested."""
+        found: dict[str, Any] = json.loads(self._settings)
+        return found
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """The run's metrics."""
+        found: dict[str, Any] = json.loads(self._metrics)
+        return found
 
 
 class Stamp(NamedTuple):
@@ -80,7 +96,7 @@ class Index:
         try:
             self._connection = _connect(self._home)
         except sqlite3.Error as err:
-            self._give_up(err)
+            self.distrust(err)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -95,44 +111,33 @@ class Index:
                         connection.executemany("delete from run where key = ?", [(key,) for key in self._gone])
                         connection.executemany(_INSERT, self._new)
                 except sqlite3.Error as err:
-                    self._give_up(err)
+                    self.distrust(err)
 
-    def facts(self, wanted: Iterable[str], existing: Collection[str], *, app: str, named: bool) -> dict[str, Facts]:
-        """Return what is known of runs whose folders have not changed, by key.
+    def facts(self, wanted: Collection[str], *, app: str) -> Iterator[tuple[str, Facts]]:
+        """Yield key and facts of runs that are known and whose folders have not changed.
 
         Parameters
         ----------
         wanted
-            Keys, ``APP/RUN_ID``.
-        existing
-            Keys of all runs that there are; others are forgotten.
+            Keys, ``APP/RUN_ID``; others are passed over.
         app
             Whose runs these are; empty for those of all apps.
-        named
-            Whether settings and metrics are asked for.
         """
-        where = ("where key >= ? and key < ?", (f"{app}/", f"{app}0")) if app else ("", ())
-        columns = "settings, metrics" if named else "'{}', '{}'"
-        found = {}
-        rows = self._select(f"key, changed, beside, state, duration_s, tags, {columns} from run {where[0]}", where[1])
-        known = {row[0]: row for row in rows}
-        self._gone += known.keys() - existing
-        lstat, root, load = os.lstat, self._runs, json.loads
-        try:
-            for key in wanted:
-                row = known.get(key)
-                if row is None:
-                    continue
-                _, changed, beside, state, duration_s, tags, settings, metrics = row
+        columns = "key, changed, beside, state, duration_s, tags, settings, metrics"
+        where, values = ("where key >= ? and key < ?", (f"{app}/", f"{app}0")) if app else ("", ())
+        rows = self._select(f"{columns} from run {where}", values)
+        lstat, root = os.lstat, self._runs
+        # Row by row, and none is kept: ten thousand of them at once would keep Python's collector busy.
+        for key, changed, beside, *said in rows:
+            if key in wanted:
                 folder = f"{root}/{key}"
-                with suppress(OSError):
-                    if lstat(folder).st_ctime_ns == changed and (not beside or _beside(folder) == beside):
-                        tags = tuple(load(tags)) if tags else ()
-                        found[key] = Facts(state, duration_s, tags, load(settings), load(metrics))
-        except NONSENSE as err:
-            self._give_up(err)
-            return {}
-        return found
+                try:
+                    same = lstat(folder).st_ctime_ns == changed and (not beside or _beside(folder) == beside)
+                except OSError:
+                    self._gone.append(key)
+                    continue
+                if same:
+                    yield key, Facts(*said)
 
     def row(self, key: str) -> Row | None:
         """Return the row of a run, if nothing that it was made from has changed."""
@@ -158,7 +163,7 @@ class Index:
                     **json.loads(rest),
                 )
             except NONSENSE as err:
-                self._give_up(err)
+                self.distrust(err)
         return None
 
     def folder(self, key: str) -> str:
@@ -174,17 +179,16 @@ class Index:
         texts = [json.dumps(value) for value in (row.settings, row.metrics, rest)]
         self._new.append((key, *stamp[:3], row.state, row.duration_s, tags, *texts))
 
-    def _select(self, columns: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
-        if self._connection is None:
-            return []
-        try:
-            return self._connection.execute(f"select {columns}", values).fetchall()
-        except sqlite3.Error as err:
-            self._give_up(err)
-            return []
+    def _select(self, what: str, values: tuple[object, ...]) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a selection; none any more once something is wrong."""
+        if self._connection is not None:
+            try:
+                yield from self._connection.execute(f"select {what}", values)
+            except sqlite3.Error as err:
+                self.distrust(err)
 
-    def _give_up(self, error: Exception) -> None:
-        """Go on without the index, and remove one that is damaged."""
+    def distrust(self, error: Exception) -> None:
+        """Go on without the index after an error, and remove one that is damaged."""
         connection, self._connection = self._connection, None
         self._new, self._gone = [], []
         if connection is not None:
@@ -202,8 +206,10 @@ _NOT_DAMAGED = frozenset(
     )
 )
 """Errors that say nothing about the file: somebody else writes, it may not be written, the disk is full."""
-_REST = ("error", "created", "started", "ended", "planned", "committed")
-_REST += ("artifacts", "artifact_bytes", "request_digest", "note")
+_REST = (
+    *("error", "created", "started", "ended", "planned", "committed"),
+    *("artifacts", "artifact_bytes", "request_digest", "note"),
+)
 
 
 def stamp_of(folder: str) -> Stamp | None:
@@ -234,18 +240,16 @@ def _text(state: os.stat_result) -> str:
 
 def _connect(home: HomePaths) -> sqlite3.Connection | None:
     path = str(home.index)
-    try:
-        # Made here and not by SQLite, so that nobody else can read it.
+    with suppress(OSError):  # made here and not by SQLite, so that nobody else can read it
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    except OSError:
-        pass
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             return None
     except OSError:
         return None
     mode = "rw" if os.access(path, os.W_OK) and os.access(home.root, os.W_OK) else "ro"
-    connection = sqlite3.connect(f"file:{quote(path)}?mode={mode}", uri=True, timeout=WAIT_S, isolation_level=None)
+    uri = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    connection = sqlite3.connect(f"file:{uri}?mode={mode}", uri=True, timeout=WAIT_S, isolation_level=None)
     try:
         (version,) = connection.execute("pragma user_version").fetchone()
         if version != VERSION:

@@ -101,7 +101,7 @@ def _row(run: Run) -> Row:
         manifest = run.manifest
     request = manifest.get("request") or _request(run)
     said = _tags(run)
-    known: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "run_id": run.run_id,
         "app": run.app,
         "state": str(manifest.get("state", state)),
@@ -112,12 +112,13 @@ def _row(run: Run) -> Row:
         "note": said.note,
     }
     if not manifest:
-        return Row(**known, **_so_far(run))
+        return Row(**fields, **_so_far(run))
+    for name in ("created", "started", "ended"):
+        fields[name] = None if manifest[name] is None else str(manifest[name])
     artifacts, partitions, took = manifest["artifacts"], manifest["partitions"], manifest["duration_s"]
     return Row(
-        **known,
+        **fields,
         error=manifest["error"],
-        **{name: None if manifest[name] is None else str(manifest[name]) for name in ("created", "started", "ended")},
         duration_s=None if took is None else plain(float(took)) + 0.0,  # neither a text nor without end
         planned=int(partitions["count"]),
         committed=int(partitions["committed"]),

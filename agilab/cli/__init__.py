@@ -40,7 +40,7 @@ SECTIONS = (
     (
         "Evidence",
         (
-            ("runs", "evidence", "List runs, newest first."),
+            ("runs", "history", "List runs, newest first."),
             ("show", "evidence", "Show what a run did and what it left."),
             ("logs", "logs", "Print the log of a run, or follow it."),
             ("verify", "prove", "Hash a run folder again and name what has changed."),
