@@ -180,6 +180,8 @@ def find(home: HomePaths, query: Query | None = None) -> Found:
     """
     query = query or Query()
     folders = RunStore(home).folders(query.app or None)
+    if not folders:
+        return Found((), 0, 0)  # and make no index in what may be a folder of another program
     keys = [f"{app}/{run_id}" for run_id, app, _ in folders if _within(run_id, query)]
     with Index(home) as index:
         if not query.by_content:
@@ -304,7 +306,8 @@ def _chosen(index: Index, query: Query, keys: Sequence[str]) -> list[str]:
     choice = _Choice(query)
     left = set(keys)
     try:
-        for key, facts in index.facts(left, app=query.app):
+        complete = query.since is None and query.until is None
+        for key, facts in index.facts(set(keys), app=query.app, complete=complete):
             left.discard(key)
             choice.look(key, facts)
     except ValueError as err:

@@ -113,7 +113,7 @@ class Index:
                 except sqlite3.Error as err:
                     self.distrust(err)
 
-    def facts(self, wanted: Collection[str], *, app: str) -> Iterator[tuple[str, Facts]]:
+    def facts(self, wanted: Collection[str], *, app: str, complete: bool) -> Iterator[tuple[str, Facts]]:
         """Yield key and facts of runs that are known and whose folders have not changed.
 
         Parameters
@@ -122,6 +122,8 @@ class Index:
             Keys, ``APP/RUN_ID``; others are passed over.
         app
             Whose runs these are; empty for those of all apps.
+        complete
+            Whether these are all runs that there are of the app, so that others can be forgotten.
         """
         columns = "key, changed, beside, state, duration_s, tags, settings, metrics"
         where, values = ("where key >= ? and key < ?", (f"{app}/", f"{app}0")) if app else ("", ())
@@ -129,7 +131,9 @@ class Index:
         lstat, root = os.lstat, self._runs
         # Row by row, and none is kept: ten thousand of them at once would keep Python's collector busy.
         for key, changed, beside, *said in rows:
-            if key in wanted:
+            if key not in wanted:
+                self._gone += [key] if complete else []
+            else:
                 folder = f"{root}/{key}"
                 try:
                     same = lstat(folder).st_ctime_ns == changed and (not beside or _beside(folder) == beside)

@@ -212,7 +212,7 @@ class _State:
         self.source, self.wenv, self.report = source, wenv, report
         self.code_digest = code_digest(source)
         self.runtime_files = runtime_files()
-        self.runtime_digest = digest.of_json({name: digest.of_bytes(data) for name, data in self.runtime_files.items()})
+        self.runtime_digest = runtime_digest(self.runtime_files)
         self.runtime = wenv.runtimes / self.runtime_digest
         self.package = wenv.package(source.app)
 
@@ -434,6 +434,11 @@ def runtime_files() -> dict[str, bytes]:
     except OSError as err:
         raise InstallError(f"{err.filename} is missing from the installation of AGILAB; install AGILAB again") from err
     return files
+
+
+def runtime_digest(files: Mapping[str, bytes]) -> str:
+    """Return the digest that names a runtime of some files, such as `runtime_files`."""
+    return digest.of_json({name: digest.of_bytes(data) for name, data in files.items()})
 
 
 def verify_code(folder: Path) -> tuple[str, ...]:

@@ -1,15 +1,28 @@
-"""`agilab runs`, `tag` and `rm`: which runs there are, what is said about them, and their end."""
+"""`agilab runs` and `tag`: which runs there are, and what somebody has said about them."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
-from agilab.cli.screen import Column, clock, count, document, duration, json_option, note, number, out, safe, table
+from agilab.cli.screen import (
+    Column,
+    clock,
+    count,
+    document,
+    duration,
+    json_option,
+    note,
+    number,
+    out,
+    pairs,
+    safe,
+    table,
+)
 from agilab.history import SORTS, STATES, Found, Query, as_text, condition, find, flat, moment
 from agilab.paths import HomePaths
 from agilab.rows import Row
@@ -21,38 +34,58 @@ CSV_COLUMNS = (
 """What ``--csv`` prints of every run; its settings and metrics follow."""
 
 
+QUERY = "agilab.query"
+"""Key of `click.Context.meta`: the fields of the query that were given."""
+
+
+def asks(field: str, flag: str, read: Callable[[str], Any], text: str, *, single: bool = False) -> Callable[..., Any]:
+    """Give a command an option that is a field of its query.
+
+    Parameters
+    ----------
+    field
+        Of `Query`.
+    flag
+        The option and what it takes, such as ``"--tag TAG"``.
+    read
+        Makes a value of what was typed.
+    text
+        What help says.
+    single
+        Whether it can be given only once.
+    """
+
+    def keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        if value:
+            ctx.meta.setdefault(QUERY, {})[field] = read(value) if single else tuple(map(read, value))
+
+    name, _, metavar = flag.partition(" ")
+    return click.option(name, field, metavar=metavar, multiple=not single, expose_value=False, callback=keep, help=text)
+
+
 @click.command("runs")
 @click.argument("app", required=False, metavar="[APP]")
-@click.option("--state", "states", multiple=True, metavar="STATE", help=f"One of {', '.join(STATES)}; repeatable.")
-@click.option("--since", metavar="TIME", help="Made at or after a date or time (UTC), or an age such as 3h, 2d, 1w.")
-@click.option("--until", metavar="TIME", help="Made before that, likewise.")
-@click.option("--setting", "settings", multiple=True, metavar="COND", help="Such as 'sample_s>=60'; repeatable.")
-@click.option("--metric", "metrics", multiple=True, metavar="COND", help="Such as 'rmse<0.5'; repeatable.")
-@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Has this tag; repeatable.")
-@click.option(
-    "--sort", default="-started", show_default=True, metavar="FIELD", help=f"{', '.join(SORTS)}; -FIELD: descending."
-)
+@asks("states", "--state STATE", str, f"One of {', '.join(STATES)}; repeatable.")
+@asks("since", "--since TIME", moment, "Made since a date, a time (UTC) or an age such as 3h, 2d.", single=True)
+@asks("until", "--until TIME", moment, "Made before that, likewise.", single=True)
+@asks("settings", "--setting COND", condition, "Such as 'sample_s>=60'; repeatable.")
+@asks("metrics", "--metric COND", condition, "Such as 'rmse<0.5'; repeatable.")
+@asks("tags", "--tag TAG", str, "Has this tag; repeatable.")
+@asks("sort", "--sort FIELD", str, f"One of {', '.join(SORTS)}; -FIELD for descending; default: -started", single=True)
 @click.option("--limit", type=click.IntRange(min=1), default=30, show_default=True, help="How many to list.")
 @click.option("--all", "everything", is_flag=True, help="List every run that fits.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV on stdout, a column for each setting and metric.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV on stdout, with a column for each setting and metric.")
 @json_option
-def runs_command(*, app: str | None, limit: int, everything: bool, as_csv: bool, as_json: bool, **asked: Any) -> int:
+@click.pass_context
+def runs_command(
+    ctx: click.Context, *, app: str | None, limit: int, everything: bool, as_csv: bool, as_json: bool
+) -> int:
     """List runs, newest first.
 
-    APP lists those of one app. Conditions use = != < <= > >= and all have to hold.
+    APP lists those of one app. A condition is a name, one of = != < <= > >= and a value; all have to hold.
     """
     home = HomePaths.chosen()
-    query = Query(
-        app=app or "",
-        states=asked["states"],
-        since=moment(asked["since"]) if asked["since"] else None,
-        until=moment(asked["until"]) if asked["until"] else None,
-        settings=tuple(map(condition, asked["settings"])),
-        metrics=tuple(map(condition, asked["metrics"])),
-        tags=asked["tags"],
-        sort=asked["sort"],
-        limit=None if everything else limit,
-    )
+    query = Query(app=app or "", limit=None if everything else limit, **ctx.meta.get(QUERY, {}))
     found = find(home, query)
     if not found.total:
         _require_ours(app)
@@ -71,6 +104,33 @@ def runs_command(*, app: str | None, limit: int, everything: bool, as_csv: bool,
     _print_table(found.rows, query)
     if rest:
         out(f"... and {rest:,} {'older' if query == Query(query.app, limit=limit) else 'more'}; --all lists them")
+    return 0
+
+
+@click.command("tag")
+@click.argument("run_id", metavar="RUN")
+@click.argument("tags", nargs=-1, metavar="[TAG]...")
+@click.option("--remove", multiple=True, metavar="TAG", help="Take a tag away; repeatable.")
+@click.option("--note", "text", metavar="TEXT", help="Write the note; an empty one removes it.")
+@json_option
+def tag_command(*, run_id: str, tags: tuple[str, ...], remove: tuple[str, ...], text: str | None, as_json: bool) -> int:
+    """Give a run tags and a note, or take them away; without any, print what it has.
+
+    RUN is a run id, the head of one, `last`, or a run folder.
+    """
+    from agilab.cli.named import named_run
+    from agilab.env import AgiEnv
+    from agilab.sidecar import change_tags, read_tags
+
+    run = named_run(AgiEnv(), run_id)
+    if tags or remove or text is not None:
+        said = change_tags(run.paths, add=tags, remove=remove, note=text)
+    else:
+        said = read_tags(run.paths)
+    if as_json:
+        document("tag", {"run_id": run.run_id, "app": run.app, "tags": list(said.tags), "note": said.note})
+        return 0
+    pairs((("run", run.run_id), ("tags", ", ".join(said.tags) or "none"), ("note", said.note or "none")))
     return 0
 
 
