@@ -96,7 +96,7 @@ def runs_command(
     if as_csv:
         _print_csv(found.rows)
         if rest:
-            note(f"{rest:,} more are left out; --all prints them")
+            note(f"left out: {count(rest, 'more run')}; --all prints every run that fits")
         return 0
     if not found.rows:
         out(_nothing(found, app))
@@ -114,9 +114,9 @@ def runs_command(
 @click.option("--note", "text", metavar="TEXT", help="Write the note; an empty one removes it.")
 @json_option
 def tag_command(*, run_id: str, tags: tuple[str, ...], remove: tuple[str, ...], text: str | None, as_json: bool) -> int:
-    """Give a run tags and a note, or take them away; without any, print what it has.
+    """Give a run tags and a note, or take them away.
 
-    RUN is a run id, the head of one, `last`, or a run folder.
+    RUN is a run id, the head of one, `last`, or a run folder. With nothing to change, what it has is printed.
     """
     from agilab.cli.named import named_run
     from agilab.env import AgiEnv
@@ -136,7 +136,8 @@ def tag_command(*, run_id: str, tags: tuple[str, ...], remove: tuple[str, ...], 
 
 def _nothing(found: Found, app: str | None) -> str:
     if found.total:
-        return f"no run fits; there are {count(found.total, 'run')}{f' of {app}' if app else ''}"
+        are = "is" if found.total == 1 else "are"
+        return f"no run fits; there {are} {count(found.total, 'run')}{f' of {app}' if app else ''}"
     return f"no run yet; `agilab run {shlex.quote(app) if app else 'APP'}` makes one, `agilab apps` lists the apps"
 
 

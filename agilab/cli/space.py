@@ -23,9 +23,10 @@ LISTED = 20
 @click.argument("run_ids", nargs=-1, required=True, metavar="RUN...")
 @json_option
 def rm_command(*, run_ids: tuple[str, ...], as_json: bool) -> int:
-    """Remove runs with all that they left; there is no way back.
+    """Remove runs.
 
-    RUN is a run id, the head of one, or `last`. When one of them is in use, none is removed.
+    RUN is a run id, the head of one, or `last`. All that it left goes, and there is no way back. When one of them is
+    in use, none is removed.
     """
     env = AgiEnv()
     runs = list(dict.fromkeys(_own(env, text) for text in run_ids))
@@ -63,10 +64,11 @@ def _own(env: AgiEnv, text: str) -> Run:
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @json_option
 def clean_command(*, older_than: str, keep_last: int | None, dry_run: bool, as_json: bool) -> int:
-    """Remove what nothing needs any more: worker packages, environments, runtimes, snapshots, caches.
+    """Remove what nothing needs any more, and old runs.
 
-    Runs go only with --older-than or --keep-last; with both, those that both let go. Never removed are runs in use,
-    runs with a tag or a note, data sets, and what an installed app or a run that can be resumed needs.
+    That is worker packages, environments, runtimes, snapshots and caches. Runs go only with --older-than or
+    --keep-last; with both, those that both let go. Never removed are runs in use, runs with a tag or a note, data
+    sets, and what an installed app or a run that can be resumed needs.
     """
     items = clean(AgiEnv(), older_than=older_than, keep_last=keep_last, dry_run=dry_run)
     gone = [item for item in items if not item.kept]
