@@ -5,7 +5,8 @@ Run by hand on an idle machine::
     python tests/benchmarks/history.py [--runs 10000] [--rounds 5] [--keep FOLDER]
 
 The folders are complete and sealed; they differ in settings, metrics, state
-and time. Every figure is the median over rounds that take turns.
+and time. Every figure is the median over rounds that take turns; beside the
+wall clock stands the CPU time [s], which other programs disturb less.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -27,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from agilab import sums  # noqa: E402
 from agilab.digest import of_bytes  # noqa: E402
+from agilab.env import AgiEnv  # noqa: E402
 from agilab.manifest import build  # noqa: E402
 from agilab.paths import HomePaths  # noqa: E402
 from agilab.sidecar import change_tags  # noqa: E402
@@ -40,6 +43,7 @@ EVERY = 97
 
 def make_runs(home: Path, count: int) -> None:
     """Make run folders from one that is made in full: its files, with a manifest and a seal of its own for each."""
+    AgiEnv(home=home, wenv=home / "wenv").prepare()
     model = RunFolder(home / "model").commit_all()
     source = model.seal()
     files, _ = sums.walk(str(source.root))
@@ -94,22 +98,22 @@ COMMANDS: Mapping[str, Sequence[str]] = {
 }
 
 
-def timed(command: Sequence[str | Path], env: Mapping[str, str]) -> float:
-    """Return how long a command takes [s]; it must succeed."""
-    begin = time.perf_counter()
+def timed(command: Sequence[str | Path], env: Mapping[str, str]) -> tuple[float, float]:
+    """Return how long a command takes, by the clock and of the CPU [s]; it must succeed."""
+    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    took = time.perf_counter() - begin
+    took, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         sys.exit(f"{command} failed: {done.stderr}")
-    return took
+    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def measure(home: Path, rounds: int) -> dict[str, list[float]]:
+def measure(home: Path, rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Time every command, all of them once per round; the index is warm but where it says otherwise."""
     env = {**os.environ, "AGILAB_HOME": str(home), "AGILAB_WENV": str(home / "wenv")}
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     index = HomePaths(home).index
-    seen: dict[str, list[float]] = {}
+    seen: dict[str, list[tuple[float, float]]] = {}
 
     def note(name: str, command: Sequence[str | Path]) -> None:
         seen.setdefault(name, []).append(timed(command, env))
@@ -148,11 +152,12 @@ def main() -> None:
     finally:
         if arguments.keep is None:
             shutil.rmtree(home, ignore_errors=True)
-    bare, version = (statistics.median(seen[name]) for name in ("python -c pass", "agilab --version"))
-    print(f"{'command':28} {'median':>8} {'fastest':>8} {'x python':>9} {'x --version':>12}")
-    for name, times in seen.items():
-        middle = statistics.median(times)
-        print(f"{name:28} {middle:6.3f} s {min(times):6.3f} s {middle / bare:9.1f} {middle / version:12.1f}")
+    middles = {name: [statistics.median(kind) for kind in zip(*times, strict=True)] for name, times in seen.items()}
+    bare, version = middles["python -c pass"][1], middles["agilab --version"][1]
+    print(f"{'command':28} {'wall':>8} {'fastest':>8} {'CPU':>8} {'x python':>9} {'x --version':>12}")
+    for name, (wall, cpu) in middles.items():
+        fastest = min(took for took, _ in seen[name])
+        print(f"{name:28} {wall:6.3f} s {fastest:6.3f} s {cpu:6.3f} s {cpu / bare:9.1f} {cpu / version:12.1f}")
     print(f"load now {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, Python {sys.version.split()[0]}")
 
 
