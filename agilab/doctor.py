@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from agilab import slots
+from agilab import disk, slots
 from agilab.env import check_owner
 from agilab.errors import AgilabError, HomeError, InstallError
 from agilab.paths import HomePaths, WenvPaths
@@ -303,6 +303,21 @@ def _programs(machine: Machine) -> Iterable[Finding]:
             yield Finding(program, "note", f"not found: {purpose}", fix, extra=program in TEST_ONLY)
 
 
+def _disk(machine: Machine) -> Iterable[Finding]:
+    """Say what takes how much disk: each app's runs and worker packages, and what all share."""
+    for use in disk.by_app(machine.home, machine.wenv):
+        runs = f"{use.runs:,} run{'' if use.runs == 1 else 's'} {_mib(use.run_size)}"
+        yield Finding(f"disk {use.app}", "ok", f"{runs}, worker packages {_mib(use.package_size)}")
+    shared = disk.shared(machine.home, machine.wenv)
+    parts = [f"{name} {_mib(size)}" for name, size in shared.items() if size.used_bytes]
+    if parts:
+        yield Finding("disk shared", "ok", ", ".join(parts))
+
+
+def _mib(size: disk.Size) -> str:
+    return f"{size.used_bytes / 2**20:,.1f} MiB"
+
+
 CHECKS: tuple[Callable[[Machine], Iterable[Finding]], ...] = (
     _python,
     _platform,
@@ -315,6 +330,7 @@ CHECKS: tuple[Callable[[Machine], Iterable[Finding]], ...] = (
     _slots,
     _extras,
     _programs,
+    _disk,
 )
 
 

@@ -84,8 +84,8 @@ class AgiEnv:
         wenv: str | Path | None = None,
     ) -> None:
         self._apps_path = apps_path
-        self.home = HomePaths(_folder(home, "AGILAB_HOME", ".agilab"))
-        self.wenv = WenvPaths(_folder(wenv, "AGILAB_WENV", "wenv"))
+        self.home = HomePaths.chosen(home)
+        self.wenv = WenvPaths.chosen(wenv)
         self._sources = {"AGILAB_HOME": _source(home, "AGILAB_HOME"), "AGILAB_WENV": _source(wenv, "AGILAB_WENV")}
         self._project = None if app is None else find(app, apps_path=apps_path)
 
@@ -313,11 +313,6 @@ VARIABLES: Mapping[str, str] = {
 """Every fixed environment variable that is read, and what it decides."""
 
 _PREFIXES = {"settings": "AGILAB_SETTING_", "cluster": "AGILAB_CLUSTER_"}
-
-
-def _folder(given: str | Path | None, variable: str, default: str) -> Path:
-    text = given if given is not None else os.environ.get(variable) or Path.home() / default
-    return Path(os.path.abspath(os.path.expanduser(text)))
 
 
 def _source(given: str | Path | None, variable: str) -> str:

@@ -5,6 +5,7 @@ The tree, with the exit code the shell returns for each branch::
     AgilabError                                1
     ├── SettingError            (ValueError)   2   a value outside its declaration
     ├── RequestError            (ValueError)   2   a request that cannot be made or sent
+    ├── QueryError              (ValueError)   2   a question about the runs that makes no sense
     ├── PlanError               (ValueError)   2   a work plan that does not hold together
     ├── ProjectError                           2   an app project that breaks its contract
     │   └── ProjectNotFoundError (LookupError) 2
@@ -49,6 +50,12 @@ class SettingError(AgilabError, ValueError):
 
 class RequestError(AgilabError, ValueError):
     """A run request is incomplete or contradicts its app."""
+
+    exit_code = 2
+
+
+class QueryError(AgilabError, ValueError):
+    """A query of the run history names what no run has, or cannot be read."""
 
     exit_code = 2
 

@@ -212,7 +212,7 @@ class _State:
         self.source, self.wenv, self.report = source, wenv, report
         self.code_digest = code_digest(source)
         self.runtime_files = runtime_files()
-        self.runtime_digest = _digest_of_files(self.runtime_files)
+        self.runtime_digest = runtime_digest(self.runtime_files)
         self.runtime = wenv.runtimes / self.runtime_digest
         self.package = wenv.package(source.app)
 
@@ -436,10 +436,14 @@ def runtime_files() -> dict[str, bytes]:
     return files
 
 
-def runtime_digest(folder: Path) -> str:
+def runtime_digest(files: Mapping[str, bytes]) -> str:
+    """Return the digest that names a runtime of some files, such as `runtime_files`."""
+    return digest.of_json({name: digest.of_bytes(data) for name, data in files.items()})
+
+
+def runtime_digest_at(folder: Path) -> str:
     """Return the digest that the files of an installed runtime have now; of no files when it is not there."""
-    names = digest.tree_files(folder)
-    return _digest_of_files({name: folder.joinpath(name).read_bytes() for name in names})
+    return runtime_digest({name: folder.joinpath(name).read_bytes() for name in digest.tree_files(folder)})
 
 
 def verify_code(folder: Path) -> tuple[str, ...]:
@@ -447,10 +451,6 @@ def verify_code(folder: Path) -> tuple[str, ...]:
     if not any(folder.glob("*.dist-info/RECORD")):
         return (f"{folder} holds no installed worker code; run agilab install again",)
     return tuple(map(str, environment.damages(folder)))
-
-
-def _digest_of_files(files: Mapping[str, bytes]) -> str:
-    return digest.of_json({name: digest.of_bytes(data) for name, data in files.items()})
 
 
 def _entries(folder: Path) -> list[tuple[str, str, str]]:

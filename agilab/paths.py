@@ -28,6 +28,11 @@ class HomePaths:
 
     root: Path
 
+    @classmethod
+    def chosen(cls, given: str | Path | None = None) -> HomePaths:
+        """Return the folders of a given AGILAB_HOME, else of the environment's, else of ``~/.agilab``."""
+        return cls(_chosen(given, "AGILAB_HOME", ".agilab"))
+
     @property
     def apps(self) -> Path:
         return self.root / "apps"
@@ -61,6 +66,11 @@ class HomePaths:
         return self.root / "runs"
 
     @property
+    def index(self) -> Path:
+        """A cache over the run folders, which may be deleted at any time."""
+        return self.root / "index.sqlite"
+
+    @property
     def marker(self) -> Path:
         """The file that says whose folder this is (schema ``agilab.home/1``)."""
         return self.root / "home.json"
@@ -83,6 +93,11 @@ class WenvPaths:
     """The folders of AGILAB_WENV: worker packages, environments, runtime and input cache."""
 
     root: Path
+
+    @classmethod
+    def chosen(cls, given: str | Path | None = None) -> WenvPaths:
+        """Return the folders of a given AGILAB_WENV, else of the environment's, else of ``~/wenv``."""
+        return cls(_chosen(given, "AGILAB_WENV", "wenv"))
 
     @property
     def marker(self) -> Path:
@@ -200,7 +215,18 @@ class RunPaths:
 
     @property
     def sidecar(self) -> Path:
+        """What is added to a run, outside of its seal."""
         return self.root / "sidecar"
+
+    @property
+    def tags(self) -> Path:
+        """The run's tags and note (schema ``agilab.tags/1``)."""
+        return self.sidecar / "tags.json"
+
+
+def _chosen(given: str | Path | None, variable: str, default: str) -> Path:
+    text = given if given is not None else os.environ.get(variable) or Path.home() / default
+    return Path(os.path.abspath(os.path.expanduser(text)))
 
 
 @contextmanager

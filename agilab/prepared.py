@@ -112,7 +112,7 @@ def installation_of(
     worker = wenv.package(project.name) / value["place"]["worker_code"]
     runtime = wenv.runtimes / code["runtime_digest"]
     _require("worker package", worker, not package.verify_code(worker))
-    _require("runtime", runtime, package.runtime_digest(runtime) == code["runtime_digest"])
+    _require("runtime", runtime, package.runtime_digest_at(runtime) == code["runtime_digest"])
     root = data_root(project, home)
     _require("data folder", root, root.is_dir())
     folder, python_version = _environment(recorded, wenv, report)

@@ -399,14 +399,18 @@ class RunStore:
         app
             Whose runs; None for all apps.
         """
+        return [Run(RunPaths(Path(folder))) for _, _, folder in self.folders(app)]
+
+    def folders(self, app: str | None = None) -> _Folders:
+        """Return run id, app and folder of every run, newest first: all that can be told without opening one."""
         found = [
-            Run(RunPaths(Path(folder, run_id)))
+            (run_id, name, path)
             for name, folder in _folders(str(self.home.runs))
             if app in (None, name)
-            for run_id, _ in _folders(folder)
+            for run_id, path in _folders(folder)
             if _RUN_ID.fullmatch(run_id)
         ]
-        return sorted(found, key=lambda run: (run.run_id, run.app), reverse=True)
+        return sorted(found, reverse=True)
 
     def get(self, run_id: str) -> Run:
         """Return one run.
@@ -422,20 +426,18 @@ class RunStore:
             No run, or more than one, is meant.
         """
         app, _, wanted = run_id.rpartition("/")
-        runs = self.list(app or None)
+        runs = self.folders(app or None)
         if not runs:
             where = self.home.runs / app if app else self.home.runs
             raise RunNotFoundError(f"no run {run_id!r}: there are none in {where}; start one with: agilab run APP")
-        if wanted == "last":
-            return runs[0]
-        found = [run for run in runs if wanted and run.run_id.startswith(wanted)]
-        found = [run for run in found if run.run_id == wanted] or found
+        found = [run for run in runs if wanted and run[0].startswith(wanted)]
+        found = runs[:1] if wanted == "last" else [run for run in found if run[0] == wanted] or found
         if len(found) == 1:
-            return found[0]
+            return Run(RunPaths(Path(found[0][2])))
         if found:
-            names = _some([f"{run.app}/{run.run_id}" for run in found])
+            names = _some([f"{name}/{found_id}" for found_id, name, _ in found])
             raise RunNotFoundError(f"{run_id!r} may be one of {len(found)} runs; name one: {names}")
-        ids = [run.run_id for run in runs]
+        ids = [found_id for found_id, _, _ in runs]
         raise RunNotFoundError(f"no run {run_id!r}{_near(wanted, ids) or f'; the newest are {_some(ids)}'}")
 
     def create(self, app: str, *, now: float | None = None) -> RunPaths:
@@ -469,6 +471,7 @@ class RunStore:
 
 
 _Runs = list[Run]  # inside the class, `list` is its method
+_Folders = list[tuple[str, str, str]]
 
 
 def new_run_id(now: float) -> str:

@@ -43,11 +43,19 @@ SECTIONS = (
     (
         "Evidence",
         (
-            ("runs", "evidence", "List runs, newest first."),
+            ("runs", "history", "List runs, newest first."),
             ("show", "evidence", "Show what a run did and what it left."),
+            ("tag", "history", "Give a run tags and a note, or take them away."),
             ("logs", "logs", "Print the log of a run, or follow it."),
             ("verify", "prove", "Hash a run folder again and name what has changed."),
             ("compare", "compare", "Show what differs between runs."),
+        ),
+    ),
+    (
+        "Disk space",
+        (
+            ("rm", "space", "Remove runs."),
+            ("clean", "space", "Remove what nothing needs any more, and old runs."),
         ),
     ),
     ("This installation", (("env", "setup", "Print every path and environment variable in use."),)),

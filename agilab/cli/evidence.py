@@ -1,4 +1,4 @@
-"""`agilab runs`, `show` and `logs`: what runs did, read from their folders; nothing of an app is imported or run."""
+"""`agilab show`: what a run did, read from its folder; nothing of an app is imported or run."""
 
 from __future__ import annotations
 
@@ -11,16 +11,7 @@ import click
 
 from agilab.cli.flags import setting_value
 from agilab.cli.named import named_run
-from agilab.cli.outcome import (
-    GOES_ON,
-    NONSENSE,
-    print_failures,
-    print_metrics,
-    record_of,
-    request_of,
-    run_json,
-    tallied,
-)
+from agilab.cli.outcome import GOES_ON, print_failures, print_metrics, record_of, request_of, run_json, tallied
 from agilab.cli.progress import Tally
 from agilab.cli.screen import (
     Column,
@@ -36,85 +27,11 @@ from agilab.cli.screen import (
     size,
     table,
 )
-from agilab.env import AgiEnv, check_owner
+from agilab.env import AgiEnv
 from agilab.errors import AgilabError, EvidenceError, first_line
+from agilab.rows import NONSENSE
 from agilab.run import Run
-
-
-@click.command("runs")
-@click.argument("app", required=False, metavar="[APP]")
-@click.option("--limit", type=click.IntRange(min=1), default=30, show_default=True, help="How many to list.")
-@click.option("--all", "everything", is_flag=True, help="List every run.")
-@json_option
-def runs_command(*, app: str | None, limit: int, everything: bool, as_json: bool) -> int:
-    """List runs, newest first.
-
-    APP lists those of one app.
-    """
-    env = AgiEnv()
-    found = env.runs.list(app)
-    if not found:
-        check_owner(env.home.root, env.home.marker, "AGILAB_HOME")
-        if app:
-            env.select(app)  # says so when there is none of that name
-    shown = found if everything else found[:limit]
-    described = [_described(run) for run in shown]
-    if as_json:
-        document("runs", {"count": len(found), "runs": described})
-        return 0
-    if not found:
-        out(f"no run yet; `agilab run {shlex.quote(app) if app else 'APP'}` makes one, `agilab apps` lists the apps")
-        return 0
-    table(
-        (
-            Column("run"),
-            Column("app", cut=True),
-            Column("state"),
-            Column("took", right=True),
-            Column("partitions", right=True),
-            Column("request", optional=True),
-            Column("started (UTC)", optional=True),
-        ),
-        [_row(item) for item in described],
-    )
-    if len(shown) < len(found):
-        out(f"... and {len(found) - len(shown):,} older; --all lists them")
-    return 0
-
-
-def _described(run: Run) -> dict[str, Any]:
-    """Describe a run for a list, which one damaged folder must not break."""
-    try:
-        found = run_json(run)
-        _row(found)
-        return found
-    except (AgilabError, OSError, *NONSENSE) as err:
-        unknown: dict[str, Any] = dict.fromkeys(("created", "started", "ended", "duration_s", "artifacts"))
-        return {
-            "run_id": run.run_id,
-            "app": run.app,
-            "state": "unreadable",
-            "error": first_line(err),
-            "folder": str(run.paths.root),
-            **unknown,
-            "partitions": {"count": 0, "committed": 0},
-            "metrics": {},
-            "request_digest": "",
-        }
-
-
-def _row(described: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the cells of one run in a list."""
-    partitions = described["partitions"]
-    return (
-        described["run_id"],
-        described["app"],
-        described["state"],
-        duration(described["duration_s"]),
-        f"{partitions['committed']}/{partitions['count']}",
-        described["request_digest"][:8],
-        clock(described["started"] or described["created"]),
-    )
+from agilab.sidecar import read_tags
 
 
 @click.command("show")
@@ -198,6 +115,7 @@ def _print_summary(run: Run, env: AgiEnv) -> None:
             ("state", run.state),
             ("error", run.error),
             ("folder", run.paths.root),
+            *_said(run),
             ("started", _when(manifest)),
             ("request", f"sha256 {str(request.get('digest', '-'))[:16]}"),
             ("seed", request.get("seed")),
@@ -208,6 +126,16 @@ def _print_summary(run: Run, env: AgiEnv) -> None:
     )
     out("settings")
     pairs(_settings(request), indent="  ")
+
+
+def _said(run: Run) -> Iterator[tuple[str, object]]:
+    """Yield tags and note, or why they cannot be read."""
+    try:
+        said = read_tags(run.paths)
+    except EvidenceError as err:
+        yield "tags", f"unreadable: {err}"
+    else:
+        yield from (("tags", ", ".join(said.tags)), ("note", said.note))
 
 
 def _reproduce(run: Run, env: AgiEnv) -> str:

@@ -17,7 +17,7 @@ import click
 from agilab.agi import AGI
 from agilab.cli.flags import CHOSEN, CLUSTER, SETTINGS, Chosen, DeclaredCommand, assignments, options
 from agilab.cli.named import named_run
-from agilab.cli.outcome import NONSENSE, exit_code, print_error, print_failures, print_run, run_json
+from agilab.cli.outcome import exit_code, print_error, print_failures, print_run, run_json
 from agilab.cli.progress import watch
 from agilab.cli.screen import Column, count, document, json_option, out, pairs, size, table
 from agilab.cli.signals import Signals
@@ -26,6 +26,7 @@ from agilab.env import AgiEnv
 from agilab.errors import RequestError
 from agilab.paths import read_json
 from agilab.request import SCHEMA, ClusterOptions, RunRequest
+from agilab.rows import NONSENSE
 from agilab.run import Run
 
 LISTED = 30

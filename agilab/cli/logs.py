@@ -14,11 +14,11 @@ import click
 
 from agilab import events
 from agilab.cli.named import named_run
-from agilab.cli.outcome import NONSENSE
 from agilab.cli.progress import attempt_line, resumed_line
 from agilab.cli.screen import clock, out
 from agilab.env import AgiEnv
 from agilab.errors import ArtifactNotFoundError
+from agilab.rows import NONSENSE
 from agilab.run import Run
 
 Line = tuple[str, str, str]

@@ -12,6 +12,7 @@ from agilab.cli.progress import Event, Tally
 from agilab.cli.screen import count, duration, note, number, out, pairs, size
 from agilab.errors import AgilabError, EvidenceError, RunStateError
 from agilab.package import WorkerSource, code_digest
+from agilab.rows import NONSENSE, read_row
 
 if TYPE_CHECKING:
     from agilab.env import AgiEnv
@@ -52,39 +53,7 @@ def request_of(run: Run) -> Mapping[str, Any]:
 
 def run_json(run: Run) -> dict[str, Any]:
     """Return a run as one JSON value: what lists show, and what `agilab run --json` says at the end."""
-    manifest = record_of(run)
-    tally = None if manifest else tallied(run)
-    return {
-        "run_id": run.run_id,
-        "app": run.app,
-        "state": run.state,
-        "error": run.error,
-        "folder": str(run.paths.root),
-        "created": manifest.get("created", tally.created if tally else None),
-        "started": manifest.get("started"),
-        "ended": manifest.get("ended"),
-        "duration_s": manifest.get("duration_s"),
-        "partitions": partitions(manifest, tally),
-        "artifacts": manifest.get("artifacts"),
-        "metrics": run.metrics,
-        "request_digest": str(request_of(run).get("digest") or ""),
-    }
-
-
-def partitions(manifest: Mapping[str, Any], tally: Tally | None) -> dict[str, int]:
-    """Return how many partitions are known and how many have committed, from the record or from the events."""
-    if tally is None:
-        found = manifest["partitions"]
-        return {"count": found.get("count", 0), "committed": found.get("committed", 0)}
-    stages = tally.stages.values()
-    return {
-        "count": sum(stage.partitions or 0 for stage in stages),
-        "committed": sum(stage.committed for stage in stages),
-    }
-
-
-NONSENSE = (LookupError, TypeError, AttributeError, ValueError)
-"""What a record of the right schema and the wrong shape raises; a folder may come from anybody."""
+    return read_row(run).to_json()
 
 
 def tallied(run: Run) -> Tally:

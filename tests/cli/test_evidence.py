@@ -1,4 +1,4 @@
-"""`runs`, `show`, `logs` and `debug`: what is told about runs, also damaged ones."""
+"""`show`, `logs` and `debug`: what is told about runs, also damaged ones."""
 
 from __future__ import annotations
 
@@ -17,27 +17,6 @@ from agilab.cli.logs import EventLines
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 MadeRun = Callable[..., dict[str, Any]]
-
-
-def test_runs_are_listed_newest_first(cli: Cli, made_run: MadeRun) -> None:
-    old, new = made_run(), made_run("--how", "raise")
-    lines = cli("runs").stdout.splitlines()
-    assert lines[0].split() == ["run", "app", "state", "took", "partitions", "request", "started", "(UTC)"]
-    assert lines[1].startswith(f"{new['run_id']}  trouble  failed")
-    assert lines[2].startswith(f"{old['run_id']}  trouble  succeeded")
-    listed = json.loads(cli("runs", "trouble", "--json", "--limit", "1").stdout)
-    assert listed["count"] == 2
-    assert [run["run_id"] for run in listed["runs"]] == [new["run_id"]]
-    assert "... and 1 older; --all lists them" in cli("runs", "--limit", "1").stdout
-
-
-def test_no_run_yet_says_what_to_do(cli: Cli) -> None:
-    done = cli("runs")
-    assert (done.returncode, done.stdout) == (
-        0,
-        "no run yet; `agilab run APP` makes one, `agilab apps` lists the apps\n",
-    )
-    assert json.loads(cli("runs", "--json").stdout)["runs"] == []
 
 
 def test_show_says_what_ran(cli: Cli, made_run: MadeRun) -> None:
@@ -104,21 +83,6 @@ def test_the_command_that_reproduces_a_run_works_from_any_folder(cli: Cli, made_
     line = next(line for line in cli("show", "last").stdout.splitlines() if line.startswith("reproduce"))
     again = json.loads(cli(*shlex.split(line)[2:], "--json").stdout)
     assert again["request_digest"] == run["request_digest"]
-
-
-def test_runs_of_an_app_that_is_not_there_is_an_error(cli: Cli) -> None:
-    done = cli("runs", "troubel")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("agilab: error: no app project 'troubel'; did you mean 'trouble'?")
-    assert cli("runs", "trouble").stdout.startswith("no run yet; `agilab run trouble` makes one")
-
-
-def test_a_home_of_another_program_has_no_runs_to_list(cli: Cli, home: Path) -> None:
-    home.mkdir()
-    (home / "notes.txt").touch()
-    done = cli("runs")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "holds files that are not AGILAB's (notes.txt)" in done.stderr
 
 
 def test_show_lists_artifacts_with_their_digests(cli: Cli, made_run: MadeRun) -> None:
