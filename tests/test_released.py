@@ -9,6 +9,7 @@ import pytest
 
 from agilab import Run, manifest
 from agilab.paths import RunPaths
+from agilab.sidecar import read_tags
 from agilab.verification import verify
 from tests.checkout import ROOT
 from tests.run_folder import SCHEMAS, conform
@@ -50,6 +51,11 @@ def test_a_released_run_folder_is_read_and_verified(folder: Path) -> None:
     for record in records(folder):
         if "schema" in record:
             conform(record, str(record["schema"]))
+
+
+def test_tags_of_a_released_run_are_read() -> None:
+    tags = read_tags(RunPaths(FOLDERS[-1]))
+    assert (tags.tags, tags.note) == (("kept",), "resumed after a cancel")
 
 
 def test_there_is_one_of_every_schema() -> None:

@@ -90,13 +90,14 @@ def verify_command(*, run_id: str, as_json: bool) -> int:
         out(f"{problem.problem}: {problem.path}: expected {problem.expected or '-'}, found {problem.found or '-'}")
     for path, host in found.elsewhere:
         out(f"elsewhere: {path}: on {host}, not looked at")
-    for path, sha256 in found.sidecar:
-        out(f"added later, not sealed: {path}: sha256 {sha256}")
-    if found.superseded:
-        out(f"{count(len(found.superseded), 'earlier seal')} in seals/ held against it too")
     checked = f"{count(found.checked, 'file')}, {size(found.size_bytes)}"
     if found.ok:
         out(f"ok: {found.run_id}: {checked} hashed, all as recorded")
+    if found.superseded:
+        out(f"{count(len(found.superseded), 'earlier seal')} in seals/ held against it too")
+    for path, sha256 in found.sidecar:
+        out(f"added later, not sealed: {path}: sha256 {sha256}")
+    if found.ok:
         return 0
     problems = count(len(found.problems), "problem")
     note(f"agilab: error: {found.run_id} is not as it was recorded: {problems} in {checked}")
