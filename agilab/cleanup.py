@@ -180,7 +180,7 @@ def _needs(env: AgiEnv, rows: Iterable[Row], busy: Iterable[str]) -> _Needs:
     """Gather what is in use by installed apps and by runs that go on or could be resumed."""
     needs = _Needs()
     for app in busy:
-        needs.every_package[app] = needs.every_environment = f"{app} is being installed"
+        needs.every_package[app] = needs.every_environment = f"{app} is being installed or cleaned"
     needs.runtimes[runtime_digest(runtime_files())] = "it is that of this installation"
     for folder in env.wenv.root.glob("*_worker"):
         _add_installed(needs, folder)
