@@ -65,6 +65,11 @@ class HomePaths:
         """The file that says whose folder this is (schema ``agilab.home/1``)."""
         return self.root / "home.json"
 
+    @property
+    def trust(self) -> Path:
+        """What was imported, and whether it may run (schema ``agilab.trust/1``)."""
+        return self.root / "trust.json"
+
     def app_settings(self, app: str) -> Path:
         """The user's workspace copy of an app's settings."""
         return self.apps / app / "app_settings.toml"
