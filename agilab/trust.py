@@ -131,7 +131,7 @@ def trust(root: Path, home: HomePaths, *, seen: str) -> Import:
     found, here = untrusted(root, home), root.resolve()
     if found is None:
         raise TrustError(f"{root} was not imported, so it may run already")
-    if (here / MARKER).exists() is False and any((folder / MARKER).exists() for folder in here.parents):
+    if not (here / MARKER).exists() and any((folder / MARKER).exists() for folder in here.parents):
         raise TrustError(f"{root} is part of an imported project; trust that one, or move this one out of it")
     now_is = digest_of(here)
     if now_is != seen:
