@@ -61,6 +61,9 @@ class Import:
     imported: str
     trusted: str | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Import:
         return cls(**{name: value[name] for name in cls.__dataclass_fields__})
@@ -105,10 +108,13 @@ def require(root: Path, home: HomePaths) -> None:
         It was imported and is not trusted.
     """
     if untrusted(root, home) is not None:
-        raise TrustError(
-            f"{root.name} was imported and is not trusted, so nothing of it runs; "
-            f"read it, then: agilab trust {shlex.quote(str(root))}"
-        )
+        app = root.name.removesuffix("_project")
+        raise TrustError(f"{app} was imported and is not trusted, so nothing of it runs; {advice(root)}")
+
+
+def advice(root: Path) -> str:
+    """Return what to do about a project that is not trusted."""
+    return f"read it, then: agilab trust {shlex.quote(str(root))}"
 
 
 def trust(root: Path, home: HomePaths, *, seen: str) -> Import:
@@ -175,7 +181,7 @@ def record(folder: Path, home: HomePaths, *, root: Path, origin: str, origin_sha
     )
     with _changing(home) as known:
         _put(known, found)
-    write_json(folder / MARKER, {"schema": SCHEMA, "imports": [asdict(found)]})
+    write_json(folder / MARKER, {"schema": SCHEMA, "imports": [found.to_json()]})
     return found
 
 
@@ -214,7 +220,7 @@ def _changing(home: HomePaths) -> Iterator[list[Import]]:
     with holding(lock, waiting="", report=lambda text: None):
         known = list(imports(home))
         yield known
-        write_json(home.trust, {"schema": SCHEMA, "imports": [asdict(item) for item in known]})
+        write_json(home.trust, {"schema": SCHEMA, "imports": [item.to_json() for item in known]})
 
 
 def _put(known: list[Import], found: Import) -> None:
