@@ -170,9 +170,10 @@ def import_zip(file: Path, folder: Path, *, home: HomePaths, name: str = "") -> 
     """
     trust.imports(home)
     try:
-        with open(file, "rb") as opened, ZipFile(_checked(opened)) as archive:
-            sha256 = digest.of_file(file)
-            members = _members(archive, opened)
+        with open(file, "rb") as opened:
+            sha256, entries = digest.of_file(file), _entry_count(opened)
+            archive = ZipFile(opened)
+            members = _members(archive, opened, entries)
             own_name, counting = _project_files(members)
             target = require_free(name or own_name, folder) if name else folder.absolute() / f"{own_name}_project"
             with copies.aside(folder) as place:
@@ -253,8 +254,8 @@ def _folder_of(file: Path) -> Path:
 # --- in: the directory of the zip file -----------------------------------------------
 
 
-def _checked(file: IO[bytes]) -> IO[bytes]:
-    """Look at the end of a zip file before anything reads what it says: one plain directory, and nothing behind it."""
+def _entry_count(file: IO[bytes]) -> int:
+    """Return how many entries a zip file says it has, once its end is known to be one plain directory of bounded size."""
     size = os.fstat(file.fileno()).st_size
     if size > LARGEST_BYTES:
         raise _RefusedError(f"it has {size} bytes, more than {LARGEST_BYTES}")
@@ -269,11 +270,10 @@ def _checked(file: IO[bytes]) -> IO[bytes]:
         raise _RefusedError("something lies before, between or behind its parts")
     if entries > MOST_FILES or length > _LARGEST_DIRECTORY_BYTES or tail[max(0, at - 20) : at].startswith(b"PK\6\7"):
         raise _RefusedError(f"it has more than {MOST_FILES} entries, or its directory is too large")
-    file.seek(0)
-    return file
+    return int(entries)
 
 
-def _members(archive: ZipFile, file: IO[bytes]) -> list[_Member]:
+def _members(archive: ZipFile, file: IO[bytes], entries: int) -> list[_Member]:
     """Return the entries that are files, once every entry is known to be harmless by name, kind and place."""
     end, known, files = 0, dict[str, str](), set[str]()
     members = []
@@ -289,7 +289,7 @@ def _members(archive: ZipFile, file: IO[bytes]) -> list[_Member]:
         _require_single(name, known, files, is_folder=is_folder)
         if not is_folder:
             members.append(_Member(info, name, bool(info.external_attr >> 16 & stat.S_IXUSR)))
-    if end != archive.start_dir:
+    if end != archive.start_dir or len(archive.infolist()) != entries:
         raise _RefusedError("something lies between its entries and its directory")
     return members
 
@@ -370,6 +370,7 @@ def _extract(archive: ZipFile, members: Iterable[_Member], root: Path, allowed: 
     """Write files for their owner alone, and stop when there are more bytes than the archive may hold."""
     total = 0
     for member in members:
+        before = total
         path = root
         for part in ("", *member.name.split("/")[:-1]):
             path = path / part
@@ -382,6 +383,8 @@ def _extract(archive: ZipFile, members: Iterable[_Member], root: Path, allowed: 
                 if total > allowed:
                     raise _RefusedError(f"it holds more than {allowed} bytes, which is too much for its size")
                 target.write(chunk)
+        if total - before != member.info.file_size:
+            raise _RefusedError(f"{member.name!a:.120} does not have the size that the directory says")
 
 
 def _allowed(size_bytes: int) -> int:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 NAME = "canary"
 UUID = "3d5f0f5e-0d7e-4b39-8a55-3f2f8c1b7a01"
-SINGS = '''\
+SINGS = """\
 import os as _os
 _os.close(_os.open({song!r}, _os.O_WRONLY | _os.O_CREAT | _os.O_APPEND))
-'''
+"""
 BUILD = """\
 def _none(*given, **named):
     return []

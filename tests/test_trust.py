@@ -222,7 +222,9 @@ def test_it_stays_untrusted_when_its_folder_is_changed_by_hand(
         trust.require(root, folders)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "agilab.trust/2"}', '{"schema": "agilab.trust/1"}', "gone"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"schema": "agilab.trust/2"}', '{"schema": "agilab.trust/1"}', "gone"]
+)
 def test_a_damaged_record_keeps_it_untrusted_and_harms_no_other_app(
     imported: Project, folders: HomePaths, tmp_path: Path, text: str
 ) -> None:
