@@ -8,6 +8,7 @@ in it. Limits hold while it is read, whatever it says about itself.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -171,11 +172,11 @@ def import_zip(file: Path, folder: Path, *, home: HomePaths, name: str = "") -> 
     trust.imports(home)
     try:
         with open(file, "rb") as opened:
-            sha256, entries = digest.of_file(file), _entry_count(opened)
+            sha256, entries = hashlib.file_digest(opened, "sha256").hexdigest(), _entry_count(opened)
             archive = ZipFile(opened)
             members = _members(archive, opened, entries)
             own_name, counting = _project_files(members)
-            target = require_free(name or own_name, folder) if name else folder.absolute() / f"{own_name}_project"
+            target = require_free(name, folder) if name else folder.absolute() / f"{own_name}_project"
             with copies.aside(folder) as place:
                 root = place / f"{own_name}_project"
                 _extract(archive, counting, root, _allowed(os.fstat(opened.fileno()).st_size))
@@ -255,7 +256,7 @@ def _folder_of(file: Path) -> Path:
 
 
 def _entry_count(file: IO[bytes]) -> int:
-    """Return how many entries a zip file says it has, once its end is known to be one plain directory of bounded size."""
+    """Return how many entries a zip file says it has, once its end is known to be one plain directory."""
     size = os.fstat(file.fileno()).st_size
     if size > LARGEST_BYTES:
         raise _RefusedError(f"it has {size} bytes, more than {LARGEST_BYTES}")

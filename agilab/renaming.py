@@ -20,6 +20,7 @@ _TAKES_A_NAME = frozenset(
     {"AgiEnv", "find", "locate", "select", "import_module", "__import__", "find_spec", "files", "importorskip"}
 )
 """Functions whose argument, when it is the app's name, means the app or its package."""
+_DATA_TABLES = ("tool.agilab.kinds", "tool.agilab.data")
 _CLASS_ENDINGS = ("", "App", "Worker", "View", "Views")
 _OPENING, _CLOSING = "([{", ")]}"
 
@@ -83,8 +84,8 @@ class Renaming:
         old, new = self.old, self.new
         text = self._references(text)
         text = re.sub(rf"`{old}`", f"`{new}`", text)
-        text = re.sub(rf"(?m)^(#+ +){old}[ \t]*$", rf"\g<1>{new}", text)
-        text = re.sub(rf"(?m)^(#+ +)({_spaced(old)})[ \t]*$", lambda found: found[1] + _like(found[2], new), text)
+        text = re.sub(rf"(?m)^(#+ +){old}(?=[ \t\r]*$)", rf"\g<1>{new}", text)
+        text = re.sub(rf"(?m)^(#+ +)({_spaced(old)})(?=[ \t\r]*$)", lambda found: found[1] + _like(found[2], new), text)
         text = re.sub(rf"(?m)(^[ \t>]*|\")(from|import) {old}\b", rf"\g<1>\g<2> {new}", text)
         text = re.sub(rf"\b(agilab (?:\w+ )+|(?:app|package|project) ){old}\b(?![./]\w)", rf"\g<1>{new}", text)
         text = re.sub(rf"(\b(?:{'|'.join(sorted(_TAKES_A_NAME))})\(\\?[\"']){old}(?=\\?[\"'])", rf"\g<1>{new}", text)
@@ -143,18 +144,14 @@ class Renaming:
 
     def _toml_line(self, line: str, table: str) -> str:
         old, new = self.old, self.new
-        line = self.prose(line) if table == "project" or "_" in old else self._references(line)
+        if table.startswith(("project.entry-points", "tool.")) and not table.startswith(_DATA_TABLES):
+            line = re.sub(r"([\"'])([\w.:]+)(?=\1)", lambda text: text[1] + self._module_reference(text[2]), line)
+            line = re.sub(rf"(?<![\w\"'.-])([\"']?){old}\1(?=\s*=)", rf"\g<1>{new}\g<1>", line)
+            line = re.sub(rf"([\"']){old}(?=(/[^\"']*)?\1)", rf"\g<1>{new}", line)
         if table == "project":
             names = rf"(?:{old}|{re.escape(dashed(old))})"
             line = re.sub(rf"^(\s*name\s*=\s*[\"']){names}(?=[\"'])", rf"\g<1>{dashed(new)}", line)
-        named = table.startswith(("project.entry-points", "tool.")) and not table.startswith(
-            ("tool.agilab.kinds", "tool.agilab.data")
-        )
-        if not named:
-            return line
-        line = re.sub(rf"(?<![\w\"'.-])([\"']?){old}\1(?=\s*=)", rf"\g<1>{new}\g<1>", line)
-        line = re.sub(rf"([\"']){old}(?=(/[^\"']*)?\1)", rf"\g<1>{new}", line)
-        return re.sub(r"([\"'])([\w.:]+)(?=\1)", lambda text: text[1] + self._module_reference(text[2]), line)
+        return self.prose(line) if table == "project" or "_" in old else self._references(line)
 
 
 @dataclass
@@ -251,7 +248,7 @@ class _Source:
             return renaming._references(source)
         before, inner = self.tokens[place - 1].string, found[3]
         called = self.tokens[place - 2].string if place > 1 and before == "(" else ""
-        renamed = renaming._module_reference(renaming._references(inner))
+        renamed = renaming._references(renaming._module_reference(inner))
         if inner == renaming.old and called in _TAKES_A_NAME:
             renamed = renaming.new
         is_annotation = before == "->" or (before == ":" and not opens.endswith("{"))

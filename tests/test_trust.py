@@ -352,7 +352,7 @@ DOORS = {
     "Execution": {"agi", "supervisor"},
     "import_module": {"planner", "entry", "base", "root", "__init__"},
 }
-"""What lets code of an app run -> the modules that call it: they ask `trust`, or are only reached through one that does."""
+"""What lets code of an app run -> the modules that call it: they ask `trust`, or are reached through one that does."""
 
 
 @pytest.mark.parametrize("door", DOORS)
