@@ -37,7 +37,7 @@ WORDS = Renaming("my_app", "our_thing", ("MyApp", "MyAppWorker"), frozenset({"My
         ("find('best')", "find('top')"),
         ('import_module("best.model")', 'import_module("top.model")'),
         ('patch("best.model.x"), "best.csv"', 'patch("top.model.x"), "best.csv"'),
-        ('"best_worker:BestWorker", "best:Best"', '"top_worker:TopWorker", "top:Top"'),
+        ('x = "best_worker:BestWorker", "best:Best"', 'x = "top_worker:TopWorker", "top:Top"'),
         ('"src/best", "src/bestiary", "best_project"', '"src/top", "src/bestiary", "top_project"'),
         ('__all__ = ["Best", "best"]', '__all__ = ["Top", "best"]'),
         ('def f(x: "Best") -> "Best": ...', 'def f(x: "Top") -> "Top": ...'),

@@ -70,7 +70,9 @@ def clone_command(*, app: str, name: str, folder: Path, as_json: bool) -> int:
     The clone has its own uuid; packages, classes and references have the new name. Shipped and installed
     apps can be cloned too.
     """
-    made = copies.clone(locate(app), name, folder, home=AgiEnv().home)
+    project, env = locate(app), AgiEnv()
+    env.prepare()
+    made = copies.clone(project, name, folder, home=env.home)
     return _made("apps.clone", made, as_json=as_json)
 
 
@@ -84,6 +86,7 @@ def rename_command(*, app: str, name: str, as_json: bool) -> int:
     It keeps its uuid and your settings of it. Its runs stay below the old name.
     """
     project, env = locate(app), AgiEnv()
+    env.prepare()
     made = copies.rename(project, name, home=env.home)
     code = _made("apps.rename", made, as_json=as_json)
     for line in _stay(env, project.name):

@@ -113,6 +113,7 @@ def trust_command(*, app: str, expected: str | None, yes: bool, as_json: bool) -
         pairs(about)
         table((Column("  size", right=True), Column("file", wraps=True)), [(size(sizes[name]), name) for name in names])
     _confirm(project.name, seen, expected=expected, asks=not yes, as_json=as_json)
+    env.prepare()
     found = trust.trust(project.root, env.home, seen=seen)
     if as_json:
         body = {"app": project.name, "root": str(project.root), "trusted": True, "import": found.to_json()}
