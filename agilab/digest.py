@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +73,25 @@ def tree_files(root: Path, *, skip: str = "") -> list[str]:
     return sorted(found)
 
 
+def counts(name: str) -> bool:
+    """Whether a file counts in a tree, by its POSIX path relative to it: the rule of `tree_files`."""
+    *folders, file = name.split("/")
+    return _IGNORED_FOLDERS.isdisjoint(folders) and not file.endswith(_IGNORED_ENDINGS)
+
+
 def of_tree(root: Path, *, skip: str = "") -> str:
     """Return the sha256 over names, executable bits and bytes of a source tree.
 
     Times, owners and the umask lie outside, so that a checkout and a copy of
     it have one digest.
     """
+    return of_files((root / name, name) for name in tree_files(root, skip=skip))
+
+
+def of_files(files: Iterable[tuple[Path, str]]) -> str:
+    """Return the digest that `of_tree` gives a tree of some files, each with its name in the tree, in their order."""
     total = hashlib.sha256()
-    for name in tree_files(root, skip=skip):
-        path = root / name
+    for path, name in files:
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):
             kind, content = "link", of_bytes(os.readlink(path).encode())

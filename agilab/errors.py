@@ -9,6 +9,7 @@ The tree, with the exit code the shell returns for each branch::
     ├── PlanError               (ValueError)   2   a work plan that does not hold together
     ├── ProjectError                           2   an app project that breaks its contract
     │   └── ProjectNotFoundError (LookupError) 2
+    ├── TrustError                             2   an imported app that may not run yet
     ├── HomeError               (OSError)      2   AGILAB_HOME cannot be used as it is
     ├── BackendRefusedError                    2   a backend was asked for what it cannot promise
     ├── InstallError                           3   worker package, environment or data set
@@ -74,6 +75,12 @@ class ProjectError(AgilabError):
 
 class ProjectNotFoundError(ProjectError, LookupError):
     """No app project of that name or path."""
+
+
+class TrustError(AgilabError):
+    """An imported app is not trusted, so nothing of it runs."""
+
+    exit_code = 2
 
 
 class HomeError(AgilabError, OSError):

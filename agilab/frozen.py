@@ -203,12 +203,19 @@ def _compile_elsewhere(jobs: list[tuple[str, str, str]], python: Interpreter) ->
     return [NotCompiled(*item) for item in json.loads(done.stdout)]
 
 
-def sweep(parent: Path) -> None:
+def sweep(parent: Path, *, prefix: str = ".") -> None:
     """Remove what processes that are gone left unfinished beside the folders of `parent`.
 
     Only what is older than an hour: the process may live on another host that shares the folder.
+
+    Parameters
+    ----------
+    parent
+        The folder.
+    prefix
+        How the names of what may be removed begin, in a folder that is not all ours.
     """
-    for path in parent.glob(".*.tmp"):
+    for path in parent.glob(f"{prefix}*.tmp"):
         owner = re.search(r"\.(\d+)\.(old\.)?tmp$", path.name)
         with suppress(OSError):
             if owner and not Path("/proc", owner[1]).exists() and time.time() - os.lstat(path).st_mtime > _OLD_S:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agilab import data, package
+from agilab import data, package, trust
 from agilab.data import DataSpec
 from agilab.environment import Report
 from agilab.errors import DataError, InstallError
@@ -65,7 +65,10 @@ def fetch_data(project: Project, home: HomePaths, report: Report) -> Path:
     ------
     DataError
         It could not be fetched, or is not what it was.
+    TrustError
+        The app was imported and is not trusted.
     """
+    trust.require(project.root, home)
     if project.data:
         return data.fetch(DataSpec.from_json(project.data), home=home, report=report)
     return data_root(project, home)
@@ -105,7 +108,10 @@ def install(project: Project, *, home: HomePaths, wenv: WenvPaths, report: Repor
         Lock, environment or package could not be made.
     DataError
         The data set could not be fetched, or is not what it was.
+    TrustError
+        The app was imported and is not trusted: a build may run anything.
     """
+    trust.require(project.root, home)
     worker = package.install(_source(project), wenv=wenv, report=report)
     return Installation(worker, fetch_data(project, home, report), project.data)
 

@@ -80,6 +80,11 @@ class HomePaths:
         """Space kept so that a run can be sealed when the disk is full."""
         return self.root / "reserve"
 
+    @property
+    def trust(self) -> Path:
+        """What was imported, and whether it may run (schema ``agilab.trust/1``)."""
+        return self.root / "trust.json"
+
     def app_settings(self, app: str) -> Path:
         """The user's workspace copy of an app's settings."""
         return self.apps / app / "app_settings.toml"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agilab import __version__, codec, contract, digest
+from agilab import __version__, codec, contract, digest, trust
 from agilab.artifact import Artifact
 from agilab.errors import AgilabError, PlanError, ProjectError, SettingError, first_line
 from agilab.paths import HomePaths, make_folder, read_json, write_json
@@ -38,7 +38,7 @@ _MARK = "__agilab_digest__"
 
 @dataclass(frozen=True, slots=True)
 class Planner:
-    """One app's manager code, ready to be asked.
+    """One app's manager code, ready to be asked; there is none for an app that is not trusted.
 
     Parameters
     ----------
@@ -52,6 +52,11 @@ class Planner:
         Folder that holds the manager package; by default the project's own, else a snapshot.
     in_process
         Whether this process may import the code.
+
+    Raises
+    ------
+    TrustError
+        The app was imported and is not trusted.
     """
 
     project: Project
@@ -59,6 +64,9 @@ class Planner:
     data_root: Path
     source: Path | None = None
     in_process: bool = True
+
+    def __post_init__(self) -> None:
+        trust.require(self.project.root, self.home)
 
     def fields(self) -> tuple[codec.Field, ...]:
         """Return the declared settings; read from a cache by digest when the code has not changed."""

@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from agilab import codec, evidence, installation, manifest, prepared, records, recovery, slots
+from agilab import codec, evidence, installation, manifest, prepared, records, recovery, slots, trust
 from agilab.artifact import Artifact
 from agilab.backends.base import Backend, Job, Pool, backend
 from agilab.committer import Committer
@@ -111,6 +111,9 @@ class Execution:
     committer: Committer = field(init=False)
     backend: Backend = field(init=False)
     planner: Planner = field(init=False)
+
+    def __post_init__(self) -> None:
+        trust.require(self.project.root, self.home)
 
     def tell(self, event: str, fields: Mapping[str, Any]) -> None:
         """Write an event to the log, and hand it to whoever listens."""

@@ -11,6 +11,7 @@ from string import Template
 from agilab.errors import NoSpaceError, ProjectError, ProjectNotFoundError
 from agilab.paths import disk_errors
 from agilab.project import Project, locate, name_problem, read
+from agilab.renaming import dashed, title
 
 _PYPROJECT = """\
 [build-system]
@@ -128,6 +129,19 @@ def create(name: str, folder: Path) -> Project:
     ProjectError
         The name is not allowed or taken, or the folder cannot be written to; nothing has been written.
     """
+    target = require_free(name, folder)
+    _write(name, target)
+    return read(target)
+
+
+def require_free(name: str, folder: Path) -> Path:
+    """Return where a new project of that name goes in a folder.
+
+    Raises
+    ------
+    ProjectError
+        The name is not allowed or taken, or there is no such folder.
+    """
     if problem := name_problem(name):
         near = re.sub(r"[^a-z0-9]+", "_", name.lower()[:50]).strip("_")
         hint = f"; did you mean {near!r}?" if not name_problem(near) else ""
@@ -135,12 +149,6 @@ def create(name: str, folder: Path) -> Project:
     if not folder.is_dir():
         raise ProjectError(f"{folder} is not a folder; make it first, or choose another")
     target = folder.absolute() / f"{name}_project"
-    _require_free(name, target)
-    _write(name, target)
-    return read(target)
-
-
-def _require_free(name: str, target: Path) -> None:
     if os.path.lexists(target):
         raise ProjectError(f"{target} already exists; choose another name or folder")
     if _is_installed(name):
@@ -148,7 +156,7 @@ def _require_free(name: str, target: Path) -> None:
     try:
         other = locate(name, cwd=target.parent)
     except ProjectNotFoundError:
-        return
+        return target
     raise ProjectError(f"there is an app {name!r} in {other.root}; two of one name would be in each other's way")
 
 
@@ -164,8 +172,7 @@ def _write(name: str, target: Path) -> None:
     import shutil
     from uuid import uuid4
 
-    title = "".join(part.capitalize() for part in name.split("_"))
-    words = {"name": name, "dashed": name.strip("_").replace("_", "-"), "title": title, "uuid": str(uuid4())}
+    words = {"name": name, "dashed": dashed(name), "title": title(name), "uuid": str(uuid4())}
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with disk_errors(target.parent, "writing a project to"):

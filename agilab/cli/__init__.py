@@ -21,11 +21,14 @@ SECTIONS = (
     (
         "App projects",
         (
-            ("apps", "projects", "List the app projects that can be run."),
+            ("apps", "apps", "List the app projects that can be run; clone, rename, delete."),
             ("new", "projects", "Write a new app project that runs at once."),
             ("check", "projects", "Name every breach of the app contract, with its fix."),
             ("settings", "settings", "Show an app's settings and where each value came from."),
             ("install", "projects", "Make an app's worker package and worker environment."),
+            ("export", "sharing", "Take an app project away as one file."),
+            ("import", "sharing", "Put an app project from one file here, not trusted yet."),
+            ("trust", "sharing", "Look at an imported app, and let it run."),
         ),
     ),
     (

@@ -1,4 +1,4 @@
-"""`agilab apps`, `new`, `check` and `install`: app projects, before anything of them runs."""
+"""`agilab new`, `check` and `install`: app projects, before anything of them runs."""
 
 from __future__ import annotations
 
@@ -7,42 +7,14 @@ from pathlib import Path
 
 import click
 
-from agilab.cli.screen import Column, count, document, json_option, note, out, pairs, table
+from agilab.cli.screen import count, document, json_option, note, out, pairs
 from agilab.cli.stdout import app_output_aside
 from agilab.declaration import Breach
 from agilab.env import AgiEnv
 from agilab.errors import AgilabError, SettingError
 from agilab.installation import worker_environment
 from agilab.project import Project, locate
-
-
-@click.command("apps")
-@json_option
-def apps_command(*, as_json: bool) -> int:
-    """List the app projects that can be run."""
-    projects = AgiEnv().apps()
-    if as_json:
-        document("apps", {"apps": [project.to_json() for project in projects]})
-        return 0
-    if not projects:
-        out("no app project found; `agilab new NAME` writes one")
-        return 0
-    table(
-        (Column("app", cut=True), Column("version"), Column("source"), Column("what it does", wraps=True)),
-        [
-            (
-                item.name,
-                item.version,
-                item.source,
-                "broken: " + str(item.breaches[0]) if item.breaches else item.description,
-            )
-            for item in projects
-        ],
-    )
-    for item in projects:
-        if item.breaches:
-            note(f"{item.name}: `agilab check {shlex.quote(str(item.root))}` names what is wrong")
-    return 0
+from agilab.trust import advice, untrusted
 
 
 @click.command("new")
@@ -79,11 +51,12 @@ def check_command(*, app: str, as_json: bool) -> int:
     """
     from agilab.contract import check, missing_dependencies
 
-    project = locate(app)
-    made = None if project.breaches else worker_environment(project, AgiEnv().wenv)
+    project, env = locate(app), AgiEnv()
+    held = untrusted(project.root, env.home) is not None
+    made = None if project.breaches else worker_environment(project, env.wenv)
     found = check(project, environment=made)
-    # The app's own code is asked only when it can be found and nothing that it imports is missing.
-    if not project.breaches and not missing_dependencies(project):
+    # The app's own code is asked only when it may run, can be found, and nothing that it imports is missing.
+    if not held and not project.breaches and not missing_dependencies(project):
         told = {(item.file, item.line) for item in found if item.line > 1}  # both name an import that fails
         more = [item for item in _check_code(project, made) if (item.file, item.line) not in told]
         found = tuple(dict.fromkeys((*found, *more)))
@@ -91,12 +64,15 @@ def check_command(*, app: str, as_json: bool) -> int:
         breaches = [
             {"file": str(item.file), "line": item.line, "message": item.message, "fix": item.fix} for item in found
         ]
-        document("check", {"app": project.name, "root": str(project.root), "ok": not found, "breaches": breaches})
+        body = {"app": project.name, "root": str(project.root), "ok": not found, "code_asked": not held}
+        document("check", {**body, "breaches": breaches})
     elif found:
         out(*found)
         note(f"agilab: error: {project.name or project.root.name} has {count(len(found), 'breach', 'breaches')}")
     else:
-        out(f"ok: {project.name} keeps the app contract")
+        out(f"ok: {project.name} keeps the app contract{', as far as its files tell' if held else ''}")
+    if held:
+        note(f"its code was not asked for settings and plan: it is imported and not trusted; {advice(project.root)}")
     return 1 if found else 0
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from agilab.cli import COMMANDS_GROUP, SECTIONS, added_commands, help_text
+from agilab.cli.commands import Commands
 from agilab.cli.screen import block, document, note
 from agilab.errors import AgilabError, WorkerError, first_line
 
@@ -30,7 +31,7 @@ BUG = 70
 NO_SPACE = 4
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Commands):
     """A group whose commands are imported when one of them is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -42,13 +43,6 @@ class LazyGroup(click.Group):
             command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
             return command
         return _added(cmd_name)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str, click.Command, list[str]]:
-        name = args[0]
-        command = self.get_command(ctx, name)
-        if command is None:
-            raise click.UsageError(f"no command {name!r}{_near(name, self.list_commands(ctx))}", ctx)
-        return name, command, args[1:]
 
     def get_help(self, ctx: click.Context) -> str:
         return help_text().rstrip("\n")
@@ -130,18 +124,13 @@ def _usage(error: click.ClickException, words: Sequence[str]) -> str:
         message = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
     first = words[0] if words else ""
-    known = [first] if first in FILES or (context is not None and context.parent) else []
+    known = [first] if first in FILES else []
+    if context is not None and context.parent:
+        known = context.command_path.split()[1:]
     if FILES.get(first) == "launch" and len(words) > 1 and not words[1].startswith("-"):
         known = list(words[:2])  # the help of the app lists its settings
     end = " see" if message.endswith("?") else "; see"
     return f"{message[:1].lower()}{message[1:]}{end} {shlex.join(('agilab', *known, '--help'))}"
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    from difflib import get_close_matches
-
-    found = get_close_matches(name, known, n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def _added(name: str) -> click.Command | None:
