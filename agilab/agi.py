@@ -203,11 +203,12 @@ class AGI:
         _require_free(run)
         require_resumable(run.paths)
         env.prepare()
+        # Made here in either case: what cannot go on is refused before anything changes.
+        execution = taking_up(env.home, env.wenv, run.paths, find_project=lambda: env.select(run.app).project)
         if detach:
-            project = None if run.paths.prepared.exists() else env.select(run.app).project.root
+            project = None if run.paths.prepared.exists() else execution.project.root
             detached.start(env.home, env.wenv, run.paths, project=project, takes_up=True)
             return run
-        execution = taking_up(env.home, env.wenv, run.paths, find_project=lambda: env.select(run.app).project)
         execution.on_event = on_event
         supervise(execution)
         return run

@@ -349,7 +349,7 @@ DOORS = {
     "WorkerSession": {"entry", "debug", "inline"},
     "answer": {"planner"},
     "_ask_child": {"planner"},
-    "Execution": {"agi", "supervisor"},
+    "Execution": {"agi", "supervisor", "detached"},
     "import_module": {"planner", "entry", "base", "root", "__init__"},
 }
 """What lets code of an app run -> the modules that call it: they ask `trust`, or are reached through one that does."""

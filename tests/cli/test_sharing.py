@@ -18,7 +18,7 @@ from agilab import AgiEnv, trust
 from agilab.cli import root
 from agilab.cli.sharing import confirmed
 from tests import canary
-from tests.run_folder import RunFolder
+from tests.run_folder import MOMENT, RunFolder
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -160,6 +160,9 @@ def test_nobody_is_asked_for_json(monkeypatch: pytest.MonkeyPatch) -> None:
 APP = "APP"
 """Stands for the path of the app that is not trusted."""
 
+FAILED = "20231114-221319-0000"
+"""A run of an app of that name which has failed."""
+
 LOOKS: dict[str, list[tuple[str, ...]]] = {
     "first-proof": [("first-proof", "--help")],  # on an untrusted copy of the shipped app: see below
     "doctor": [("doctor",)],
@@ -173,6 +176,11 @@ LOOKS: dict[str, list[tuple[str, ...]]] = {
     "import zip": [("import", "zip", "../canary.zip", "--name", "singer")],
     "trust": [("trust", APP), ("trust", APP, "--digest", "00000000")],
     "cancel": [("cancel", "last")],
+    "seal": [("seal", "last")],
+    "compare": [("compare", "last", "last")],
+    "tag": [("tag", "last", "heard")],
+    "rm": [("rm", "last")],
+    "clean": [("clean",), ("clean", "--keep-last", "0")],
     "runs": [("runs",)],
     "show": [("show", "last")],
     "logs": [("logs", "last")],
@@ -194,6 +202,8 @@ REFUSED: dict[str, list[tuple[str, ...]]] = {
         ("run", "canary"),
         ("run", "--request", "../request.json"),
     ],
+    "resume": [("resume", FAILED), ("resume", FAILED, "--detach")],
+    "bench": [("bench", APP), ("bench", APP, "--help")],
     "debug": [("debug", "last", "p0"), ("debug", "last", "p0", "--no-pdb")],
 }
 """Commands that need its code."""
@@ -216,12 +226,13 @@ def test_every_command_is_tried_on_an_app_that_is_not_trusted() -> None:
 
 @pytest.fixture
 def singer(cli: Cli, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Import the canary, go into its folder, and leave a run of an app of its name; what sings makes the test fail."""
+    """Import the canary, go into its folder, and leave runs of an app of its name; what sings makes the test fail."""
     song = tmp_path / "song"
     (here / "canary.zip").write_bytes(canary.zipped(canary.files(song)))
     assert cli("import", "zip", "canary.zip").returncode == 0
     project = here / "canary_project"
     RunFolder(AgiEnv().home.root, app="canary").commit_all().seal()
+    RunFolder(AgiEnv().home.root, app="canary", moment=MOMENT - 1).seal("failed", "some reason")
     (here / "request.json").write_text(
         json.dumps({"schema": "agilab.request/1", "app": {"name": "canary", "uuid": canary.UUID}})
     )
@@ -255,7 +266,8 @@ def test_a_command_that_needs_its_code_is_refused_in_one_line(cli: Cli, singer: 
         "agilab: error: canary was imported and is not trusted, so nothing of it runs; "
         f"read it, then: agilab trust {singer}\n"
     )
-    assert [run.run_id for run in AgiEnv().runs.list()] == ["20231114-221320-0000"]
+    assert [run.run_id for run in AgiEnv().runs.list()] == ["20231114-221320-0000", FAILED]
+    assert AgiEnv().runs.get(FAILED).state == "failed"
 
 
 def test_from_inside_the_project_as_a_process_of_its_own(cli: Cli, singer: Path) -> None:

@@ -56,7 +56,7 @@ def test_clean_says_what_goes_and_why_the_rest_stays(cli: Cli, home: Path) -> No
     assert f"removed run trouble/{old.run_id}, " in done.stdout
     lines = {line.split("  ")[0]: line for line in done.stdout.splitlines()}
     assert lines["runs"].endswith("it is not old enough")
-    assert lines["environments"].endswith("trouble is installed with it")
+    assert lines["environments"].endswith(" is installed with it")
     assert not old.root.exists()
     assert cli("run", "trouble", "--parts", "1").returncode == 0
 
