@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agilab import frozen
+from agilab import frozen, prepared
 from agilab.disk import Size, measure, remove, remove_run
 from agilab.env import AgiEnv, check_owner
 from agilab.errors import AgilabError, RunNotFoundError, RunStateError
@@ -188,9 +188,9 @@ def _needs(env: AgiEnv, rows: Iterable[Row], busy: Iterable[str]) -> _Needs:
         with suppress(AgilabError, OSError):
             needs.snapshots[project.manager_digest()] = f"it is the code of {project.name}"
     for row in rows:
-        if row.state in ("failed", "cancelled"):
-            _add_recorded(needs, row)
-        elif row.state not in FINAL_STATES and row.state != "unreadable":
+        if row.state in ("succeeded", "unreadable") or _add_recorded(needs, row):
+            continue
+        if row.state not in FINAL_STATES:
             _add_unrecorded(needs, row, env)
     return needs
 
@@ -211,21 +211,24 @@ def _add_installed(needs: _Needs, folder: Path) -> None:
         needs.every_environment = f"{folder / MANIFEST_NAME} cannot be read; run agilab install {app}"
 
 
-def _add_recorded(needs: _Needs, row: Row) -> None:
-    """Add what the manifest of a run names that can be resumed."""
-    reason = f"run {row.run_id} has {row.state} and can be resumed"
+def _add_recorded(needs: _Needs, row: Row) -> bool:
+    """Add what a run that can go on has recorded to use; False when it has recorded nothing yet."""
+    run = Run(RunPaths(Path(row.folder)))
+    reason = f"run {row.run_id} is {row.state} and can go on"
     with suppress(AgilabError, OSError, *NONSENSE):
-        manifest = Run(RunPaths(Path(row.folder))).manifest
-        code, environment = manifest["code"], manifest["environment"]
-        if code and environment:  # else it ended before anything was installed
+        recorded = prepared.read(run.paths) or run.manifest
+        code, environment = recorded["code"], recorded["environment"]
+        if code and environment:
             needs.packages[row.app, str(code["worker_digest"])] = reason
             needs.snapshots[str(code["manager_digest"])] = reason
             needs.runtimes[str(code["runtime_digest"])] = reason
             needs.environments[str(environment["digest"])] = reason
+        return True
+    return False
 
 
 def _add_unrecorded(needs: _Needs, row: Row, env: AgiEnv) -> None:
-    """Add what a run uses that has no manifest yet: the code that its request names; any environment."""
+    """Add what a run may use that has recorded nothing yet: the code that its request names; any environment."""
     reason = f"run {row.run_id} is {row.state}"
     needs.every_environment = reason
     wanted = ""
