@@ -50,13 +50,18 @@ def facts(run: Execution) -> dict[str, Any]:
         },
         "backend": {
             "name": run.request.cluster["backend"],
-            "hosts": [os.uname().nodename],
+            "hosts": _hosts(run),
             "workers": list(run.pool.workers) if run.pool is not None else [],
         },
         "stages": _stages(run),
         "metrics": dict(run.metrics),
         "reproduce": f"agilab run {project.name} --request request.json",
     }
+
+
+def _hosts(run: Execution) -> list[str]:
+    records = run.dispatcher.records.values() if run.dispatcher is not None else ()
+    return sorted({record["host"] for record in records}) or [os.uname().nodename]
 
 
 def _code(run: Execution) -> dict[str, Any] | None:

@@ -37,7 +37,7 @@ from agilab.planner import Planner
 from agilab.project import Project, find
 from agilab.reaper import Watcher
 from agilab.records import read_records
-from agilab.request import RunRequest, code_digest
+from agilab.request import ClusterOptions, RunRequest, code_digest
 from agilab.state import RunState
 
 CLOSE_GRACE_S = 10.0
@@ -137,7 +137,7 @@ def choose_backend(run: Execution) -> None:
 def wait_for_slots(run: Execution) -> None:
     """Wait until the machine has cores for the run's workers; `inline` uses the caller's."""
     run.available = slots.machine(os.environ)
-    if not run.backend.capabilities.parallel:
+    if not run.backend.takes_slots(run.request.cluster):
         return
     run.tell("state", {"state": "queued"})
     asked, there_are = run.request.cluster["workers"], run.available["cpu"]
@@ -179,7 +179,9 @@ def open_first_worker(run: Execution) -> None:
         "kinds": {name: dict(kind) for name, kind in run.project.kinds.items()},
     }
     name, _, marker = run.watcher.marker.partition("=")
-    job = Job(run.paths, run.installed.worker, init, len(run.held.numbers.get("cpu", (0,))), {name: marker})
+    slots_held = len(run.held.numbers.get("cpu", (0,)))
+    options = ClusterOptions.complete(run.request.cluster)
+    job = Job(run.paths, run.installed.worker, init, slots_held, {name: marker}, options, run.home)
     run.pool = run.backend.open(job)
 
 
@@ -195,7 +197,9 @@ def open_workers(run: Execution) -> None:
     """Start as many workers more as the widest stage can use, and give the other slots back."""
     assert run.plan is not None
     assert run.pool is not None
-    workers = run.backend.worker_names(len(run.held.numbers.get("cpu", (0,))), run.plan)
+    held = run.held.numbers.get("cpu")
+    most = len(held) if held is not None else run.pool.most
+    workers = run.backend.worker_names(most, run.plan)
     run.held.shrink("cpu", len(workers))
     run.pool.add(workers[len(run.pool.workers) :])
 
