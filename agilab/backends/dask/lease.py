@@ -50,6 +50,10 @@ Said = list[Any]
 """What a runner tells the pool: its kind and what belongs to it, see `Runner`."""
 
 _ENTRY_KEYS = ("op", "id", "stage", "attempt", "params", "inputs", "resources", "folder")
+_MOST_COMMITTING = 128
+"""When more than this wait for the disk, nothing more begins."""
+
+_MAY_BE_LOST = ("started", "report")
 _RUNNERS = "agilab_runners"
 
 
@@ -64,6 +68,7 @@ class Runner:
         ["done", partition, message]        only when worker code was told that the run is cancelled
         ["failed", partition, reason, message, traceback]
         ["returned", partition]
+        ["gone", message]
         ["broken", message, traceback]
 
     Parameters
@@ -81,13 +86,14 @@ class Runner:
         self._committer = Committer(RunPaths(Path(order["run"])))
         self._entries = EntryPool(Launch(**launch), (self._name,))
         self._lock = threading.Lock()
-        self._ending = False
+        self._ending = self._restarting = False
         self._room = 0
         self._held: dict[str, Mapping[str, Any]] = {}
         self._metrics: dict[str, list[Mapping[str, Any]]] = {}
         self._committing: set[str] = set()
         self._said: list[Said] = []
         self._finished = 0
+        self._busy_since: float | None = None
         self._hear(self._entries.wait(0.0))
 
     def take_said(self) -> list[Said]:
@@ -104,35 +110,39 @@ class Runner:
             ``tasks``: pairs of task and timeout [s]; ``time_s``: when to give back what has not begun [s], None to wait
             for everything that this slot has.
         tell
-            Told reports while the lease goes on; what it has not been told is in the answer.
+            Told reports while the lease goes on; everything else is in the answer, since this may get lost.
 
         Returns
         -------
         dict
-            ``said``; ``running``, the partitions that still run; ``finished``, how many came to an end, and
-            ``busy_s``, how long that took [s].
+            ``said``; ``running``, the partitions that still run; ``committing``, how many others the next lease will
+            speak of; ``finished``, how many came to an end, and ``busy_s``, how long that took [s].
         """
         with self._lock:
             begun, self._finished = time.monotonic(), 0
+            self._busy_since = begun if self._room else None
             todo = deque(order["tasks"])
             over = None if order["time_s"] is None else begun + order["time_s"]
             next_tell = begun + TICK_S
-            while (todo or self._held) and not self._ending and not (over is not None and time.monotonic() > over):
-                while todo and self._room:
+            while (todo or self._held or self._restarting) and not self._ending:
+                if over is not None and time.monotonic() > over:
+                    break
+                while todo and self._room and len(self._committing) < _MOST_COMMITTING:
                     self._submit(*todo.popleft())
                 self._hear(self._entries.wait(TICK_S))
                 self._take(self._committer.take())
                 if self._said and time.monotonic() > next_tell:
-                    tell(self.take_said())
+                    self._tell(tell)
                     next_tell = time.monotonic() + TICK_S
-            while self._committing:
+            while self._committing and (over is None or self._ending):
                 self._take(self._committer.take(TICK_S))
             self._said += [["returned", task["id"]] for task, _ in todo]
             return {
                 "said": self.take_said(),
                 "running": list(self._held),
+                "committing": len(self._committing),
                 "finished": self._finished,
-                "busy_s": time.monotonic() - begun,
+                "busy_s": time.monotonic() - (self._busy_since or begun),
             }
 
     def end(self, grace_s: float) -> None:
@@ -142,7 +152,14 @@ class Runner:
             self._entries.close(grace_s=grace_s)
             self._committer.close()
 
+    def _tell(self, tell: Callable[[list[Said]], None]) -> None:
+        told = [said for said in self._said if said[0] in _MAY_BE_LOST]
+        if told:
+            self._said = [said for said in self._said if said[0] not in _MAY_BE_LOST]
+            tell(told)
+
     def _submit(self, task: Mapping[str, Any], timeout_s: float | None) -> None:
+        self._busy_since = self._busy_since or time.monotonic()  # not while the entry process starts
         self._room -= 1
         self._held[task["id"]] = task
         self._entries.submit(self._name, {key: task[key] for key in _ENTRY_KEYS}, timeout_s=timeout_s)
@@ -152,6 +169,7 @@ class Runner:
             match event:
                 case Wanted(count=count):
                     self._room += count
+                    self._restarting = False
                 case Started(pgid=pgid, start_time=started):
                     self._said.append(["started", pgid, started])
                 case Report(message=message):
@@ -162,17 +180,20 @@ class Runner:
                 case Done(partition=partition, message=message):
                     self._done(partition, message)
                 case Failed(partition=partition):
-                    self._fail(partition, event.reason, event.message, event.traceback)
+                    self._finished += 1
+                    self._failed(partition, event.reason, event.message, event.traceback)
                 case Returned(partition=partition):
                     del self._held[partition]
                     self._said.append(["returned", partition])
-                case Gone():
-                    self._room = 0
+                case Gone(message=text):
+                    self._room, self._restarting = 0, True
+                    self._said.append(["gone", text])
                 case Broken():
                     self._ending = True
                     self._said.append(["broken", event.message, event.traceback])
 
     def _done(self, partition: str, message: Mapping[str, Any]) -> None:
+        self._finished += 1
         task = self._held[partition]
         if message["cancelled"]:
             del self._held[partition]
@@ -182,7 +203,7 @@ class Runner:
             for file in task["files"]:
                 Input(**{**file, "state": tuple(file["state"])}).check()
         except EvidenceError as err:
-            self._fail(partition, "exception", str(err), "")
+            self._failed(partition, "exception", str(err), "")
             return
         del self._held[partition]
         record = partition_record(
@@ -195,17 +216,15 @@ class Runner:
         self._committing.add(partition)
         self._committer.put(Finished(task["folder"], record))
 
-    def _fail(self, partition: str, reason: str, message: str, traceback: str) -> None:
+    def _failed(self, partition: str, reason: str, message: str, traceback: str) -> None:
         del self._held[partition]
         self._metrics.pop(partition, None)
-        self._finished += 1
         self._said.append(["failed", partition, reason, message, traceback])
 
     def _take(self, commits: Sequence[Commit]) -> None:
         for commit in commits:
             record = dict(commit.record)
             self._committing.discard(record["partition"])
-            self._finished += 1
             if commit.error is None:
                 path = f"artifacts/{record['stage']}/{record['partition']}/{RECORD_NAME}"
                 self._said.append(["committed", record, self._committer.hashes.pop(path)])
@@ -223,7 +242,7 @@ def lease(text: str) -> str:
     runner = _runners(worker).get((order["run"], order["slot"]))
     if runner is None:  # this worker has taken the place of the one that was meant
         returned: list[Said] = [["returned", task["id"]] for task, _ in order["tasks"]]
-        return json.dumps({"said": returned, "running": [], "finished": 0, "busy_s": 0.0})
+        return json.dumps({"said": returned, "running": [], "committing": 0, "finished": 0, "busy_s": 0.0})
 
     def tell(said: list[Said]) -> None:
         worker.log_event(order["topic"], json.dumps({"slot": order["slot"], "said": said}))

@@ -34,6 +34,8 @@ LARGEST = 512
 """Most partitions in a lease."""
 GROWTH = 8
 """How much larger than the one before a lease may be: a first short partition says little about the others."""
+SPARE = 2.0
+"""How many times longer than it was meant to a lease may take before it gives back what has not begun."""
 LOOK_EVERY_S = 0.1
 NO_WORKER_S = 60.0
 """How long a run waits when it has no worker at all [s]."""
@@ -51,24 +53,27 @@ class Slot:
         Host, pid and start time of that Dask worker.
     groups
         Process group -> start time of every entry process it has started.
+    each_s
+        What a partition takes by what was measured, of late more than before [s].
     size
-        How many partitions make a lease by what was measured.
+        How many partitions make a lease by that.
     demand
         How many partitions it has asked for and not been given.
     tasks
         What it holds, by partition.
     leases
-        Key -> how many partitions went with each lease that has not come back.
+        Keys of those that have not come back.
     """
 
     name: str
     address: str = ""
     process: tuple[str, int, int] = ("", 0, 0)
     groups: dict[int, int] = field(default_factory=dict)
+    each_s: float = 0.0
     size: int = 1
     demand: int = 0
     tasks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    leases: dict[str, int] = field(default_factory=dict)
+    leases: set[str] = field(default_factory=set)
 
 
 class Link:
@@ -143,7 +148,7 @@ class Link:
                     self._lease(slot, [task], time_s=None)
             else:
                 for first in range(0, len(tasks), slot.size):
-                    self._lease(slot, tasks[first : first + slot.size], time_s=self._job.cluster["lease_s"])
+                    self._lease(slot, tasks[first : first + slot.size], time_s=SPARE * self._job.cluster["lease_s"])
 
     def match(self) -> None:
         """Look for Dask workers for the slots that have none."""
@@ -167,7 +172,7 @@ class Link:
         order = {"run": str(self._job.paths.root), "slot": slot.name, "topic": self._topic, "time_s": time_s}
         text = json.dumps({**order, "tasks": tasks}, separators=(",", ":"))
         slot.tasks.update((task["id"], task) for task, _ in tasks)
-        slot.leases[key] = len(tasks)
+        slot.leases.add(key)
         future = self._client.submit(
             lease.lease, text, key=key, workers=[slot.address], allow_other_workers=False, retries=0, pure=False
         )
@@ -183,26 +188,26 @@ class Link:
             return
         if slot.address != address:
             return
-        del slot.leases[key]
+        slot.leases.discard(key)
         self._take(slot, answer["said"])
         if answer["finished"]:
             each = answer["busy_s"] / answer["finished"]
-            fitting = int(self._job.cluster["lease_s"] / max(each, 1e-6))
+            slot.each_s = (slot.each_s + each) / 2 if slot.each_s else each
+            fitting = int(self._job.cluster["lease_s"] / slot.each_s)
             slot.size = max(1, min(fitting, slot.size * GROWTH, LARGEST))
-        if answer["running"]:  # longer than the others; it is waited for
-            slot.size = 1
-            if not slot.leases:
-                self._lease(slot, [], time_s=None)
-            return
-        self._want(slot)
+        if answer["running"]:  # longer than the others: until it has ended, nothing more is sent
+            slot.each_s, slot.size = 0.0, 1
+        else:
+            self._want(slot)
+        if (answer["running"] or answer["committing"]) and not slot.leases:
+            self._lease(slot, [], time_s=None)
 
     def _want(self, slot: Slot) -> None:
         """Ask for what keeps a slot busy: a lease, and one more where leases are short."""
-        held = sum(slot.leases.values()) + slot.demand
-        wanted = (slot.size if slot.size == 1 else 2 * slot.size) - held
-        if wanted > 0:
-            slot.demand += wanted
-            self._put(Wanted(slot.name, wanted))
+        missing = (1 if slot.size == 1 else 2) - len(slot.leases) - bool(slot.demand)
+        if missing > 0:
+            slot.demand += missing * slot.size
+            self._put(Wanted(slot.name, missing * slot.size))
 
     # --- what is said ----------------------------------------------------------
 
@@ -233,6 +238,9 @@ class Link:
                     if slot.process[0] == self._host:
                         slot.groups[what[0]] = what[1]
                         self._put(Started(name, *what))
+                case "gone":
+                    slot.demand = 0
+                    self._put(Gone(name, what[0]))
                 case "broken":
                     self._put(Broken(*what))
 
@@ -305,7 +313,7 @@ class Link:
         if address not in answers:  # it has gone in the meantime
             return
         answer = json.loads(answers[address])
-        slot.address, slot.size, slot.demand = address, 1, 0
+        slot.address, slot.each_s, slot.size, slot.demand = address, 0.0, 1, 0
         slot.process = (answer["host"], answer["pid"], answer["start_time"])
         slot.groups.clear()
         self._take(slot, answer["said"])

@@ -160,6 +160,7 @@ class DaskPool(Pool):
                 security=Security(**security) if security is not None else None,
                 asynchronous=True,
                 set_as_default=False,
+                direct_to_workers=self._own,  # what leases answer need not pass through the scheduler
                 timeout=CONNECT_S,
                 name="agilab",
             )
