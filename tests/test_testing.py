@@ -12,8 +12,8 @@ import pytest
 
 from agilab import AGI, AgiEnv, Run
 from agilab.backends.base import BACKENDS, Job, Pool
-from agilab.backends.inline import forget
 from agilab.backends.entries import EntryPool, Launch
+from agilab.backends.inline import forget
 from agilab.backends.local import LocalBackend
 from agilab.template import create
 from agilab.testing import AppTests, BackendTests, Bench, make_probe

@@ -37,7 +37,7 @@ async def check(client: Client, folder: Path) -> None:
     BackendRefusedError
         Versions differ; the message names place, package and both versions.
     """
-    found = await client.get_versions(check=False, packages=[DISTRIBUTION])
+    found: Any = await client.get_versions(check=False, packages=[DISTRIBUTION])  # type: ignore[misc]
     here = versions(found["client"])
     places = {"the scheduler": versions(found["scheduler"])}
     places |= {f"worker {at}": versions(one) for at, one in found["workers"].items()}
@@ -64,8 +64,8 @@ def compare(place: str, there: Mapping[str, str], here: Mapping[str, str]) -> No
             )
     if there.get(DISTRIBUTION) not in (None, __version__):
         raise BackendRefusedError(
-            f"{place} has AGILAB {there[DISTRIBUTION]}, this manager {__version__}; install {DISTRIBUTION}=={__version__} "
-            "there, or remove it there: what is needed is sent"
+            f"{place} has AGILAB {there[DISTRIBUTION]}, this manager {__version__}; install "
+            f"{DISTRIBUTION}=={__version__} there, or remove it there: what is needed is sent"
         )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from agilab.backends.base import Job
 from agilab.backends.dask import tls
 from agilab.backends.dask.host import LOCAL
+from agilab.backends.dask.logs import NAME
 from agilab.backends.entries import start_time
 from agilab.errors import BackendRefusedError
 from agilab.paths import make_folder
@@ -41,9 +42,7 @@ class HostProcess:
         self._temporary = Path(tempfile.mkdtemp(prefix="agilab-"))  # in the run folder a socket's path may be too long
         self.security: Mapping[str, Any] | None = None
         self._keys: tls.Certificates | None = None
-        log = os.open(
-            make_folder(job.paths.logs) / "scheduler.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
+        log = os.open(make_folder(job.paths.logs) / NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "agilab.backends.dask.host", str(self._temporary), self._class],
@@ -88,7 +87,7 @@ class HostProcess:
             self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            return {"error": f"its process ended; see {self._job.paths.logs / 'scheduler.log'}"}
+            return {"error": f"its process ended; see {self._job.paths.logs / NAME}"}
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -150,5 +149,7 @@ def certificates(cluster: Mapping[str, Any]) -> Mapping[str, Any] | None:
         return None
     for name in ("ca.pem", "cert.pem", "key.pem"):
         if not Path(folder, name).is_file():
-            raise BackendRefusedError(f"certificates is {folder}, which has no {name}; it takes ca.pem, cert.pem, key.pem")
+            raise BackendRefusedError(
+                f"certificates is {folder}, which has no {name}; it takes ca.pem, cert.pem, key.pem"
+            )
     return tls.Certificates(Path(folder)).security()

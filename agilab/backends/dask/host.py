@@ -62,7 +62,10 @@ def main() -> int:
     shown = find_spec("bokeh") is not None
     _say(
         out,
-        {"scheduler": cluster.scheduler_address, "dashboard": getattr(cluster, "dashboard_link", None) if shown else None},
+        {
+            "scheduler": cluster.scheduler_address,
+            "dashboard": getattr(cluster, "dashboard_link", None) if shown else None,
+        },
     )
     sys.stdin.buffer.read()
     if not local:  # it may have jobs elsewhere; what a local one has is in this process group

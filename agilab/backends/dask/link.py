@@ -144,9 +144,9 @@ class Link:
                 for task, _ in tasks:
                     self._put(Returned(name, task["id"]))
             elif slot.size == 1:
-                for task in tasks:
-                    self._lease(slot, [task], time_s=None)
-            else:
+                for one in tasks:
+                    self._lease(slot, [one], time_s=None)
+            else:  # by now it may be smaller than what it asked for
                 for first in range(0, len(tasks), slot.size):
                     self._lease(slot, tasks[first : first + slot.size], time_s=SPARE * self._job.cluster["lease_s"])
 

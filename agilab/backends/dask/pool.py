@@ -1,4 +1,4 @@
-"""The supervisor's side of a Dask pool: it hands partitions over, and takes events back, from an event loop's thread."""
+"""The supervisor's side of a Dask pool: hands partitions to the thread of an event loop, and takes events back."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from agilab.backends.base import Broken, Event, Job, Pool, Returned, Started, To
 from agilab.backends.dask import backplane, lease
 from agilab.backends.dask.cluster import HostProcess, certificates
 from agilab.backends.dask.link import Link, Slot, kill_groups
+from agilab.backends.dask.logs import NAME, logged
 from agilab.errors import BackendRefusedError, first_line
 from agilab.paths import make_folder
 
@@ -122,16 +123,17 @@ class DaskPool(Pool):
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._main = self._loop.create_task(self._serve())
-        try:
-            with suppress(asyncio.CancelledError):
-                self._loop.run_until_complete(self._main)
-        finally:
-            left = asyncio.all_tasks(self._loop)
-            for task in left:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            self._loop.run_until_complete(self._loop.shutdown_default_executor())
-            self._loop.close()
+        with logged(make_folder(self._job.paths.logs) / NAME):
+            try:
+                with suppress(asyncio.CancelledError):
+                    self._loop.run_until_complete(self._main)
+            finally:
+                left = asyncio.all_tasks(self._loop)
+                for task in left:
+                    task.cancel()
+                self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+                self._loop.run_until_complete(self._loop.shutdown_default_executor())
+                self._loop.close()
 
     async def _serve(self) -> None:
         """Serve one connection; where the cluster is ours and is lost, one more."""
@@ -198,7 +200,7 @@ class DaskPool(Pool):
     async def _check(self, client: Client) -> None:
         """Make sure that a cluster which is not ours can do the work, before any of it is sent."""
         try:
-            await client.wait_for_workers(1, timeout=FIRST_WORKER_S)
+            await client.wait_for_workers(1, timeout=FIRST_WORKER_S)  # type: ignore[func-returns-value, misc]
         except TimeoutError as err:
             raise BackendRefusedError(f"the cluster has no worker after {FIRST_WORKER_S:g} s; start some") from err
         await backplane.check(client, make_folder(self._job.paths.staging))
