@@ -30,7 +30,6 @@ def partition_record(
     *,
     worker: str,
     metrics: Sequence[Mapping[str, Any]],
-    hashed_by: str = "manager",
 ) -> dict[str, Any]:
     """Return the record of a partition whose method has returned, but for the digests of its artifacts.
 
@@ -44,12 +43,9 @@ def partition_record(
         Who ran it, on this host.
     metrics
         What it reported.
-    hashed_by
-        ``"manager"`` or ``"worker"``: on whose word the digests will stand.
     """
     stage, ident = task["stage"], task["id"]
     base = f"artifacts/{stage}/{ident}/"
-    known = {"hashed_by": hashed_by, "location": ""}
     return {
         "schema": SCHEMA,
         "partition": ident,
@@ -72,7 +68,8 @@ def partition_record(
                 "path": base + item["path"],
                 "size_bytes": item["size_bytes"],
                 "sha256": "",
-                **known,
+                "hashed_by": "manager",
+                "location": "",
             }
             for item in done["artifacts"]
         ],

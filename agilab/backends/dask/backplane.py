@@ -43,7 +43,7 @@ async def check(client: Client, folder: Path) -> None:
     places |= {f"worker {at}": versions(one) for at, one in found["workers"].items()}
     for place, there in places.items():
         compare(place, there, here)
-    if not all(there.get(DISTRIBUTION) for there in places.values()):
+    if await _is_missing(client):
         await _send(client, folder)
     mine = lease.code()
     for at, theirs in (await client.run(lease.code)).items():
@@ -84,6 +84,16 @@ def pack(folder: Path) -> Path:
         for name in lease.MODULES:
             archive.write(_ROOT / name, name)
     return path
+
+
+async def _is_missing(client: Client) -> bool:
+    """Say whether a place has no lease runner, installed or sent there by an earlier run."""
+    answers = await client.run(lease.code, on_error="return")
+    try:
+        await client.run_on_scheduler(lease.code)
+    except ModuleNotFoundError:
+        return True
+    return any(isinstance(answer, ModuleNotFoundError) for answer in answers.values())
 
 
 async def _send(client: Client, folder: Path) -> None:

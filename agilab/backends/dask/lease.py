@@ -82,7 +82,6 @@ class Runner:
         if launch["environment"] is None:  # this host's own
             launch["environment"] = worker_environment(order["slots"], order["marker"])
         self._name: str = order["slot"]
-        self._hashed_by: str = order["hashed_by"]
         self._committer = Committer(RunPaths(Path(order["run"])))
         self._entries = EntryPool(Launch(**launch), (self._name,))
         self._lock = threading.Lock()
@@ -206,13 +205,7 @@ class Runner:
             self._failed(partition, "exception", str(err), "")
             return
         del self._held[partition]
-        record = partition_record(
-            task,
-            message,
-            worker=self._name,
-            metrics=self._metrics.pop(partition, []),
-            hashed_by=self._hashed_by,
-        )
+        record = partition_record(task, message, worker=self._name, metrics=self._metrics.pop(partition, []))
         self._committing.add(partition)
         self._committer.put(Finished(task["folder"], record))
 

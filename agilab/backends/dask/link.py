@@ -20,6 +20,7 @@ from typing import Any
 
 from distributed import Client, KilledWorker
 
+from agilab import digest
 from agilab.backends.base import Broken, Committed, Done, Event, Failed, Gone, Job, Report, Returned, Started, Wanted
 from agilab.backends.dask import lease
 from agilab.backends.entries import Launch, start_time
@@ -100,6 +101,7 @@ class Link:
         self._topic = f"agilab-{job.paths.run_id}"
         self._numbers = count()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._losses: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
         self._defect: BaseException | None = None
         self._matching = asyncio.Lock()
@@ -111,6 +113,7 @@ class Link:
         self._client.subscribe_topic("all", self._hear_scheduler)
         self._spawn(self._watch())
         await self._ended.wait()
+        await asyncio.gather(*self._losses)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -182,10 +185,12 @@ class Link:
         try:
             answer = json.loads(await future)
         except KilledWorker:
-            await self._lose(slot, address)
+            self._lose(slot, address)
             return
         except CancelledError:  # the scheduler has gone, which is noticed elsewhere
             return
+        if not self._own:
+            await asyncio.to_thread(self._hash_again, answer["said"])
         if slot.address != address:
             return
         slot.leases.discard(key)
@@ -246,11 +251,18 @@ class Link:
 
     def _committed(self, slot: Slot, record: Mapping[str, Any], sha256: str) -> None:
         slot.tasks.pop(record["partition"], None)
-        hashes = {}
-        if self._own:  # hashed by this AGILAB on this machine; what others hashed, the seal hashes again
-            base = f"artifacts/{record['stage']}/{record['partition']}/"
-            hashes = {item["path"]: item["sha256"] for item in record["artifacts"]} | {base + RECORD_NAME: sha256}
+        hashes = {item["path"]: item["sha256"] for item in record["artifacts"]}
+        hashes[f"artifacts/{record['stage']}/{record['partition']}/{RECORD_NAME}"] = sha256
         self._put(Committed(slot.name, record["partition"], record, hashes))
+
+    def _hash_again(self, said: Sequence[lease.Said]) -> None:
+        """Take no hash on the word of a worker that is not ours."""
+        for record in [what[0] for kind, *what in said if kind == "committed"]:
+            for item in record["artifacts"]:
+                found = digest.of_file(self._job.paths.root / item["path"])
+                if found != item["sha256"]:
+                    why = f"{item['path']} has sha256 {found}, but worker {record['worker']} recorded {item['sha256']}"
+                    self._put(Broken(why, "", "a wrong record"))
 
     # --- Dask workers that come and go ---------------------------------------------
 
@@ -260,8 +272,8 @@ class Link:
             self.match()
         elif action == "remove-worker":
             for slot in self._slots.values():
-                if slot.address == event[1].get("worker"):
-                    self._spawn(self._lose(slot, slot.address))
+                if slot.address and slot.address == event[1].get("worker"):
+                    self._lose(slot, slot.address)
 
     async def _watch(self) -> None:
         """Notice the loss of the scheduler, and what nobody told us about workers."""
@@ -283,7 +295,7 @@ class Link:
                     there = await self._client.nthreads()
                     for slot in self._slots.values():
                         if slot.address and slot.address not in there:
-                            await self._lose(slot, slot.address)
+                            self._lose(slot, slot.address)
                     self.match()
         self._ended.set()
 
@@ -307,7 +319,6 @@ class Link:
             "launch": launch if self._own else {**launch, "environment": None},
             "slots": len(self._slots),
             "marker": dict(job.environment),
-            "hashed_by": "manager" if self._own else "worker",
         }
         answers = await self._client.run(lease.begin, json.dumps(order), workers=[address])
         if address not in answers:  # it has gone in the meantime
@@ -319,29 +330,35 @@ class Link:
         self._take(slot, answer["said"])
         self._want(slot)
 
-    async def _lose(self, slot: Slot, address: str) -> None:
+    def _lose(self, slot: Slot, address: str) -> None:
         """A Dask worker has gone: make sure of that, and find out what became of what it held."""
         if slot.address != address:
             return
         slot.address = ""
         slot.leases.clear()
-        host, pid, started = slot.process
-        if host == self._host:
-            kill_groups(slot.groups)
-            while start_time(pid) == started:  # nothing it held may be committed from here on
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                await asyncio.sleep(0.005)
-        for event in lost(self._job, slot, f"the Dask worker of {slot.name} was lost ({address})"):
+        task = asyncio.ensure_future(self._find_out(slot, f"the Dask worker of {slot.name} was lost ({address})"))
+        self._losses.add(task)
+        task.add_done_callback(self._losses.discard)
+
+    async def _find_out(self, slot: Slot, message: str) -> None:
+        kill_groups(slot.groups)
+        _, pid, started = slot.process
+        while self._own and start_time(pid) == started:  # nothing it held may be committed from here on
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.005)
+        for event in lost(self._job, slot, message):
             self._put(event)
         slot.tasks.clear()
-        self.match()
+        if not self._ended.is_set():
+            self.match()
 
     async def lose_all(self) -> None:
         """The scheduler has gone, and every Dask worker with it."""
         for slot in self._slots.values():
             if slot.address:
-                await self._lose(slot, slot.address)
+                self._lose(slot, slot.address)
+        await asyncio.gather(*self._losses)
 
 
 def lost(job: Job, slot: Slot, message: str) -> list[Event]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import queue
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Any
 
 from distributed import Client, Security
+from distributed.versions import VersionMismatchWarning
 
 from agilab import digest
 from agilab.backends.base import Broken, Event, Job, Pool, Returned, Started, Told
@@ -68,6 +70,11 @@ class DaskPool(Pool):
         asked: int | None = self._job.cluster["workers"]
         if self._host is not None and asked:  # its jobs may wait long for their turn
             return asked
+        ends: tuple[Future[Any], ...] = (self._found, self._done)
+        wait(ends, return_when=FIRST_COMPLETED)
+        if not self._found.done():
+            self._done.result()
+            raise BackendRefusedError("the connection to the scheduler ended before the run began; run again")
         return min(self._found.result(), asked or self._found.result())
 
     def add(self, workers: Sequence[str]) -> None:
@@ -155,21 +162,7 @@ class DaskPool(Pool):
 
     async def _serve_once(self) -> bool:
         """Connect and serve until the pool closes; False when the scheduler was lost before."""
-        address, security = await self._find()
-        try:
-            client = await Client(
-                address,
-                security=Security(**security) if security is not None else None,
-                asynchronous=True,
-                set_as_default=False,
-                direct_to_workers=self._own,  # what leases answer need not pass through the scheduler
-                timeout=CONNECT_S,
-                name="agilab",
-            )
-        except OSError as err:
-            raise BackendRefusedError(
-                f"no scheduler answers at {address}: {first_line(err)}; start it, or check address and certificates"
-            ) from err
+        client = await self._connect(*await self._find())
         link = Link(self._job, client, self._slots, put=self._inbox.put, own=self._own)
         try:
             if not self._own and not self._found.done():
@@ -183,6 +176,31 @@ class DaskPool(Pool):
         if not there:
             await link.lose_all()
         return there
+
+    async def _connect(self, address: str, certificates: Mapping[str, Any] | None) -> Client:
+        security = Security(**(certificates or {}))  # without any, what Dask's own configuration says
+        if address.startswith("tls://") and security.get_connection_args("client")["ssl_context"] is None:
+            raise BackendRefusedError(
+                f"scheduler {address} wants certificates; name their folder with certificates=FOLDER, or set "
+                "distributed.comm.tls in Dask's configuration"
+            )
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", VersionMismatchWarning)  # `backplane` says it better
+                client: Client = await Client(
+                    address,
+                    security=security,
+                    asynchronous=True,
+                    set_as_default=False,
+                    direct_to_workers=self._own,  # what leases answer need not pass through the scheduler
+                    timeout=CONNECT_S,
+                    name="agilab",
+                )
+        except (OSError, ValueError) as err:  # ValueError: an address inside another process
+            raise BackendRefusedError(
+                f"no scheduler answers at {address}: {first_line(err)}; start it, or check address and certificates"
+            ) from err
+        return client
 
     async def _find(self) -> tuple[str, Mapping[str, Any] | None]:
         """Return address and certificates of the scheduler, once it is there."""
