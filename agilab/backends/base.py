@@ -154,7 +154,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """A worker has ended; a pool that can brings it back and reports `Wanted` again."""
+    """A worker takes nothing for now: it has ended, or is held up; when it can again, it reports `Wanted`."""
 
     worker: str
     message: str

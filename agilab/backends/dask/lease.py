@@ -124,7 +124,7 @@ class Runner:
             over = None if order["time_s"] is None else begun + order["time_s"]
             next_tell = begun + TICK_S
             while (todo or self._held or self._restarting) and not self._ending:
-                if over is not None and time.monotonic() > over:
+                if self._has_news() if over is None else time.monotonic() > over:
                     break
                 while todo and self._room and len(self._committing) < _MOST_COMMITTING:
                     self._submit(*todo.popleft())
@@ -150,6 +150,10 @@ class Runner:
         with self._lock:
             self._entries.close(grace_s=grace_s)
             self._committer.close()
+
+    def _has_news(self) -> bool:
+        """Whether something has come to its end while a partition still runs, which the pool should not hear late."""
+        return bool(self._held) and not self._committing and any(said[0] not in _MAY_BE_LOST for said in self._said)
 
     def _tell(self, tell: Callable[[list[Said]], None]) -> None:
         told = [said for said in self._said if said[0] in _MAY_BE_LOST]

@@ -58,6 +58,8 @@ class Slot:
         What a partition takes by what was measured, of late more than before [s].
     size
         How many partitions make a lease by that.
+    held_up
+        A partition there takes longer than those before it: until it has ended, nothing more is sent.
     demand
         How many partitions it has asked for and not been given.
     tasks
@@ -73,6 +75,7 @@ class Slot:
     each_s: float = 0.0
     size: int = 1
     demand: int = 0
+    held_up: bool = False
     tasks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     leases: set[str] = field(default_factory=set)
 
@@ -143,7 +146,7 @@ class Link:
         for name, tasks in by_slot.items():
             slot = self._slots[name]
             slot.demand = max(0, slot.demand - len(tasks))
-            if not slot.address:  # it wanted work before it was lost
+            if not slot.address or slot.held_up:  # it wanted work before that
                 for task, _ in tasks:
                     self._put(Returned(name, task["id"]))
             elif slot.size == 1:
@@ -194,13 +197,17 @@ class Link:
         if slot.address != address:
             return
         slot.leases.discard(key)
+        slot.held_up = bool(answer["running"])
+        if slot.held_up:  # before anything comes back that would go there again
+            slot.demand = 0
+            self._put(Gone(slot.name, f"a partition on {slot.name} takes longer than those before it"))
         self._take(slot, answer["said"])
         if answer["finished"]:
             each = answer["busy_s"] / answer["finished"]
             slot.each_s = (slot.each_s + each) / 2 if slot.each_s else each
             fitting = int(self._job.cluster["lease_s"] / slot.each_s)
             slot.size = max(1, min(fitting, slot.size * GROWTH, LARGEST))
-        if answer["running"]:  # longer than the others: until it has ended, nothing more is sent
+        if slot.held_up:
             slot.each_s, slot.size = 0.0, 1
         else:
             self._want(slot)
@@ -324,7 +331,7 @@ class Link:
         if address not in answers:  # it has gone in the meantime
             return
         answer = json.loads(answers[address])
-        slot.address, slot.each_s, slot.size, slot.demand = address, 0.0, 1, 0
+        slot.address, slot.each_s, slot.size, slot.demand, slot.held_up = address, 0.0, 1, 0, False
         slot.process = (answer["host"], answer["pid"], answer["start_time"])
         slot.groups.clear()
         self._take(slot, answer["said"])
