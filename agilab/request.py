@@ -55,7 +55,7 @@ class ClusterOptions(Settings):
     scheduler = param.String(
         default=None,
         allow_None=True,
-        regex=r"^(tcp|tls)://[^\s/]+$",
+        regex=r"^(tcp|tls)://[\w.:-]+$",
         doc="With Dask: address of a scheduler that runs already; none starts one on this machine",
     )
     cluster_class = param.String(

@@ -122,6 +122,9 @@ class TestOtherSchedulers(Suite):
         error = self.fails(bench, scheduler="tcp://127.0.0.1:1", cluster_class="distributed.LocalCluster")
         assert "give one of them" in error
 
+    def test_options_without_a_class_are_refused(self, bench: Bench) -> None:
+        assert "without a cluster_class" in self.fails(bench, cluster_options={"host": "0.0.0.0"})
+
 
 @pytest.mark.parametrize("name", ["python", "distributed", "cloudpickle"])
 def test_what_runs_at_both_ends_must_agree(name: str) -> None:

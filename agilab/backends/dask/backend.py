@@ -31,6 +31,11 @@ class DaskBackend(Backend):
                 f"scheduler is {job.cluster['scheduler']} and cluster_class {job.cluster['cluster_class']}; "
                 "give one of them: a scheduler that runs, or a class that starts one"
             )
+        if job.cluster["cluster_options"] and not job.cluster["cluster_class"]:
+            raise BackendRefusedError(
+                "cluster_options are given without a cluster_class to take them; name it, for example "
+                "distributed.LocalCluster"
+            )
         from agilab.backends.dask.cluster import HostProcess
 
         host = HostProcess.start(job) if not job.cluster.get("scheduler") else None  # Dask is imported here and there

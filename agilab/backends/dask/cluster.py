@@ -16,7 +16,7 @@ from typing import Any
 
 from agilab.backends.base import Job
 from agilab.backends.dask import tls
-from agilab.backends.dask.host import LOCAL
+from agilab.backends.dask.host import LOCAL, OWN
 from agilab.backends.dask.logs import NAME
 from agilab.backends.entries import start_time
 from agilab.errors import BackendRefusedError
@@ -37,15 +37,21 @@ class HostProcess:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._class: str = job.cluster.get("cluster_class") or LOCAL
-        self.is_local = self._class == LOCAL
+        self.is_own = not job.cluster.get("cluster_class")
         self._temporary = Path(tempfile.mkdtemp(prefix="agilab-"))  # in the run folder a socket's path may be too long
         self.security: Mapping[str, Any] | None = None
         self._keys: tls.Certificates | None = None
         log = os.open(make_folder(job.paths.logs) / NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "agilab.backends.dask.host", str(self._temporary), self._class],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "agilab.backends.dask.host",
+                    str(self._temporary),
+                    OWN if self.is_own else "",
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -56,7 +62,7 @@ class HostProcess:
         finally:
             os.close(log)
         self.pgid, self.start_time = self._process.pid, start_time(self._process.pid)
-        if self.is_local:
+        if self.is_own:
             assert job.home is not None
             self._keys = tls.issue(job.home.tls / job.paths.run_id, job.paths.run_id)
             self.security = self._keys.security()
@@ -76,10 +82,13 @@ class HostProcess:
         workers
             How many Dask workers; None to leave that to the class and its options.
         """
-        options = dict(self._job.cluster.get("cluster_options") or {})
-        if self.is_local:
-            options = self._local(workers or 1) | options
-        order = {"class": self._class, "options": options, "security": self.security, "workers": workers}
+        cluster = self._job.cluster
+        order = {
+            "class": LOCAL if self.is_own else cluster["cluster_class"],
+            "options": self._local(workers or 1) if self.is_own else cluster["cluster_options"],
+            "security": self.security,
+            "workers": workers,
+        }
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):  # its log says why
@@ -105,7 +114,7 @@ class HostProcess:
         """End the cluster: at once where all of it is here, in good order where a class may have jobs elsewhere."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        if not self.is_local:
+        if not self.is_own:
             with suppress(OSError):
                 self._process.stdin.close()
             with suppress(subprocess.TimeoutExpired):

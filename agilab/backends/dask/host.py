@@ -1,7 +1,7 @@
 """The process that holds a cluster for a run: scheduler and nannies live here, so that none of it is in the manager's.
 
-Started as ``python -m agilab.backends.dask.host FOLDER``, with a folder for
-its sockets. One JSON line on standard input says which cluster, one on
+Started as ``python -m agilab.backends.dask.host FOLDER KIND``, with a folder
+for its sockets. One JSON line on standard input says which cluster, one on
 standard output where its scheduler is; the end of the input ends all of it.
 What it and the Dask workers print and log goes to the run's ``logs/``.
 """
@@ -20,6 +20,8 @@ from multiprocessing import forkserver
 from typing import Any
 
 LOCAL = "distributed.LocalCluster"
+OWN = "own"
+"""Second argument of the process when the cluster is the run's own, of class `LOCAL`."""
 
 PRELOADED = ["distributed", "agilab.backends.dask.lease"]
 """What every Dask worker needs: imported once, in the process that all of them are forked from."""
@@ -35,8 +37,8 @@ CONFIG = {
 def main() -> int:
     """Hold one cluster until the manager closes the pipe."""
     tempfile.tempdir = sys.argv[1]
-    local = sys.argv[2] == LOCAL
-    if local:
+    own = sys.argv[2] == OWN
+    if own:
         multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
         forkserver.ensure_running()
     out = os.fdopen(os.dup(1), "w")
@@ -47,14 +49,14 @@ def main() -> int:
     order = json.loads(sys.stdin.buffer.readline() or "null")
     if order is None:
         return 0
-    if local:
+    if own:
         dask.config.set(CONFIG)
     options = dict(order["options"])
     if order["security"] is not None:
         options["security"] = Security(**order["security"])
     try:
         cluster = find_class(order["class"])(**options)
-        if order["workers"] is not None and not local:
+        if order["workers"] is not None and not own:
             cluster.scale(order["workers"])
     except (ImportError, AttributeError, TypeError, ValueError, OSError, RuntimeError) as err:
         _say(out, {"error": f"{type(err).__name__}: {err}"})
@@ -68,7 +70,7 @@ def main() -> int:
         },
     )
     sys.stdin.buffer.read()
-    if not local:  # it may have jobs elsewhere; what a local one has is in this process group
+    if not own:  # it may have jobs elsewhere; what our own has is in this process group
         cluster.close()
     os.killpg(0, signal.SIGKILL)
     return 0

@@ -211,7 +211,7 @@ class Link:
             slot.each_s, slot.size = 0.0, 1
         else:
             self._want(slot)
-        if (answer["running"] or answer["committing"]) and not slot.leases:
+        if (slot.held_up or answer["committing"]) and not slot.leases:
             self._lease(slot, [], time_s=None)
 
     def _want(self, slot: Slot) -> None:

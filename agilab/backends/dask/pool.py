@@ -49,7 +49,7 @@ class DaskPool(Pool):
 
     def __init__(self, job: Job, host: HostProcess | None) -> None:
         self._job, self._host = job, host
-        self._own = host is not None and host.is_local
+        self._own = host is not None and host.is_own
         self._inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._outgoing: list[tuple[str, Mapping[str, Any], float | None]] = []
         self._slots: dict[str, Slot] = {}
