@@ -21,6 +21,7 @@ from typing import Any
 
 from agilab import digest
 from agilab.errors import EvidenceError
+from agilab.events import cut_torn_line
 from agilab.paths import RunPaths, disk_errors, make_folder, sync_folder, write_all
 from agilab.records import record_line
 from agilab.worker import RECORD_NAME
@@ -192,8 +193,9 @@ class Committer:
         with disk_errors(path, "recording partitions in"):
             if worker not in self._records:
                 make_folder(self.paths.partitions)
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
                 self._records[worker] = os.open(path, flags, 0o600)
+                cut_torn_line(self._records[worker])  # left by a predecessor that was killed while it wrote
                 sync_folder(self.paths.partitions)
             fd = self._records[worker]
             end = os.fstat(fd).st_size

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from agilab import codec, digest, installation
+from agilab.backends.entries import worker_environment
 from agilab.backends.inline import check_requirements, forget
-from agilab.backends.local import worker_environment
 from agilab.codec import Field
 from agilab.entry import PROTOCOL, WorkerSession
 from agilab.env import AgiEnv

@@ -10,18 +10,31 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from agilab import digest
 from agilab.artifact import Artifact
-from agilab.backends.base import Broken, Done, Event, Failed, Gone, Pool, Report, Returned, Started, Wanted
+from agilab.backends.base import (
+    Broken,
+    Committed,
+    Done,
+    Event,
+    Failed,
+    Gone,
+    Pool,
+    Report,
+    Returned,
+    Started,
+    Told,
+    Wanted,
+)
 from agilab.committer import Commit, Committer, Finished
 from agilab.errors import AgilabError, EvidenceError
 from agilab.inputs import Input
 from agilab.paths import RunPaths, make_folder, write_file
 from agilab.plan import ArtifactRef, InputRef, Partition, Stage
+from agilab.records import iso_time, partition_record
 from agilab.state import Dispatch, EndStage, Finish, Instruction, PlanStage, Retry, RunState, StartStage
 
 LOOK_EVERY_S = 0.05
@@ -86,7 +99,6 @@ class Dispatcher:
     _tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     _committing: set[str] = field(default_factory=set)
     _finish: Finish | None = None
-    _host: str = field(default_factory=lambda: os.uname().nodename)
 
     def record_plans(self) -> None:
         """Record every plan there is already, so that it need not be made again, whatever happens to this process."""
@@ -225,6 +237,9 @@ class Dispatcher:
             "dispatched",
             {"partition": part.id, "stage": part.stage, "worker": step.worker, "attempt": step.attempt},
         )
+        if self.pool.commits:
+            files = [asdict(self.inputs[ref.path]) for ref in part.inputs if isinstance(ref, InputRef)]
+            task |= {"read": sources, "files": files}
         limit = part.timeout_s if part.timeout_s is not None else self.timeout_s
         self.pool.submit(step.worker, task, timeout_s=limit)
         return []
@@ -273,38 +288,18 @@ class Dispatcher:
         except EvidenceError as err:
             self._carry_out(self._refuse(task["id"], str(err)))
             return
-        base = f"artifacts/{task['stage']}/{task['id']}/"
-        record = {
-            "schema": "agilab.partition/1",
-            "partition": task["id"],
-            "stage": task["stage"],
-            "worker": event.worker,
-            "host": self._host,
-            "attempt": task["attempt"],
-            "started": iso_time(message["started"]),
-            "ended": iso_time(message["started"] + message["wall_s"]),
-            "wall_s": message["wall_s"],
-            "cpu_s": message["cpu_s"],
-            "peak_rss_bytes": message["peak_rss_bytes"],
-            "inputs": task["read"],
-            "artifacts": [
-                {
-                    "stage": task["stage"],
-                    "partition": task["id"],
-                    "name": item["name"],
-                    "kind": item["kind"],
-                    "path": base + item["path"],
-                    "size_bytes": item["size_bytes"],
-                    "sha256": "",
-                    "hashed_by": "manager",
-                    "location": "",
-                }
-                for item in message["artifacts"]
-            ],
-            "metrics": metrics,
-        }
+        record = partition_record(task, message, worker=event.worker, metrics=metrics)
         self._committing.add(task["id"])
         self.committer.put(Finished(task["folder"], record))
+
+    def _on_committed(self, event: Committed) -> None:
+        del self._tasks[event.partition]
+        self._metrics.pop(event.partition, None)
+        self.committer.hashes.update(event.hashes)
+        self._on_commit(Commit(event.record))
+
+    def _on_told(self, event: Told) -> None:
+        self.tell(event.event, event.fields)
 
     def _on_failed(self, event: Failed) -> None:
         task = self._tasks.pop(event.partition)
@@ -344,7 +339,7 @@ class Dispatcher:
         self.traceback = self.traceback or details
         for line in details.splitlines():
             self.tell("note", {"text": line})
-        self._carry_out(self.state.fail(f"the worker cannot start: {event.message}"))
+        self._carry_out(self.state.fail(f"{event.what}: {event.message}"))
 
     def _on_commit(self, commit: Commit) -> None:
         record = commit.record
@@ -373,17 +368,14 @@ class Dispatcher:
             Wanted: Dispatcher._on_wanted,
             Report: Dispatcher._on_report,
             Done: Dispatcher._on_done,
+            Committed: Dispatcher._on_committed,
             Failed: Dispatcher._on_failed,
             Returned: Dispatcher._on_returned,
             Gone: Dispatcher._on_gone,
             Broken: Dispatcher._on_broken,
+            Told: Dispatcher._on_told,
         }
     )
-
-
-def iso_time(seconds: float) -> str:
-    """Write a time [s since 1970] as UTC ISO-8601 with milliseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def now() -> str:

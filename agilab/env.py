@@ -180,7 +180,7 @@ class AgiEnv:
         RequestError
             The file is not a request, is for another app, or for other code than there is now.
         """
-        from agilab.request import RunRequest, checked_seed
+        from agilab.request import ClusterOptions, RunRequest, checked_seed
 
         given = self._from_file(Path(file)) if file is not None else {}
         values = settings if settings is None or isinstance(settings, Mapping) else settings.to_json()
@@ -192,10 +192,10 @@ class AgiEnv:
             app_uuid=self.project.uuid,
             code_digest=self.code_digest(),
             settings=chosen.values,
-            cluster=options.values,
+            cluster=(recorded := ClusterOptions.recorded(options.values)),
             seed=number,
             provenance=chosen.provenance,
-            cluster_provenance=options.provenance,
+            cluster_provenance={name: options.provenance[name] for name in recorded},
         )
 
     def code_digest(self) -> str:

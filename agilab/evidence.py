@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 def prepare(run: Execution) -> dict[str, Any]:
     """Gather the fields of ``agilab.run/1`` that are known before the first dispatch."""
     project, installed = run.project, run.installed
-    host = os.uname().nodename
-    before = (run.past.prepared or {}).get("backend") or {"hosts": (), "workers": ()}
-    workers = run.pool.workers if run.pool is not None else ()
     return {
         "app": {
             "name": project.name,
@@ -40,13 +37,9 @@ def prepare(run: Execution) -> dict[str, Any]:
             "agilab": __version__,
             "python": current_interpreter().version,
             "platform": current_interpreter().platform,
-            "host": host,
+            "host": os.uname().nodename,
         },
-        "backend": {
-            "name": run.request.cluster["backend"],
-            "hosts": list(dict.fromkeys([*before["hosts"], host])),
-            "workers": list(dict.fromkeys([*before["workers"], *workers])),
-        },
+        "backend": _backend(run),
     }
 
 
@@ -54,7 +47,8 @@ def facts(run: Execution) -> dict[str, Any]:
     """Gather every top-level field of ``agilab.run/1`` that does not follow from the partition records."""
     known = run.prepared or prepare(run)
     return {
-        **{name: known[name] for name in ("app", "data", "code", "environment", "manager", "backend")},
+        **{name: known[name] for name in ("app", "data", "code", "environment", "manager")},
+        "backend": _backend(run),
         "inputs": _inputs(run, known["inputs"]),
         "run_id": run.paths.run_id,
         "state": run.outcome,
@@ -68,6 +62,19 @@ def facts(run: Execution) -> dict[str, Any]:
         "stages": _stages(run),
         "metrics": dict(run.metrics),
         "reproduce": f"agilab run {run.project.name} --request request.json",
+    }
+
+
+def _backend(run: Execution) -> dict[str, Any]:
+    """Name hosts and workers, those of earlier attempts too: where records say that partitions ran."""
+    before = (run.past.prepared or {}).get("backend") or {"hosts": (), "workers": ()}
+    ran = run.dispatcher.records if run.dispatcher is not None else run.past.records
+    hosts = sorted({record["host"] for record in ran.values()}) or [os.uname().nodename]
+    workers = run.pool.workers if run.pool is not None else ()
+    return {
+        "name": run.request.cluster["backend"],
+        "hosts": list(dict.fromkeys([*before["hosts"], *hosts])),
+        "workers": list(dict.fromkeys([*before["workers"], *workers])),
     }
 
 

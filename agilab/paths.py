@@ -58,6 +58,11 @@ class HomePaths:
         return self.root / "tmp"
 
     @property
+    def tls(self) -> Path:
+        """One folder per run that is going on: the keys of its cluster."""
+        return self.root / "tls"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

@@ -7,7 +7,9 @@ Who may append them, and when, it does not know. A record is one line of
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from agilab import digest, sums
@@ -20,6 +22,64 @@ COPY = "partition.json"
 """The copy of its record that every partition folder holds."""
 FIRST_RECORDS = 1000
 """How many records the manifest repeats; the digest covers all of them."""
+
+
+def partition_record(
+    task: Mapping[str, Any],
+    done: Mapping[str, Any],
+    *,
+    worker: str,
+    metrics: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return the record of a partition whose method has returned, but for the digests of its artifacts.
+
+    Parameters
+    ----------
+    task
+        What it was told to do, with ``read``: name, sha256 and size of each of its inputs.
+    done
+        The ``done`` message of `agilab.entry`.
+    worker
+        Who ran it, on this host.
+    metrics
+        What it reported.
+    """
+    stage, ident = task["stage"], task["id"]
+    base = f"artifacts/{stage}/{ident}/"
+    return {
+        "schema": SCHEMA,
+        "partition": ident,
+        "stage": stage,
+        "worker": worker,
+        "host": os.uname().nodename,
+        "attempt": task["attempt"],
+        "started": iso_time(done["started"]),
+        "ended": iso_time(done["started"] + done["wall_s"]),
+        "wall_s": done["wall_s"],
+        "cpu_s": done["cpu_s"],
+        "peak_rss_bytes": done["peak_rss_bytes"],
+        "inputs": task["read"],
+        "artifacts": [
+            {
+                "stage": stage,
+                "partition": ident,
+                "name": item["name"],
+                "kind": item["kind"],
+                "path": base + item["path"],
+                "size_bytes": item["size_bytes"],
+                "sha256": "",
+                "hashed_by": "manager",
+                "location": "",
+            }
+            for item in done["artifacts"]
+        ],
+        "metrics": metrics,
+    }
+
+
+def iso_time(seconds: float) -> str:
+    """Write a time [s since 1970] as UTC ISO-8601 with milliseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def record_line(record: Mapping[str, Any]) -> bytes:

@@ -16,6 +16,7 @@ from agilab.settings import Settings
 
 SCHEMA = "agilab.request/1"
 
+_FIRST_OPTIONS = ("backend", "workers", "timeout_s")
 _TABLES = ("settings", "cluster", "provenance", "cluster_provenance")
 
 
@@ -24,8 +25,8 @@ class ClusterOptions(Settings):
 
     backend: Any = param.Selector(
         default="local",
-        objects=["local", "inline"],
-        doc="Where partitions run: worker processes on this machine, or inside this process for a debugger.",
+        objects=["local", "inline", "dask"],
+        doc="Where partitions run: worker processes on this machine, inside this process for a debugger, or Dask.",
     )
     workers = param.Integer(
         default=None,
@@ -40,6 +41,47 @@ class ClusterOptions(Settings):
         allow_None=True,
         doc="Longest time of one attempt at a partition that has no timeout of its own [s]",
     )
+    memory_mib = param.Integer(
+        default=None,
+        bounds=(1, None),
+        allow_None=True,
+        doc="Memory that a worker may use before it is ended; none for no limit but the machine's [MiB]",
+    )
+    lease_s = param.Number(
+        default=0.1,
+        bounds=(0.001, 60),
+        doc="With Dask: how much measured work travels to a worker at a time [s]",
+    )
+    scheduler = param.String(
+        default=None,
+        allow_None=True,
+        regex=r"^(tcp|tls)://[\w.:-]+$",
+        doc="With Dask: address of a scheduler that runs already; none starts one on this machine",
+    )
+    cluster_class = param.String(
+        default=None,
+        allow_None=True,
+        regex=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$",
+        doc="With Dask: import path of the class that makes the cluster, such as dask_jobqueue.SLURMCluster",
+    )
+    cluster_options = param.Dict({}, doc="With Dask: what that class is called with")
+    certificates = param.Foldername(
+        default=None,
+        allow_None=True,
+        check_exists=False,
+        doc="With Dask: folder with ca.pem, cert.pem and key.pem for a scheduler that wants them",
+    )
+
+    @classmethod
+    def recorded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Leave out the options that are younger than the schema and have their default: digests of requests stay."""
+        default = cls().to_json()
+        return {name: value for name, value in values.items() if name in _FIRST_OPTIONS or value != default[name]}
+
+    @classmethod
+    def complete(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return every option: those of a request, and the defaults that it does not record."""
+        return {**cls().to_json(), **values}
 
 
 def code_digest(manager_digest: str, worker_digest: str) -> str:
@@ -67,7 +109,7 @@ class RunRequest:
     settings
         Every setting of the app, as JSON; secrets are references.
     cluster
-        Every cluster option, as JSON.
+        The cluster options, as JSON; see `ClusterOptions.recorded`.
     seed
         What the seeds of all partitions are made from.
     provenance, cluster_provenance

@@ -42,7 +42,7 @@ from agilab.planner import Planner
 from agilab.project import Project
 from agilab.reaper import Watcher, end_marked
 from agilab.recovery import Past
-from agilab.request import RunRequest, code_digest
+from agilab.request import ClusterOptions, RunRequest, code_digest
 from agilab.state import RunState
 
 CLOSE_GRACE_S = 10.0
@@ -153,7 +153,7 @@ def choose_backend(run: Execution) -> None:
 def wait_for_slots(run: Execution) -> None:
     """Wait until the machine has cores for the run's workers; `inline` uses the caller's."""
     run.available = slots.machine(os.environ)
-    if not run.backend.capabilities.parallel:
+    if not run.backend.takes_slots(run.request.cluster):
         return
     run.tell("state", {"state": "queued"})
     asked, there_are = run.request.cluster["workers"], run.available["cpu"]
@@ -214,7 +214,9 @@ def open_first_worker(run: Execution) -> None:
         "kinds": {name: dict(kind) for name, kind in run.project.kinds.items()},
     }
     name, _, marker = run.watcher.marker.partition("=")
-    job = Job(run.paths, run.installed.worker, init, len(run.held.numbers.get("cpu", (0,))), {name: marker})
+    slots_held = len(run.held.numbers.get("cpu", (0,)))
+    options = ClusterOptions.complete(run.request.cluster)
+    job = Job(run.paths, run.installed.worker, init, slots_held, {name: marker}, options, run.home)
     run.pool = run.backend.open(job)
 
 
@@ -230,7 +232,9 @@ def open_workers(run: Execution) -> None:
     """Start as many workers more as the widest stage can use, and give the other slots back."""
     assert run.plan is not None
     assert run.pool is not None
-    workers = run.backend.worker_names(len(run.held.numbers.get("cpu", (0,))), run.plan)
+    held = run.held.numbers.get("cpu")
+    most = len(held) if held is not None else run.pool.most
+    workers = run.backend.worker_names(most, run.plan)
     run.held.shrink("cpu", len(workers))
     run.pool.add(workers[len(run.pool.workers) :])
 

@@ -220,3 +220,11 @@ def test_a_defect_in_the_background_is_told_to_whoever_waits(
     for number in range(3):
         [commit] = outcome(committer, finished(paths, f"p{number}", {"x": b"x"}))
         assert isinstance(commit.error, RuntimeError)
+
+
+def test_a_line_that_a_killed_predecessor_left_half_written_is_cut_off(paths: RunPaths, committer: Committer) -> None:
+    make_folder(paths.partitions)
+    paths.records("w0").write_bytes(b'{"schema": "agilab.part')
+    [commit] = outcome(committer, finished(paths, "a", {"x": b"1"}))
+    assert commit.error is None
+    assert [record["partition"] for record in read_records(paths)] == ["a"]

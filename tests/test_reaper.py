@@ -20,7 +20,7 @@ WaitFor = Callable[..., object]
 
 SUPERVISOR = """
 import json, os, subprocess, sys, time
-from agilab.backends.local import start_time
+from agilab.backends.entries import start_time
 from agilab.reaper import Watcher
 watcher = Watcher.open("20260101-000000-0000")
 name, _, value = watcher.marker.partition("=")

@@ -318,3 +318,23 @@ def test_cluster_options_offer_the_backends_there_are() -> None:
     [field] = [field for field in ClusterOptions.fields() if field.name == "backend"]
     assert set(field.constraints["options"]) == set(BACKENDS)
     assert field.default in BACKENDS
+
+
+def test_cluster_options_that_came_later_change_no_digest_until_they_are_used(shared: AgiEnv) -> None:
+    plain = shared.request(cluster={"backend": "local"})
+    assert set(plain.cluster) == set(plain.cluster_provenance) == {"backend", "workers", "timeout_s"}
+    spelled = shared.request(cluster={"backend": "local", "lease_s": 0.1, "scheduler": None, "cluster_options": {}})
+    assert spelled.digest == plain.digest
+    used = shared.request(cluster={"backend": "local", "memory_mib": 500})
+    assert used.cluster["memory_mib"] == 500
+    assert used.digest != plain.digest
+    assert ClusterOptions.complete(plain.cluster)["lease_s"] == 0.1
+    assert ClusterOptions.complete(used.cluster)["memory_mib"] == 500
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:8786", "tls://head.example:8786"])
+def test_the_address_of_a_scheduler_is_checked(shared: AgiEnv, address: str) -> None:
+    assert shared.request(cluster={"scheduler": address}).cluster["scheduler"] == address
+    for wrong in (address.removeprefix("tcp://").removeprefix("tls://"), f"{address}/x", f"{address} --x", "ucx://a:1"):
+        with pytest.raises(SettingError, match="scheduler"):
+            shared.request(cluster={"scheduler": wrong})

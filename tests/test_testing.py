@@ -12,8 +12,9 @@ import pytest
 
 from agilab import AGI, AgiEnv, Run
 from agilab.backends.base import BACKENDS, Job, Pool
+from agilab.backends.entries import EntryPool, Launch
 from agilab.backends.inline import forget
-from agilab.backends.local import LocalBackend, LocalPool
+from agilab.backends.local import LocalBackend
 from agilab.template import create
 from agilab.testing import AppTests, BackendTests, Bench, make_probe
 
@@ -102,11 +103,11 @@ class Blind(LocalBackend):
     """Forgets which devices a partition was given."""
 
     def open(self, job: Job) -> Pool:
-        class Pool(LocalPool):
+        class Pool(EntryPool):
             def submit(self, worker: str, task: Mapping[str, Any], *, timeout_s: float | None) -> None:
                 super().submit(worker, {**task, "resources": {}}, timeout_s=timeout_s)
 
-        return Pool(job)
+        return Pool(Launch.of(job), self.worker_names(1))
 
 
 @pytest.fixture

@@ -11,14 +11,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from agilab.errors import BackendRefusedError
-from agilab.package import Installed
-from agilab.paths import RunPaths
+from agilab.paths import HomePaths, RunPaths
 from agilab.plan import Partition, WorkPlan
 
+if TYPE_CHECKING:
+    from agilab.package import Installed  # a lease runner, which imports this too, has no use for it
+
 BACKENDS: Mapping[str, str] = {
+    "dask": "agilab.backends.dask.backend:DaskBackend",
     "inline": "agilab.backends.inline:InlineBackend",
     "local": "agilab.backends.local:LocalBackend",
 }
@@ -66,6 +69,10 @@ class Job:
         How many slots of the machine the run holds; workers share its cores evenly.
     environment
         Variables that worker processes get, beyond the allowed ones of the manager.
+    cluster
+        The request's cluster options.
+    home
+        The user's workspace, for what must not lie in the run folder; None where a backend has no need of it.
     """
 
     paths: RunPaths
@@ -73,6 +80,8 @@ class Job:
     init: Mapping[str, Any]
     slots: int
     environment: Mapping[str, str] = field(default_factory=dict)
+    cluster: Mapping[str, Any] = field(default_factory=dict)
+    home: HomePaths | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,24 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Committed:
+    """A partition's record is durable already: its worker has committed it (`Pool.commits`).
+
+    Parameters
+    ----------
+    record
+        Its record.
+    hashes
+        Path relative to the run folder -> sha256, of every file that the seal need not read again.
+    """
+
+    worker: str
+    partition: str
+    record: Mapping[str, Any]
+    hashes: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """An attempt came to nothing."""
 
@@ -130,7 +157,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """A worker has ended; a pool that can brings it back and reports `Wanted` again."""
+    """A worker takes nothing for now: it has ended, or is held up; when it can again, it reports `Wanted`."""
 
     worker: str
     message: str
@@ -142,18 +169,41 @@ class Broken:
 
     message: str
     traceback: str = ""
+    what: str = "the worker cannot start"
 
 
-Event = Started | Wanted | Report | Done | Failed | Returned | Gone | Broken
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Something about the pool itself that belongs in the event log."""
+
+    event: str
+    fields: Mapping[str, Any]
+
+
+Event = Started | Wanted | Report | Done | Committed | Failed | Returned | Gone | Broken | Told
 
 
 class Pool(ABC):
-    """The workers of one run, from `Backend.open` until `close`."""
+    """The workers of one run, from `Backend.open` until `close`.
+
+    Attributes
+    ----------
+    commits
+        Its workers commit partitions themselves and report `Committed` instead of `Done`; a task then carries what
+        the record needs: ``read``, and ``files`` to look at before the commit.
+    """
+
+    commits: ClassVar[bool] = False
 
     @property
     @abstractmethod
     def workers(self) -> tuple[str, ...]:
         """Their names."""
+
+    @property
+    def most(self) -> int:
+        """How many workers it could have, where the slots of this machine do not decide that."""
+        return 1
 
     @abstractmethod
     def add(self, workers: Sequence[str]) -> None:
@@ -185,6 +235,10 @@ class Backend(ABC):
     @abstractmethod
     def open(self, job: Job) -> Pool:
         """Start the first worker of a run."""
+
+    def takes_slots(self, cluster: Mapping[str, Any]) -> bool:
+        """Say whether a run with these cluster options uses the slots of this machine."""
+        return self.capabilities.parallel
 
     def worker_names(self, count: int, plan: WorkPlan | None = None) -> tuple[str, ...]:
         """Name the workers of a run: at most `count`, and no more than its widest stage can use; one without a plan."""

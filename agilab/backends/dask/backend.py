@@ -1,0 +1,44 @@
+"""Backend `dask`, as the supervisor finds it; Dask itself is imported only when a pool opens.
+
+`pool` is the supervisor's end: it makes leases of what it is given and events
+of what comes back. `lease` is the other end, in the Dask workers. `cluster`
+finds or starts the scheduler between them, in a process of its own (`host`)
+that the keys of `tls` protect. `backplane` compares versions before a start,
+and sends what a foreign worker lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agilab.backends.base import Backend, Capabilities, Job, Pool
+from agilab.errors import BackendRefusedError
+
+
+class DaskBackend(Backend):
+    """Runs partitions in entry processes that lease runners drive on the workers of a Dask cluster."""
+
+    name = "dask"
+    capabilities = Capabilities()
+
+    def takes_slots(self, cluster: Mapping[str, Any]) -> bool:
+        return not (cluster.get("scheduler") or cluster.get("cluster_class"))
+
+    def open(self, job: Job) -> Pool:
+        if job.cluster.get("scheduler") and job.cluster.get("cluster_class"):
+            raise BackendRefusedError(
+                f"scheduler is {job.cluster['scheduler']} and cluster_class {job.cluster['cluster_class']}; "
+                "give one of them: a scheduler that runs, or a class that starts one"
+            )
+        if job.cluster["cluster_options"] and not job.cluster["cluster_class"]:
+            raise BackendRefusedError(
+                "cluster_options are given without a cluster_class to take them; name it, for example "
+                "distributed.LocalCluster"
+            )
+        from agilab.backends.dask.cluster import HostProcess
+
+        host = HostProcess.start(job) if not job.cluster.get("scheduler") else None  # Dask is imported here and there
+        from agilab.backends.dask.pool import DaskPool
+
+        return DaskPool(job, host)

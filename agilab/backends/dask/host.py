@@ -1,0 +1,91 @@
+"""The process that holds a cluster for a run: scheduler and nannies live here, so that none of it is in the manager's.
+
+Started as ``python -m agilab.backends.dask.host FOLDER KIND``, with a folder
+for its sockets. One JSON line on standard input says which cluster, one on
+standard output where its scheduler is; the end of the input ends all of it.
+What it and the Dask workers print and log goes to the run's ``logs/``.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from importlib import import_module
+from importlib.util import find_spec
+from multiprocessing import forkserver
+from typing import Any
+
+LOCAL = "distributed.LocalCluster"
+OWN = "own"
+"""Second argument of the process when the cluster is the run's own, of class `LOCAL`."""
+
+PRELOADED = ["distributed", "agilab.backends.dask.lease"]
+"""What every Dask worker needs: imported once, in the process that all of them are forked from."""
+
+CONFIG = {
+    "distributed.worker.multiprocessing-method": "forkserver",
+    "distributed.scheduler.allowed-failures": 0,  # a lost lease is ours to lease again: no attempt goes unrecorded
+    "distributed.scheduler.work-stealing": False,  # a lease belongs to the slot that it was made for
+    "distributed.worker.profile.enabled": False,  # it would only see lease runners wait
+}
+
+
+def main() -> int:
+    """Hold one cluster until the manager closes the pipe."""
+    tempfile.tempdir = sys.argv[1]
+    own = sys.argv[2] == OWN
+    if own:
+        multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+        forkserver.ensure_running()
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    import dask  # not before the fork server has begun: it imports at the same time
+    from distributed import Security
+
+    order = json.loads(sys.stdin.buffer.readline() or "null")
+    if order is None:
+        return 0
+    if own:
+        dask.config.set(CONFIG)
+    options = dict(order["options"])
+    if order["security"] is not None:
+        options["security"] = Security(**order["security"])
+    try:
+        cluster = find_class(order["class"])(**options)
+        if order["workers"] is not None and not own:
+            cluster.scale(order["workers"])
+    except (ImportError, AttributeError, TypeError, ValueError, OSError, RuntimeError) as err:
+        _say(out, {"error": f"{type(err).__name__}: {err}"})
+        raise
+    shown = find_spec("bokeh") is not None
+    _say(
+        out,
+        {
+            "scheduler": cluster.scheduler_address,
+            "dashboard": getattr(cluster, "dashboard_link", None) if shown else None,
+        },
+    )
+    sys.stdin.buffer.read()
+    if not own:  # it may have jobs elsewhere; what our own has is in this process group
+        cluster.close()
+    os.killpg(0, signal.SIGKILL)
+    return 0
+
+
+def find_class(path: str) -> Any:
+    """Return the class at an import path such as ``dask_jobqueue.SLURMCluster``."""
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _say(out: Any, message: dict[str, Any]) -> None:
+    out.write(json.dumps(message) + "\n")
+    out.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
