@@ -40,7 +40,7 @@ MODULES = tuple(
     f"agilab/{name}.py"
     for name in (
         *("__init__", "artifact", "committer", "digest", "errors", "events", "inputs", "paths"),
-        *("plan", "records", "worker"),
+        *("plan", "records", "sums", "worker"),
         *("backends/__init__", "backends/base", "backends/entries", "backends/dask/__init__", "backends/dask/lease"),
     )
 )
