@@ -250,8 +250,10 @@ def lease(text: str) -> str:
 async def begin(text: str, dask_worker: Worker) -> str:
     """Start the runner of a slot in this Dask worker; say which process that is."""
     order = json.loads(text)
-    runner = Runner(order)
-    _runners(dask_worker)[order["run"], order["slot"]] = runner
+    runners, key = _runners(dask_worker), (order["run"], order["slot"])
+    if key in runners:  # this worker was out of reach for a while, and is back
+        await asyncio.to_thread(runners.pop(key).end, 0.0)
+    runner = runners[key] = Runner(order)
     pid = os.getpid()
     me = {"host": os.uname().nodename, "pid": pid, "start_time": start_time(pid)}
     return json.dumps({**me, "said": runner.take_said()})
