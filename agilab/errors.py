@@ -10,8 +10,10 @@ The tree, with the exit code the shell returns for each branch::
     │   └── ProjectNotFoundError (LookupError) 2
     ├── HomeError               (OSError)      2   AGILAB_HOME cannot be used as it is
     ├── BackendRefusedError                    2   a backend was asked for what it cannot promise
+    ├── HostError               (ConnectionError) 1   a host cannot be reached, trusted or used, or its link was lost
     ├── InstallError                           3   worker package, environment or data set
-    │   └── DataError                          3
+    │   ├── DataError                          3
+    │   └── UnreachableIndexError              3
     ├── WorkerError                            1   what went wrong where worker code runs
     │   └── ProtocolError                      1
     ├── RunNotFoundError        (LookupError)  2
@@ -81,6 +83,26 @@ class BackendRefusedError(AgilabError):
     exit_code = 2
 
 
+class HostError(AgilabError, ConnectionError):
+    """A host cannot be reached, trusted or used, or the link to it was lost.
+
+    Parameters
+    ----------
+    host
+        Its name, as it was asked for.
+    step
+        How far it came: one of `agilab.backends.ssh.STEPS`.
+    problem
+        What is wrong, in one line.
+    fix
+        What to do next; empty when there is nothing better than trying again.
+    """
+
+    def __init__(self, host: str, step: str, problem: str, fix: str = "") -> None:
+        super().__init__(f"host {host}: {step}: {problem}{f'; {fix}' if fix else ''}")
+        self.host, self.step, self.problem, self.fix = host, step, problem, fix
+
+
 class InstallError(AgilabError):
     """A worker package or worker environment could not be made."""
 
@@ -89,6 +111,10 @@ class InstallError(AgilabError):
 
 class DataError(InstallError):
     """A data set is missing, incomplete or altered."""
+
+
+class UnreachableIndexError(InstallError):
+    """No index of distributions could be reached."""
 
 
 class WorkerError(AgilabError):

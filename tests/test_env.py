@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from agilab import AgiEnv
-from agilab.env import HOME_SCHEMA, VARIABLES
+from agilab.env import VARIABLES
+from agilab.home import HOME_SCHEMA
 from agilab.errors import HomeError, ProjectNotFoundError, SettingError
 from tests.checkout import ROOT
 from tests.run_folder import conform

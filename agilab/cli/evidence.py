@@ -27,8 +27,9 @@ from agilab.cli.screen import (
     size,
     table,
 )
-from agilab.env import AgiEnv, check_owner
+from agilab.env import AgiEnv
 from agilab.errors import AgilabError, EvidenceError, first_line
+from agilab.home import check_owner
 from agilab.run import Run
 
 
