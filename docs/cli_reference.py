@@ -40,8 +40,10 @@ def _command(command: click.Command, context: click.Context) -> str:
             "The settings of the app are flags too: `--sample-s` for `sample_s`, `--model.depth` for a nested one, "
             f"`--flag` and `--no-flag` for a boolean. `{context.command_path} APP --help` lists them."
         )
-    parts.append(_table(("option", "what it does"), records))
-    return "\n\n".join(parts)
+    parts.append(_table(("option", "what it does"), records) if records else "")
+    for name, inner in command.commands.items() if isinstance(command, click.Group) else ():
+        parts.append(_command(inner, click.Context(inner, info_name=name, parent=context)))
+    return "\n\n".join(filter(None, parts))
 
 
 def _records(

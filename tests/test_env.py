@@ -14,8 +14,8 @@ import pytest
 
 from agilab import AgiEnv
 from agilab.env import VARIABLES
-from agilab.home import HOME_SCHEMA
 from agilab.errors import HomeError, ProjectNotFoundError, SettingError
+from agilab.home import HOME_SCHEMA
 from tests.checkout import ROOT
 from tests.run_folder import conform
 from tests.survey import make_survey, tree

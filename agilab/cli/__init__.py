@@ -48,6 +48,7 @@ SECTIONS = (
             ("verify", "prove", "Hash a run folder again and name what has changed."),
         ),
     ),
+    ("Hosts", (("cluster", "cluster", "Remove from hosts what runs have deployed to them."),)),
     ("This installation", (("env", "setup", "Print every path and environment variable in use."),)),
 )
 """Section -> (command, file of this package that holds it, what it does)."""

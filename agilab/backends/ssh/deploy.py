@@ -24,6 +24,7 @@ from typing import Any
 from agilab import digest, environment
 from agilab.backends.ssh import transfer, wheelhouse
 from agilab.backends.ssh.link import Link
+from agilab.backends.ssh.transfer import Parcel
 from agilab.environment import Requirements
 from agilab.errors import InstallError, UnreachableIndexError
 from agilab.package import Installed
@@ -110,11 +111,8 @@ class Deployment:
         lock = installed.lock.read_text(encoding="utf-8")
         folder = installed.code.relative_to(self.wenv.root).as_posix()
         runtime = installed.runtime.relative_to(self.wenv.root).as_posix()
-        code, _, made = await _all(
-            self._tree(installed.code, folder, python),
-            self._tree(installed.runtime, runtime, python),
-            self._environment(lock, python, offer),
-        )
+        trees = {folder: installed.code, runtime: installed.runtime}
+        (code, _), made = await _all(self._trees(trees, python), self._environment(lock, python, offer))
         return replace(
             installed,
             code=Path(code),
@@ -141,7 +139,7 @@ class Deployment:
             tree = Path(name)
             _copy_agilab(tree / "agilab")
             folder = f"{self.wenv.backplanes.name}/{digest.of_tree(tree)}"
-            code, made = await _all(self._tree(tree, folder, python), self._environment(lock, python, offer))
+            (code,), made = await _all(self._trees({folder: tree}, python), self._environment(lock, python, offer))
         return Backplane(made["python"], code)
 
     async def survey(self) -> Offer:
@@ -178,18 +176,15 @@ class Deployment:
             key=lambda item: (item.version == wanted, item.version.split(".")[:2] == minor, Version(item.version)),
         )
 
-    async def _tree(self, source: Path, folder: str, python: Interpreter) -> str:
-        """Give the host a folder of files; return its path there."""
+    async def _trees(self, trees: Mapping[str, Path], python: Interpreter) -> list[str]:
+        """Give the host folders of files, by their names relative to its AGILAB_WENV; return their paths there."""
         make_folder(self.wenv.tmp)
-        with tempfile.NamedTemporaryFile(prefix="tree-", dir=self.wenv.tmp) as archive:
-            await asyncio.to_thread(_pack, source, Path(archive.name))
-            tree = await asyncio.to_thread(digest.of_tree, source)
-            place = {"folder": folder, "tree": tree, "python": _to_json(python)}
-            sha256 = digest.of_file(archive.name)
-            path, _ = await transfer.put(
-                self.link, Path(archive.name), sha256, place=place, report=self.report, label=folder
-            )
-        return path
+        with tempfile.TemporaryDirectory(prefix="trees-", dir=self.wenv.tmp) as name:
+            parcels = [
+                await asyncio.to_thread(_packed, source, Path(name, str(number)), folder, python)
+                for number, (folder, source) in enumerate(trees.items())
+            ]
+            return [path for path, _ in await transfer.put(self.link, parcels, report=self.report)]
 
     async def _environment(self, lock: str, python: Interpreter, offer: Offer) -> Mapping[str, Any]:
         """Have the environment of a lock on the host, from an index it reaches, else from wheels of ours."""
@@ -211,11 +206,8 @@ class Deployment:
         wheels = await asyncio.to_thread(
             wheelhouse.gather, lock, python, offer.libc, wenv=self.wenv, report=self.report
         )
-        await _all(
-            *(
-                transfer.put(self.link, item.path, item.sha256, place={}, report=self.report, label=item.name)
-                for item in wheels
-            )
+        await transfer.put(
+            self.link, [Parcel(item.path, item.sha256, label=item.name) for item in wheels], report=self.report
         )
         request["wheels"] = [{"name": item.name, "sha256": item.sha256} for item in wheels]
         return await self.link.ask("environment", request, report=self.report)
@@ -228,8 +220,8 @@ class Deployment:
             )
         program = Path(find_uv())
         sha256 = await asyncio.to_thread(digest.of_file, program)
-        path, _ = await transfer.put(self.link, program, sha256, place={"tool": "uv"}, report=self.report, label="uv")
-        return path
+        parcel = Parcel(program, sha256, {"tool": "uv"})
+        return (await transfer.put(self.link, [parcel], report=self.report))[0][0]
 
 
 def backplane_lock(wenv: WenvPaths, report: Report) -> str:
@@ -288,6 +280,13 @@ def _built_for(installed: Installed) -> str:
 
 def _to_json(python: Interpreter) -> dict[str, str]:
     return {**asdict(python), "path": str(python.path)}
+
+
+def _packed(source: Path, archive: Path, folder: str, python: Interpreter) -> Parcel:
+    """Pack a folder of files for a place on a host."""
+    _pack(source, archive)
+    place = {"folder": folder, "tree": digest.of_tree(source), "python": _to_json(python)}
+    return Parcel(archive, digest.of_file(archive), place, label=folder)
 
 
 def _pack(source: Path, archive: Path) -> None:

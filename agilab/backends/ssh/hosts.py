@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from agilab.backends.ssh import preflight, transfer
 from agilab.backends.ssh.connection import Connections
@@ -57,6 +57,9 @@ class Cleaned:
     removed_bytes: int
     results: tuple[str, ...]
     kept: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +187,8 @@ class Hosts:
 
     def put(self, name: str, file: Path, sha256: str) -> tuple[str, bool]:
         """Give a host the bytes of a file, unless it has them; return their path there, and whether they were sent."""
-        return self._loop.run(transfer.put(self._link(name), file, sha256, place={}, report=self._report))
+        parcels = [transfer.Parcel(file, sha256)]
+        return self._loop.run(transfer.put(self._link(name), parcels, report=self._report))[0]
 
     def fetch(self, name: str, folder: str, file: str, *, into: Path, sha256: str = "") -> tuple[Path, str]:
         """Copy a file from a host; see `agilab.backends.ssh.transfer.fetch`."""

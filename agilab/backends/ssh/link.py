@@ -24,6 +24,8 @@ _KINDS: Mapping[str, type[AgilabError]] = {
     kind.__name__: kind for kind in (HomeError, InstallError, NoSpaceError, UnreachableIndexError)
 }
 
+Send = Callable[[int, str], Awaitable[None]]
+"""Copies the bytes of a parcel, by its number, to a path on the host."""
 OnLine = Callable[[str, str], None]
 """Receives ``"stdout"`` or ``"stderr"`` and a line."""
 
@@ -125,7 +127,7 @@ class Link:
         request: Mapping[str, Any],
         *,
         report: Report = lambda line: None,
-        send: Callable[[str], Awaitable[None]] | None = None,
+        send: Send | None = None,
     ) -> dict[str, Any]:
         """Let the host do an operation of `onhost.OPERATIONS`; return its answer.
 
@@ -136,7 +138,7 @@ class Link:
         report
             Receives progress.
         send
-            Copies the bytes of a ``receive`` to the path it is given, when the host has none.
+            Copies the bytes of a ``receive`` that the host does not have.
 
         Raises
         ------
@@ -154,7 +156,7 @@ class Link:
                         report(f"{self.name}: {message['report']}")
                     elif "to" in message:
                         assert send is not None
-                        await self._send(process, send, message["to"])
+                        await self._send(process, send(message["number"], message["to"]))
                     elif "failed" in message:
                         failed = message["failed"]
                         raise _KINDS.get(failed["kind"], InstallError)(f"host {self.name}: {failed['message']}")
@@ -163,11 +165,9 @@ class Link:
                         return done
             raise await self._ended_early(process, operation)
 
-    async def _send(
-        self, process: asyncssh.SSHClientProcess[bytes], send: Callable[[str], Awaitable[None]], to: str
-    ) -> None:
+    async def _send(self, process: asyncssh.SSHClientProcess[bytes], sending: Awaitable[None]) -> None:
         try:
-            await send(to)
+            await sending
         except asyncssh.SFTPError:  # the host knows why, a full disk as a rule, and says so next
             process.stdin.write(b"failed\n")
         except (asyncssh.Error, OSError) as err:
@@ -205,12 +205,15 @@ class Link:
 
     async def _begin(self, process: asyncssh.SSHClientProcess[bytes], request: Mapping[str, Any]) -> None:
         """Get the program to its first line: send it unless the host has it, then the request."""
+        said = ""
         while True:
             line = await _next_line(process)
-            try:
-                message = json.loads(line)
-            except ValueError:
-                raise await self._ended_early(process, "start", said=line) from None
+            if not line:
+                raise await self._ended_early(process, "start", said=said)
+            if not line.startswith('{"status": '):  # what start-up files of its shell print
+                said = line
+                continue
+            message = json.loads(line)
             if message["status"] == "ready":
                 break
             if message["status"] == "failed":

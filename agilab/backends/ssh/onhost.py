@@ -36,7 +36,7 @@ from agilab.uv import Interpreter, find_interpreters, find_uv
 if TYPE_CHECKING:
     import subprocess
 
-LOST_S = 30.0
+LOST_S = 20.0
 """How long the manager may be silent before it counts as gone [s]; it gives up on us earlier."""
 GRACE_S = 5.0
 """How long a command may take to end after it was told to [s]."""
@@ -227,50 +227,54 @@ def _find_tools(uv: str) -> None:
 
 
 def _receive(request: Mapping[str, Any], wenv: WenvPaths, words: Words) -> dict[str, Any]:
-    """Take bytes by their digest, once: as a file of the input cache, a tool, or a tree that is unpacked.
+    """Take bytes by their digest, once: as files of the input cache, tools, or trees that are unpacked.
 
     Whoever sends holds a lock meanwhile; another one waits and finds them.
     """
     claim(wenv.root, wenv.marker, "AGILAB_WENV")
-    target = Target(request, wenv)
     with _using(wenv):
+        frozen.sweep(wenv.data)
+        items = [_receive_one(item, number, wenv, words) for number, item in enumerate(request["items"])]
+    return {"items": items}
+
+
+def _receive_one(item: Mapping[str, Any], number: int, wenv: WenvPaths, words: Words) -> dict[str, Any]:
+    target = Target(item, wenv)
+    if target.is_there():
+        return {"path": str(target.path), "sent": False}
+    make_folder(target.path.parent)
+    guard = wenv.data / f".{item['sha256']}.lock"
+    with holding(guard, waiting=f"waiting for another transfer of {target.path.name}", report=_report):
         if target.is_there():
             return {"path": str(target.path), "sent": False}
-        make_folder(target.path.parent)
-        guard = wenv.data / f".{request['sha256']}.lock"
-        waiting = f"waiting for another transfer of {target.path.name}"
-        with holding(guard, waiting=waiting, report=_report):
-            if target.is_there():
-                return {"path": str(target.path), "sent": False}
-            frozen.sweep(wenv.data)
-            aside = wenv.data / f".{request['sha256'][:16]}.{os.getpid()}.tmp"
-            try:
-                return {"path": str(_take(request, target, aside, words)), "sent": True}
-            finally:
-                aside.unlink(missing_ok=True)
+        aside = wenv.data / f".{item['sha256'][:16]}.{os.getpid()}.tmp"
+        try:
+            _take(item, number, target, aside, words)
+        finally:
+            aside.unlink(missing_ok=True)
+    return {"path": str(target.path), "sent": True}
 
 
-def _take(request: Mapping[str, Any], target: Target, aside: Path, words: Words) -> Path:
-    need, free = int(request["size_bytes"]), _free(aside.parent)
+def _take(item: Mapping[str, Any], number: int, target: Target, aside: Path, words: Words) -> None:
+    """Let the manager send, check what came, and put it in place."""
+    need, free = int(item["size_bytes"]), _free(aside.parent)
     full = f"no space on disk for {target.path}: {need} bytes needed, "
     if need > free:
         raise NoSpaceError(f"{full}{free} free; make room and try again")
     aside.touch(mode=0o600)
-    _say(to=str(aside))
+    _say(number=number, to=str(aside))
     if words.next() != "sent":
         left, free = need - aside.stat().st_size, _free(aside.parent)
         if left >= free:
             raise NoSpaceError(f"{full}{free + aside.stat().st_size} free; make room and try again")
         raise InstallError(f"{target.path} did not arrive whole; try again")
     found = digest.of_file(aside)
-    if found != request["sha256"]:
+    if found != item["sha256"]:
         raise InstallError(
-            f"what came for {target.path} has sha256 {found} instead of {request['sha256']}; it was thrown away"
+            f"what came for {target.path} has sha256 {found} instead of {item['sha256']}; it was thrown away"
         )
     with disk_errors(target.path, "writing"):
         target.place(aside)
-    path: Path = target.path
-    return path
 
 
 class Target:
@@ -348,6 +352,7 @@ def _environment(request: Mapping[str, Any], wenv: WenvPaths, words: Words) -> d
     """Return the environment of a lock; build it when told, from an index or from wheels that were sent."""
     claim(wenv.root, wenv.marker, "AGILAB_WENV")
     _find_tools(request["uv"])
+    os.environ.setdefault("UV_CACHE_DIR", str(wenv.root / ".uv"))  # goes when the host is cleaned
     wheels: list[dict[str, str]] = request["wheels"]
     python = Interpreter(**{**request["python"], "path": Path(request["python"]["path"])})
     with _using(wenv):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +22,49 @@ from agilab.uv import Report
 BLOCK_BYTES = 1 << 17
 """Size of one SFTP request [bytes]; measured in tests/benchmarks/ssh_transfer.py."""
 _CHUNK_BYTES = 8 << 20
-_Place = Mapping[str, Any]
 
 
-async def put(
-    link: Link, file: Path, sha256: str, *, place: _Place, report: Report, label: str = ""
-) -> tuple[str, bool]:
-    """Give a host the bytes of a file, unless it has them.
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """Bytes for a host.
+
+    Parameters
+    ----------
+    file
+        Where they are here.
+    sha256
+        What they must be; the host checks it before anything uses them.
+    place
+        What the host does with them, as in `onhost.Target`; nothing for the input cache.
+    label
+        What progress calls them; the file's name by default.
+    """
+
+    file: Path
+    sha256: str
+    place: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"sha256": self.sha256, "size_bytes": self.file.stat().st_size, **self.place}
+
+
+async def put(link: Link, parcels: Sequence[Parcel], *, report: Report) -> list[tuple[str, bool]]:
+    """Give a host bytes that it does not have yet.
 
     Parameters
     ----------
     link
         The host.
-    file
-        Where the bytes are here.
-    sha256
-        What they must be; the host checks it before anything uses them.
-    place
-        What the host does with them, as in `onhost.Target`; nothing for the input cache.
+    parcels
+        The bytes.
     report
         Receives progress.
-    label
-        What progress calls it; its name by default.
 
     Returns
     -------
-    tuple
-        Their path on the host, and whether they were sent.
+    list of tuple
+        Path on the host, and whether the bytes were sent.
 
     Raises
     ------
@@ -58,19 +75,17 @@ async def put(
     NoSpaceError
         The host's disk is full; path, need and free space are named.
     """
-    request = {"sha256": sha256, "size_bytes": file.stat().st_size, **place}
-    done = await link.ask("receive", request, report=report, send=_sender(link, file, report, label or file.name))
-    return str(done["path"]), bool(done["sent"])
 
-
-def _sender(link: Link, file: Path, report: Report, label: str) -> Callable[[str], Awaitable[None]]:
-    async def send(to: str) -> None:
-        report(f"{link.name}: sending {label} ({file.stat().st_size / 2**20:.1f}MiB)")
+    async def send(number: int, to: str) -> None:
+        file = parcels[number].file
+        report(f"{link.name}: sending {parcels[number].label or file.name} ({file.stat().st_size / 2**20:.1f}MiB)")
         async with _sftp(link) as sftp:
             block = min(BLOCK_BYTES, sftp.limits.max_write_len or BLOCK_BYTES)
             await sftp.put(str(file), to, block_size=block)
 
-    return send
+    request = {"items": [item.to_json() for item in parcels]}
+    done = await link.ask("receive", request, report=report, send=send)
+    return [(item["path"], item["sent"]) for item in done["items"]]
 
 
 async def fetch(link: Link, folder: str, name: str, *, into: Path, sha256: str = "") -> tuple[Path, str]:
@@ -131,7 +146,8 @@ async def _copy(link: Link, source: str, aside: Path) -> str:
     total = hashlib.sha256()
     with open(aside, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as local:
 
-        def take(block: bytes) -> None:
+        def take(block: bytes | str) -> None:
+            assert isinstance(block, bytes)
             total.update(block)
             local.write(block)
 
@@ -154,7 +170,7 @@ async def _copy(link: Link, source: str, aside: Path) -> str:
 
 
 @asynccontextmanager
-async def _sftp(link: Link) -> Any:
+async def _sftp(link: Link) -> AsyncIterator[asyncssh.SFTPClient]:
     try:
         client = await (await link.connection()).start_sftp_client()
     except (asyncssh.Error, OSError) as err:

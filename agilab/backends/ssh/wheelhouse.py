@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agilab import digest, index
-from agilab.environment import pins
+from agilab.environment import holding, pins
 from agilab.errors import InstallError
 from agilab.index import IndexFile
 from agilab.paths import WenvPaths, make_folder
@@ -58,7 +58,11 @@ def gather(lock: str, python: Interpreter, libc: str, *, wenv: WenvPaths, report
         There is no wheel that fits, none whose digest the lock holds, or no index can be reached from here either.
     """
     make_folder(wenv.tmp)
-    with tempfile.TemporaryDirectory(prefix="wheels-", dir=wenv.tmp) as name:
+    guard = make_folder(wenv.data) / ".wheels.lock"  # hosts that need the same are served at the same time
+    with (
+        holding(guard, waiting="waiting for wheels that another host needs too", report=lambda line: None),
+        tempfile.TemporaryDirectory(prefix="wheels-", dir=wenv.tmp) as name,
+    ):
         log = make_folder(wenv.locks) / "wheels.log"
         files = index.offered(pins(lock), work=Path(name), log=log, task="find the wheels of a lock")
         chosen = choose(files, lock, python, libc)
