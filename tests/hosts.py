@@ -167,11 +167,11 @@ class SshServer:
         return False
 
 
-def make_key(path: Path) -> None:
+def make_key(path: Path, *, kind: str = "ed25519") -> None:
     """Make a key pair, anew if there is one."""
     for old in (path, path.with_name(f"{path.name}.pub")):
         old.unlink(missing_ok=True)
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)], check=True)
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "test", "-f", str(path)], check=True)
 
 
 def introduce(*servers: SshServer, trusted: bool = True) -> Path:

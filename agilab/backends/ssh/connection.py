@@ -196,10 +196,10 @@ async def _open(
         ours["tunnel"] = tunnel
     try:
         return await asyncssh.connect(target.host, target.port, options=options, **ours)
-    except asyncssh.KeyExchangeFailed:
+    except (asyncssh.KeyExchangeFailed, asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError):
         if target.shown_key is not None or not _trusted(target):
             raise
-        # It has no key of the kinds we know it by: look at what it has, to say so.
+        # Either side gives up when it has no key of the kinds we know it by: look at what it has, to say so.
         return await asyncssh.connect(
             target.host, target.port, options=options, **{**ours, "server_host_key_algs": "default"}
         )

@@ -97,9 +97,9 @@ class Link:
         """Connect unless that is done; see `Connections.get`."""
         return await self._connections.get(self.name)
 
-    async def probe(self) -> tuple[str, str, int | None]:
-        """Run the probe, which leaves nothing there; return stdout, stderr and exit status."""
-        async with self.process(command("probe")) as process:
+    async def answer(self, line: str) -> tuple[str, str, int | None]:
+        """Run a command line that leaves nothing there; return stdout, stderr and exit status."""
+        async with self.process(line) as process:
             process.stdin.write_eof()
             done = await process.wait()
             return _text(done.stdout), _text(done.stderr), done.exit_status

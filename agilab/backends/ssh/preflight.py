@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from agilab.backends.ssh.link import Link, no_python
-from agilab.backends.ssh.program import NO_PYTHON
+from agilab.backends.ssh.program import NO_PYTHON, command
 from agilab.errors import HostError
 from agilab.home import LITTLE_SPACE_BYTES, NO_SPACE_BYTES
 
@@ -122,7 +122,7 @@ async def _ask(link: Link) -> tuple[dict[str, Any], float, float]:
     """Return what the probe says, and our time before it began and when it had answered."""
     await link.connection()
     sent = time.time()
-    stdout, stderr, status = await link.probe()
+    stdout, stderr, status = await link.answer(command("probe"))
     came = time.time()
     if status == NO_PYTHON:
         raise no_python(link.name, stdout)
