@@ -385,7 +385,7 @@ def _open_wheelhouse(house: Path, wheels: list[dict[str, str]], wenv: WenvPaths)
             )
         os.link(source, house / Path(wheel["name"]).name)
     os.environ["UV_FIND_LINKS"] = str(house)
-    os.environ["UV_NO_INDEX"] = os.environ["UV_OFFLINE"] = "1"
+    os.environ["UV_OFFLINE"] = "1"
 
 
 # --- commands ----------------------------------------------------------------
