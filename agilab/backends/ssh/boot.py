@@ -18,7 +18,7 @@ caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
 folder = os.path.join(caches, "agilab", "host", digest)
 
 
-def say(**message: object) -> None:
+def say(message: dict[str, object]) -> None:
     """Tell the manager something."""
     print(json.dumps(message), flush=True)
 
@@ -74,16 +74,17 @@ def receive() -> None:
 
 try:
     if digest_of(read()) != digest:
-        say(status="absent")
+        say({"status": "absent"})
         receive()
 except OSError as err:
     place = caches
     while not os.path.exists(place):
         place = os.path.dirname(place)
     disk = os.statvfs(place)
-    say(status="failed", errno=err.errno, reason=err.strerror, path=folder, free=disk.f_bavail * disk.f_frsize)
+    free = disk.f_bavail * disk.f_frsize
+    say({"status": "failed", "errno": err.errno, "reason": err.strerror, "path": folder, "free": free})
     sys.exit(1)
-say(status="ready")
+say({"status": "ready"})
 sys.path.insert(0, folder)
 from agilab.backends.ssh.onhost import main  # noqa: E402 - it has just become possible
 

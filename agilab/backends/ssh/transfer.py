@@ -19,7 +19,7 @@ from agilab.errors import ArtifactNotFoundError, EvidenceError, HostError
 from agilab.paths import disk_errors, make_folder
 from agilab.uv import Report
 
-BLOCK_BYTES = 1 << 17
+BLOCK_BYTES = 1 << 18
 """Size of one SFTP request [bytes]; measured in tests/benchmarks/ssh_transfer.py."""
 _CHUNK_BYTES = 8 << 20
 
