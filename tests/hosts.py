@@ -73,6 +73,12 @@ class SshServer:
         return self.folder / "id_ed25519"
 
     @property
+    def pid(self) -> int:
+        """The process id of its sshd."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def known_hosts_line(self) -> str:
         """What known_hosts says of it."""
         name = self.address if self.port == 22 else f"[{self.address}]:{self.port}"

@@ -5,5 +5,5 @@ stands on it; `onhost`, `boot` and `probe` run on the hosts and need nothing
 but the standard library there.
 """
 
-STEPS = ("name", "configuration", "address", "connection", "host key", "login", "Python", "disk", "deployment", "link")
+STEPS = ("name", "configuration", "address", "connection", "host key", "login", "Python", "disk", "link")
 """How far a host can come before something is wrong with it, in this order."""

@@ -5,10 +5,12 @@ JSON, whether it has the program, and reads it from stdin if not: a line with
 its size [bytes], then JSON. Nothing imports this module.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -53,7 +55,6 @@ def receive() -> None:
     files = {name: text.encode() for name, text in json.loads(b"".join(blocks)).items()}
     if digest_of(files) != digest:
         sys.exit("the program that came is not the one that was announced")
-    os.makedirs(os.path.dirname(folder), mode=0o700, exist_ok=True)
     aside = tempfile.mkdtemp(prefix="." + digest[:16], suffix=".tmp", dir=os.path.dirname(folder))
     try:
         for name, data in files.items():
@@ -61,21 +62,29 @@ def receive() -> None:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             with open(path, "wb") as file:
                 file.write(data)
-        if os.path.isdir(folder) and digest_of(read()) != digest:
-            os.rename(folder, aside + ".old.tmp")
-        if not os.path.isdir(folder):
-            os.rename(aside, folder)
-    except FileExistsError:
-        pass
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(aside + ".old.tmp", ignore_errors=True)
+
+
+def have() -> None:
+    """Have the program here: one process receives it, another one that comes meanwhile waits."""
+    if digest_of(read()) == digest:
+        return
+    os.makedirs(os.path.dirname(folder), mode=0o700, exist_ok=True)
+    guard = os.open(f"{folder}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(guard, fcntl.LOCK_EX)
+    if digest_of(read()) != digest:
+        signal.alarm(60)  # a manager that falls silent must not keep the others waiting
+        say({"status": "absent"})
+        receive()
+        signal.alarm(0)
+    os.close(guard)
 
 
 try:
-    if digest_of(read()) != digest:
-        say({"status": "absent"})
-        receive()
+    have()
 except OSError as err:
     place = caches
     while not os.path.exists(place):

@@ -356,6 +356,7 @@ def _environment(request: Mapping[str, Any], wenv: WenvPaths, words: Words) -> d
     wheels: list[dict[str, str]] = request["wheels"]
     python = Interpreter(**{**request["python"], "path": Path(request["python"]["path"])})
     with _using(wenv):
+        frozen.sweep(wenv.tmp)
         folder = wenv.environments / environment.environment_digest(request["lock"], python)
         if not request["build"] and not environment.looks_sound(folder):
             return {"folder": ""}

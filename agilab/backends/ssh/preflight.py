@@ -91,7 +91,8 @@ async def _check(link: Link) -> HostCheck:
         problem = f"no answer within {LIMIT_S:g} s"
         return HostCheck(link.name, _address(link), step, problem, "is it up, and does a firewall let you through?")
     except HostError as err:
-        return HostCheck(link.name, _address(link), err.step, err.problem, err.fix)
+        problem = err.problem if err.host == link.name else f"{err.host}: {err.problem}"  # of a jump host
+        return HostCheck(link.name, _address(link), err.step, problem, err.fix)
     skew = max(0.0, said["time"] - came) + min(0.0, said["time"] - sent)
     free, place = said["free_bytes"], said["place"]
     problem = fix = ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from agilab import digest
 from agilab.backends.ssh.hosts import Hosts
 from agilab.backends.ssh.link import Command
 from agilab.errors import HostError, NoSpaceError
+from agilab.paths import WenvPaths
 from tests.hosts import SshServer, introduce, namespace_hosts
 
 WaitFor = Callable[..., object]
@@ -103,11 +105,34 @@ def test_hosts_out_of_reach_are_told_within_ten_seconds(hosts: Hosts, two: list[
     assert "nothing listens" in closed.problem
 
 
-def test_a_full_disk_is_told_with_need_and_free_space(hosts: Hosts, home: Path, tmp_path: Path) -> None:
-    small = "mount -t tmpfs -o size=1m,mode=0700,uid={uid},gid={uid} none {home}"
+SMALL = "mount -t tmpfs -o size=SIZE,mode=0700,uid={uid},gid={uid} none {home}"
+
+
+def test_a_disk_that_fills_up_during_a_transfer_is_told_too(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "large.bin"
     path.write_bytes(b"x" * 2_000_000)
-    with namespace_hosts("full", mounts=(small,)) as servers:
+    with namespace_hosts("full", mounts=(SMALL.replace("SIZE", "3m"),)) as (server,):
+        introduce(server)
+
+        def fill(line: str) -> None:  # the last word before the bytes go
+            inside = Path(f"/proc/{server.pid}/root{server.home}/fill")
+            with suppress(OSError), open(inside, "wb", buffering=0) as file:
+                while True:
+                    file.write(b"x" * 4096)
+
+        with Hosts(WenvPaths(home.parent / "wenv"), fill) as hosts:
+            with pytest.raises(
+                NoSpaceError, match=r"host full: no space on disk for .*: 2000000 bytes needed, \d+ free"
+            ):
+                hosts.put("full", path, digest.of_file(path))
+            inside = Path(f"/proc/{server.pid}/root{server.home}/wenv/.data")
+            assert [item.name for item in inside.iterdir()] == [f".{digest.of_file(path)}.lock"]
+
+
+def test_a_full_disk_is_told_with_need_and_free_space(hosts: Hosts, home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "large.bin"
+    path.write_bytes(b"x" * 2_000_000)
+    with namespace_hosts("full", mounts=(SMALL.replace("SIZE", "1m"),)) as servers:
         introduce(*servers)
         (check,) = hosts.preflight(["full"])
         assert (check.step, "agilab cluster clean full" in check.fix) == ("disk", True)
