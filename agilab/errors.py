@@ -99,7 +99,8 @@ class HostError(AgilabError, ConnectionError):
     """
 
     def __init__(self, host: str, step: str, problem: str, fix: str = "") -> None:
-        super().__init__(f"host {host}: {step}: {problem}{f'; {fix}' if fix else ''}")
+        shown = host if host and host.isprintable() else f"{host!r:.120}"
+        super().__init__(f"host {shown}: {step}: {problem}{f'; {fix}' if fix else ''}")
         self.host, self.step, self.problem, self.fix = host, step, problem, fix
 
 

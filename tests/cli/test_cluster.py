@@ -75,4 +75,4 @@ def test_cleaning_says_what_it_removed_and_what_it_kept(cli: Cli, loop: SshServe
 def test_a_host_that_cannot_be_cleaned_is_an_error_of_one_line(cli: Cli) -> None:
     done = cli("cluster", "clean", "--", "-v")
     assert done.returncode == 1
-    assert done.stderr.startswith("agilab: error: host '-v': name: ")
+    assert done.stderr.startswith("agilab: error: host -v: name: ")

@@ -21,7 +21,7 @@ def split_host(name: str) -> tuple[str, str]:
     found = _HOST.fullmatch(name)
     if found is None:
         raise HostError(
-            f"{name!r:.120}",
+            name,
             "name",
             "not a name a host can have",
             "write [user@]host with letters, digits, '.', '-', '_' and ':', not beginning with '-'; "

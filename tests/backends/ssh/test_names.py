@@ -28,7 +28,8 @@ def test_a_name_is_split_into_user_and_host(name: str, parts: tuple[str, str]) -
 def test_a_name_that_a_shell_or_ssh_could_obey_is_refused(name: str) -> None:
     with pytest.raises(HostError, match="not a name a host can have") as caught:
         split_host(name)
-    assert caught.value.step == "name"
+    assert (caught.value.host, caught.value.step) == (name, "name")
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("name", ["a", "a/b.json", "a b/ä", "..a", "-rf"])
