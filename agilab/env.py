@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from agilab import installation
 from agilab.codec import Field, nested
-from agilab.errors import HomeError, NoSpaceError, ProjectNotFoundError, RequestError
+from agilab.errors import ProjectNotFoundError, RequestError
+from agilab.home import claim
 from agilab.installation import data_root
 from agilab.layers import Layer, Resolved, environment_layer, resolve, settings_layer, write_toml
-from agilab.paths import HomePaths, WenvPaths, keep_reserve, make_folder, write_json
+from agilab.paths import HomePaths, WenvPaths, keep_reserve, make_folder
 from agilab.planner import Planner
 from agilab.project import Project, find, find_all
 from agilab.run import RunStore
@@ -22,8 +23,6 @@ from agilab.run import RunStore
 if TYPE_CHECKING:
     from agilab.request import RunRequest
     from agilab.settings import Settings
-
-HOME_SCHEMA = "agilab.home/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,10 +250,7 @@ class AgiEnv:
             (self.home.root, self.home.marker, "AGILAB_HOME"),
             (self.wenv.root, self.wenv.marker, "AGILAB_WENV"),
         ):
-            if marker.is_file():
-                check_owner(folder, marker, name)
-            else:
-                _claim(folder, marker, name)
+            claim(folder, marker, name)
         keep_reserve(self.home)
 
     def _resolve(self, table: str, *callers: Layer) -> Resolved:
@@ -334,59 +330,3 @@ def _put(fields: Sequence[Field], kept: Mapping[str, Any], values: Mapping[str, 
         if field.type == "settings" and isinstance(one, Mapping) and isinstance(other, Mapping):
             merged[field.name] = _put(field.fields, one, other)
     return merged
-
-
-def _schema(path: Path) -> Any:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return value.get("schema") if isinstance(value, dict) else None
-
-
-def check_owner(folder: Path, marker: Path, name: str) -> None:
-    """Look whether AGILAB_HOME or AGILAB_WENV is ours, empty or not there yet; nothing is written.
-
-    Raises
-    ------
-    HomeError
-        It is no folder, or holds files of another program.
-    """
-    if marker.is_file():
-        if _schema(marker) != HOME_SCHEMA:
-            raise HomeError(
-                f"{marker} says schema {_schema(marker)!r}; this AGILAB reads {HOME_SCHEMA!r}; "
-                f"choose another folder with {name}=PATH"
-            )
-        return
-    try:
-        names = sorted(path.name for path in folder.iterdir())
-    except FileNotFoundError:
-        return
-    except OSError as err:
-        raise HomeError(f"{folder} cannot be used: {err.strerror}; choose another folder with {name}=PATH") from err
-    # Another process of ours may be claiming it just now: its marker is here, or still aside.
-    strangers = [name for name in names if name != marker.name and not name.startswith(f".{marker.name}.")]
-    if strangers and not marker.is_file():
-        shown = ", ".join(strangers[:3])
-        raise HomeError(
-            f"{folder} holds files that are not AGILAB's ({shown}); they are left alone: "
-            f"choose another folder with {name}=PATH, for example {name}={folder}-holoviz"
-        )
-
-
-def _claim(folder: Path, marker: Path, name: str) -> None:
-    """Take an empty folder as ours; leave one alone that holds files we do not know."""
-    try:
-        make_folder(folder)
-    except NoSpaceError:
-        raise
-    except OSError as err:
-        raise HomeError(f"{folder} cannot be used: {err.strerror}; choose another folder with {name}=PATH") from err
-    check_owner(folder, marker, name)
-    try:
-        write_json(marker, {"schema": HOME_SCHEMA, "of": name})
-    except NoSpaceError:
-        raise
-    except OSError as err:
-        raise HomeError(f"{folder} cannot be written: {err.strerror}; choose another folder with {name}=PATH") from err

@@ -12,8 +12,10 @@ The tree, with the exit code the shell returns for each branch::
     ├── TrustError                             2   an imported app that may not run yet
     ├── HomeError               (OSError)      2   AGILAB_HOME cannot be used as it is
     ├── BackendRefusedError                    2   a backend was asked for what it cannot promise
+    ├── HostError               (ConnectionError) 1   a host cannot be reached, trusted or used, or its link was lost
     ├── InstallError                           3   worker package, environment or data set
-    │   └── DataError                          3
+    │   ├── DataError                          3
+    │   └── UnreachableIndexError              3
     ├── WorkerError                            1   what went wrong where worker code runs
     │   └── ProtocolError                      1
     ├── RunNotFoundError        (LookupError)  2
@@ -95,6 +97,27 @@ class BackendRefusedError(AgilabError):
     exit_code = 2
 
 
+class HostError(AgilabError, ConnectionError):
+    """A host cannot be reached, trusted or used, or the link to it was lost.
+
+    Parameters
+    ----------
+    host
+        Its name, as it was asked for.
+    step
+        How far it came: one of `agilab.backends.ssh.STEPS`.
+    problem
+        What is wrong, in one line.
+    fix
+        What to do next; empty when there is nothing better than trying again.
+    """
+
+    def __init__(self, host: str, step: str, problem: str, fix: str = "") -> None:
+        shown = host if host and host.isprintable() else f"{host!r:.120}"
+        super().__init__(f"host {shown}: {step}: {problem}{f'; {fix}' if fix else ''}")
+        self.host, self.step, self.problem, self.fix = host, step, problem, fix
+
+
 class InstallError(AgilabError):
     """A worker package or worker environment could not be made."""
 
@@ -103,6 +126,10 @@ class InstallError(AgilabError):
 
 class DataError(InstallError):
     """A data set is missing, incomplete or altered."""
+
+
+class UnreachableIndexError(InstallError):
+    """No index of distributions could be reached."""
 
 
 class WorkerError(AgilabError):

@@ -134,6 +134,30 @@ class WenvPaths:
     def runtimes(self) -> Path:
         return self.root / ".runtime"
 
+    @property
+    def data(self) -> Path:
+        """Files by sha256 that were sent to this host."""
+        return self.root / ".data"
+
+    @property
+    def tools(self) -> Path:
+        """Programs that were sent to this host, by sha256."""
+        return self.root / ".tools"
+
+    @property
+    def backplanes(self) -> Path:
+        """AGILAB itself, as sent to this host, by digest."""
+        return self.root / ".agilab"
+
+    @property
+    def results(self) -> Path:
+        """Results of runs that lie on this host until they are collected."""
+        return self.root / ".runs"
+
+    @property
+    def tmp(self) -> Path:
+        return self.root / ".tmp"
+
 
 @dataclass(frozen=True, slots=True)
 class RunPaths:

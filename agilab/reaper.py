@@ -101,7 +101,7 @@ def main(marker: str) -> int:
         pgid, started = line.split()
         groups[int(pgid)] = int(started)
     for pgid, started in groups.items():
-        if _start_time(pgid) in (started, 0):  # 0: the leader has gone, its group may live on
+        if start_time(pgid) in (started, 0):  # 0: the leader has gone, its group may live on
             _kill_group(pgid)
     deadline = time.monotonic() + PATIENCE_S
     while _kill_marked(marker.encode()) and time.monotonic() < deadline:
@@ -133,7 +133,8 @@ def _kill_marked(marker: bytes) -> int:
     return found
 
 
-def _start_time(pid: int) -> int:
+def start_time(pid: int) -> int:
+    """Return when a process started [clock ticks since boot]; 0 when it has gone. Source: proc(5), stat field 22."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[19])

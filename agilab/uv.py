@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agilab.errors import AgilabError, InstallError, NoSpaceError
+from agilab.errors import AgilabError, InstallError, NoSpaceError, UnreachableIndexError
 
 if TYPE_CHECKING:
     import subprocess
@@ -117,7 +117,7 @@ def find_interpreter(requires_python: str, *, asked_by: Path, environ: Mapping[s
         ) from err
     if admitted.contains(here.version):
         return here
-    found = [python for path in _candidates(environ) if (python := probe(path)) is not None]
+    found = find_interpreters(environ)
     fitting = [python for python in found if admitted.contains(python.version)]
     if fitting:
         return max(fitting, key=lambda python: (not (v := Version(python.version)).is_prerelease, v))
@@ -126,6 +126,17 @@ def find_interpreter(requires_python: str, *, asked_by: Path, environ: Mapping[s
         f"{asked_by} needs Python {requires_python} (and at least {OLDEST_PYTHON}); found {listed}; "
         "install one that fits and put it on PATH"
     )
+
+
+def find_interpreters(environ: Mapping[str, str] | None = None) -> list[Interpreter]:
+    """List the Pythons of this machine that are new enough, those on PATH first.
+
+    Parameters
+    ----------
+    environ
+        As in `find_interpreter`.
+    """
+    return [python for path in _candidates(environ) if (python := probe(path)) is not None]
 
 
 def _candidates(environ: Mapping[str, str] | None) -> list[Path]:
@@ -283,10 +294,10 @@ def _failure(said: list[str], task: str, log: Path) -> AgilabError:
             f"free some space and try again; the full log is {log}"
         )
     reason = " ".join(first_reason(said).split()).rstrip(".")
-    hint = "; check the network, or name an index with UV_DEFAULT_INDEX (uv does not read pip's settings)"
-    return InstallError(
-        f"cannot {task}: {reason[:500]}{hint if re.search(_OFFLINE, whole) else ''}; the full log is {log}"
-    )
+    if re.search(_OFFLINE, whole):
+        hint = "check the network, or name an index with UV_DEFAULT_INDEX (uv does not read pip's settings)"
+        return UnreachableIndexError(f"cannot {task}: {reason[:500]}; {hint}; the full log is {log}")
+    return InstallError(f"cannot {task}: {reason[:500]}; the full log is {log}")
 
 
 def first_reason(said: Sequence[str]) -> str:

@@ -120,12 +120,11 @@ def processes_of(base: Path) -> dict[int, str]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which Python versions were tested; `test_pythons` records them."""
-    tested = [
-        str(value)
-        for report in terminalreporter.stats.get("passed", [])
-        for name, value in report.user_properties
-        if name == "python"
-    ]
-    if tested:
-        terminalreporter.write_line(f"Python versions tested: {', '.join(sorted(tested))}")
+    """Say which Python versions were tested, and whether hosts were namespaces: tests record it."""
+    said: dict[str, list[str]] = {}
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            said.setdefault(name, []).append(str(value))
+    for name, title in (("python", "Python versions tested"), ("namespaces", "hosts as network namespaces")):
+        if name in said:
+            terminalreporter.write_line(f"{title}: {', '.join(sorted(said[name]))}")

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from agilab import AgiEnv
-from agilab.env import HOME_SCHEMA, VARIABLES
+from agilab.env import VARIABLES
 from agilab.errors import HomeError, ProjectNotFoundError, SettingError
+from agilab.home import HOME_SCHEMA
 from tests.checkout import ROOT
 from tests.run_folder import conform
 from tests.survey import make_survey, tree

@@ -20,8 +20,8 @@ WaitFor = Callable[..., object]
 
 SUPERVISOR = """
 import json, os, subprocess, sys, time
-from agilab.backends.entries import start_time
-from agilab.reaper import Watcher
+
+from agilab.reaper import Watcher, start_time
 watcher = Watcher.open("20260101-000000-0000")
 name, _, value = watcher.marker.partition("=")
 command = [sys.executable, "-c", WORKER]

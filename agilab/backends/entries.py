@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from agilab.backends.base import Broken, Done, Event, Failed, Gone, Job, Pool, Report, Returned, Started, Wanted
+from agilab.reaper import start_time
 
 SHORT_S = 0.02
 """A partition shorter than this gets the next one sent ahead, so that the pipe's latency is hidden."""
@@ -418,15 +419,6 @@ def worker_environment(slots: int, extra: Mapping[str, str]) -> dict[str, str]:
     threads = str(max(1, len(os.sched_getaffinity(0)) // max(1, slots)))
     chosen |= {name: os.environ.get(name, threads) for name in _THREAD_LIMITS}
     return {**chosen, **extra}
-
-
-def start_time(pid: int) -> int:
-    """Return when a process started [clock ticks since boot]; 0 when it has gone. Source: proc(5), stat field 22."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return 0
 
 
 def _start_clock(sent: _Sent) -> None:

@@ -143,7 +143,8 @@ def _nothing(found: Found, app: str | None) -> str:
 
 def _require_ours(app: str | None) -> None:
     """Refuse a home of another program, and an app that there is not."""
-    from agilab.env import AgiEnv, check_owner
+    from agilab.env import AgiEnv
+    from agilab.home import check_owner
 
     env = AgiEnv()
     check_owner(env.home.root, env.home.marker, "AGILAB_HOME")

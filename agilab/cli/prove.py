@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agilab.cli.cluster import show_hosts
 from agilab.cli.named import named_run
 from agilab.cli.outcome import exit_code, print_error, print_failures, run_json
 from agilab.cli.progress import watch
@@ -105,12 +106,22 @@ def verify_command(*, run_id: str, as_json: bool) -> int:
 
 
 @click.command("doctor")
+@click.argument("names", nargs=-1, metavar="[HOST...]")
+@click.option("--hosts", is_flag=True, help="Check hosts reached over SSH instead: all that are named.")
 @click.option("--all", "everything", is_flag=True, help="Also explain extras and what only AGILAB's own tests use.")
 @json_option
-def doctor_command(*, everything: bool, as_json: bool) -> int:
-    """Check this machine and say how to fix what is wrong."""
+def doctor_command(*, names: tuple[str, ...], hosts: bool, everything: bool, as_json: bool) -> int:
+    """Check this machine and say how to fix what is wrong.
+
+    With `--hosts alpha beta` hosts are checked instead, all at once and in ten seconds at most: reachable, host key,
+    login, Python, uv, disk, clock. Names are those of ~/.ssh/config; nothing is written on a host.
+    """
     from agilab.doctor import examine, to_json
 
+    if hosts != bool(names):
+        raise click.UsageError("hosts are named after --hosts, such as: agilab doctor --hosts alpha beta")
+    if hosts:
+        return show_hosts(tuple(dict.fromkeys(names)), as_json=as_json)
     env = AgiEnv()
     findings = examine(env.home, env.wenv, os.environ)
     failed = [item for item in findings if item.status == "fail"]

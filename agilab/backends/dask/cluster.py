@@ -18,9 +18,9 @@ from agilab.backends.base import Job
 from agilab.backends.dask import tls
 from agilab.backends.dask.host import LOCAL, OWN
 from agilab.backends.dask.logs import NAME
-from agilab.backends.entries import start_time
 from agilab.errors import BackendRefusedError
 from agilab.paths import make_folder
+from agilab.reaper import start_time
 
 CLOSE_S = 10.0
 """How long a cluster that a class made may take to end its jobs [s]."""

@@ -25,11 +25,12 @@ from distributed import Worker, get_worker
 
 from agilab import digest
 from agilab.backends.base import Broken, Done, Event, Failed, Gone, Report, Returned, Started, Wanted
-from agilab.backends.entries import EntryPool, Launch, start_time, worker_environment
+from agilab.backends.entries import EntryPool, Launch, worker_environment
 from agilab.committer import Commit, Committer, Finished
 from agilab.errors import EvidenceError
 from agilab.inputs import Input
 from agilab.paths import RunPaths
+from agilab.reaper import start_time
 from agilab.records import partition_record
 from agilab.worker import RECORD_NAME
 
@@ -40,7 +41,7 @@ MODULES = tuple(
     f"agilab/{name}.py"
     for name in (
         *("__init__", "artifact", "committer", "digest", "errors", "events", "inputs", "paths"),
-        *("plan", "records", "sums", "worker"),
+        *("plan", "reaper", "records", "sums", "worker"),
         *("backends/__init__", "backends/base", "backends/entries", "backends/dask/__init__", "backends/dask/lease"),
     )
 )

@@ -23,8 +23,9 @@ from distributed import Client, KilledWorker
 from agilab import digest
 from agilab.backends.base import Broken, Committed, Done, Event, Failed, Gone, Job, Report, Returned, Started, Wanted
 from agilab.backends.dask import lease
-from agilab.backends.entries import Launch, start_time
+from agilab.backends.entries import Launch
 from agilab.errors import EvidenceError
+from agilab.reaper import start_time
 from agilab.records import read_records
 from agilab.worker import RECORD_NAME
 

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from agilab.backends.entries import start_time
 from agilab.paths import make_folder, write_file
+from agilab.reaper import start_time
 
 VALID = dt.timedelta(days=30)
 """Longest run that a certificate serves."""

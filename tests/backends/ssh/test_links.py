@@ -1,0 +1,147 @@
+"""Hosts with users, paths and links of their own: links that fall silent, disks that are full, clocks that are off.
+
+Each host is a network namespace. Where those are not permitted this file is
+not collected, and `test_namespaces` says why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from agilab import digest
+from agilab.backends.ssh.hosts import Hosts
+from agilab.backends.ssh.link import Command
+from agilab.errors import HostError, NoSpaceError
+from agilab.paths import WenvPaths
+from tests.hosts import SshServer, introduce, namespace_hosts
+
+WaitFor = Callable[..., object]
+NOTICED_S = 20.0
+
+
+@pytest.fixture
+def two(home: Path) -> Iterator[list[SshServer]]:
+    """Return two hosts that do not see each other."""
+    with namespace_hosts("alpha", "beta") as servers:
+        introduce(*servers)
+        yield servers
+
+
+def workers(server: SshServer) -> list[int]:
+    """List the processes on a host that are neither its sshd nor sessions of it."""
+    found = []
+    for pid in server.processes():
+        try:
+            if not Path(f"/proc/{pid}/comm").read_text().startswith("sshd"):
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def test_hosts_have_users_and_paths_of_their_own(hosts: Hosts, two: list[SshServer], tmp_path: Path) -> None:
+    who = {
+        server.name: hosts.run(server.name, Command(("sh", "-c", "id -un; echo $HOME"), "run")).stdout.split()
+        for server in two
+    }
+    assert who == {server.name: [server.user, str(server.home)] for server in two}
+    path = tmp_path / "out.bin"
+    path.write_bytes(b"x" * 1000)
+    there = Path(hosts.put("alpha", path, digest.of_file(path))[0])
+    got, sha256 = hosts.fetch("alpha", str(there.parent), there.name, into=tmp_path / "in")
+    assert Path(hosts.put("beta", got, sha256)[0]).is_relative_to(two[1].home)
+
+
+def test_a_link_that_falls_silent_is_noticed_and_what_ran_there_ends(
+    hosts: Hosts, two: list[SshServer], wait_for: WaitFor
+) -> None:
+    alpha, _ = two
+    lines: list[str] = []
+    process = hosts.start(
+        "alpha", Command(("sh", "-c", "echo up; sleep 600"), "run"), lambda stream, line: lines.append(line)
+    )
+    wait_for(lambda: lines == ["up"], 10)
+    alpha.cut()
+    begun = time.monotonic()
+    with pytest.raises(HostError, match="the attempt has failed"):
+        process.wait(60)
+    assert time.monotonic() - begun < NOTICED_S
+    assert hosts.preflight(["alpha", "beta"])[1].ok
+    wait_for(lambda: not workers(alpha), 30)  # though nobody could tell it
+    alpha.mend()
+    wait_for(lambda: hosts.preflight(["alpha"])[0].ok, 30)
+
+
+def test_a_link_that_is_down_for_three_seconds_disturbs_nothing(
+    hosts: Hosts, two: list[SshServer], wait_for: WaitFor
+) -> None:
+    alpha, _ = two
+    lines: list[str] = []
+    count = "i=0; while [ $i -lt 50 ]; do echo $i; i=$((i+1)); sleep 0.1; done; exit 5"
+    process = hosts.start("alpha", Command(("sh", "-c", count), "run"), lambda stream, line: lines.append(line))
+    wait_for(lambda: len(lines) > 3, 10)
+    alpha.cut()
+    back = time.monotonic() + 3
+    wait_for(lambda: time.monotonic() > back, 10)
+    alpha.mend()
+    assert process.wait(40) == 5
+    assert lines == [str(number) for number in range(50)]
+    assert alpha.log.count("Accepted publickey") == 1
+
+
+def test_hosts_out_of_reach_are_told_within_ten_seconds(hosts: Hosts, two: list[SshServer]) -> None:
+    alpha, beta = two
+    alpha.cut()
+    beta.stop()
+    begun = time.monotonic()
+    cut, closed = hosts.preflight(["alpha", "beta"])
+    assert time.monotonic() - begun < 10
+    assert (cut.step, closed.step) == ("connection", "connection")
+    assert "nothing listens" in closed.problem
+
+
+SMALL = "mount -t tmpfs -o size=SIZE,mode=0700,uid={uid},gid={uid} none {home}"
+
+
+def test_a_disk_that_fills_up_during_a_transfer_is_told_too(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "large.bin"
+    path.write_bytes(b"x" * 2_000_000)
+    with namespace_hosts("full", mounts=(SMALL.replace("SIZE", "3m"),)) as (server,):
+        introduce(server)
+
+        def fill(line: str) -> None:  # the last word before the bytes go
+            inside = Path(f"/proc/{server.pid}/root{server.home}/fill")
+            with suppress(OSError), open(inside, "wb", buffering=0) as file:
+                while True:
+                    file.write(b"x" * 4096)
+
+        with Hosts(WenvPaths(home.parent / "wenv"), fill) as hosts:
+            with pytest.raises(
+                NoSpaceError, match=r"host full: no space on disk for .*: 2000000 bytes needed, \d+ free"
+            ):
+                hosts.put("full", path, digest.of_file(path))
+            inside = Path(f"/proc/{server.pid}/root{server.home}/wenv/.data")
+            assert [item.name for item in inside.iterdir()] == [f".{digest.of_file(path)}.lock"]
+
+
+def test_a_full_disk_is_told_with_need_and_free_space(hosts: Hosts, home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "large.bin"
+    path.write_bytes(b"x" * 2_000_000)
+    with namespace_hosts("full", mounts=(SMALL.replace("SIZE", "1m"),)) as servers:
+        introduce(*servers)
+        (check,) = hosts.preflight(["full"])
+        assert (check.step, "agilab cluster clean full" in check.fix) == ("disk", True)
+        with pytest.raises(NoSpaceError, match=r"host full: no space on disk for .*: 2000000 bytes needed, \d+ free"):
+            hosts.put("full", path, digest.of_file(path))
+        fill = "rm -rf .cache; head -c 2000000 /dev/zero > fill 2>/dev/null; ls -A .cache wenv/.data"
+        said = hosts.run("full", Command(("sh", "-c", fill), "run", folder=str(servers[0].home)))
+        assert said.stdout.split() == ["wenv/.data:", f".{digest.of_file(path)}.lock"]
+        with pytest.raises(
+            NoSpaceError, match=r"host full: no space on disk for .*\.cache/agilab/host/.* needed, 0 free"
+        ):
+            hosts.run("full", Command(("true",), "run"))

@@ -1,0 +1,45 @@
+"""Hosts as network namespaces are part of the tests wherever the kernel permits them; else it is said why not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import hosts
+
+HERE = Path(__file__).parent
+
+
+def test_links_are_tested_unless_namespaces_are_not_permitted(record_property: Callable[[str, object], None]) -> None:
+    reason = hosts.why_no_namespaces()
+    record_property("namespaces", reason or "used")
+    if not reason:
+        assert os.getuid() == 0
+        return
+    # The only reasons there are; `.ci/run` installs iproute2 where it may.
+    assert reason.startswith(("not root", "ip is missing", "the kernel refuses: "))
+
+
+def test_the_file_of_links_is_collected_where_they_are(pytestconfig: pytest.Config) -> None:
+    plugins = pytestconfig.pluginmanager.get_plugins()
+    (conftest,) = [item for item in plugins if getattr(item, "__file__", None) == str(HERE / "conftest.py")]
+    assert conftest.collect_ignore == (["test_links.py"] if hosts.why_no_namespaces() else [])
+
+
+def test_what_a_killed_test_run_left_is_removed() -> None:
+    if hosts.why_no_namespaces():
+        return  # nothing could have been made
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    name = f"agilab-{gone.pid}-0"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    left = subprocess.Popen(["ip", "netns", "exec", name, "sleep", "600"])
+    Path(f"/etc/netns/{name}").mkdir(parents=True)
+    Path(f"/tmp/{name}").mkdir()
+    hosts.sweep()
+    assert left.wait(10) == -9
+    assert not any(Path(folder, name).exists() for folder in ("/run/netns", "/etc/netns", "/tmp"))
