@@ -118,7 +118,7 @@ def test_a_host_without_an_index_gets_wheels(
     assert there.code.name == installed.code.name
     assert there.runtime.name == installed.runtime.name
     assert package.verify_code(there.code) == ()
-    assert package.runtime_digest(there.runtime) == installed.runtime_digest
+    assert package.runtime_digest_at(there.runtime) == installed.runtime_digest
     assert hosts.deploy_worker(["offline"], installed, ">=3.11")["offline"] == there
     assert told == []
 

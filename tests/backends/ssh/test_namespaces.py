@@ -37,7 +37,11 @@ def test_what_a_killed_test_run_left_is_removed() -> None:
     gone.wait()
     name = f"agilab-{gone.pid}-0"
     subprocess.run(["ip", "netns", "add", name], check=True)
-    left = subprocess.Popen(["ip", "netns", "exec", name, "sleep", "600"])
+    command = ["ip", "netns", "exec", name, "sh", "-c", "echo inside; exec sleep 600"]
+    left = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert left.stdout is not None
+    with left.stdout:
+        assert left.stdout.readline() == b"inside\n"
     Path(f"/etc/netns/{name}").mkdir(parents=True)
     Path(f"/tmp/{name}").mkdir()
     hosts.sweep()
