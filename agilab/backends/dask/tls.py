@@ -51,7 +51,7 @@ class Certificates:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def issue(folder: Path, name: str) -> Certificates:
+def issue(folder: Path, name: str, *, sockets: Path | None = None) -> Certificates:
     """Make an authority and one certificate that it signs.
 
     Parameters
@@ -60,11 +60,13 @@ def issue(folder: Path, name: str) -> Certificates:
         Made here; only its owner may enter it. What runs that were killed have left beside it is removed.
     name
         What the certificate is for: a run id.
+    sockets
+        A temporary folder that is to be removed with the keys if this process is killed.
     """
     _sweep(folder.parent)
     make_folder(folder)
     made = Certificates(folder)
-    write_file(folder / _OWNER, json.dumps(_me()).encode(), durable=False)
+    write_file(folder / _OWNER, json.dumps([*_me(), str(sockets or "")]).encode(), durable=False)
     authority, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer = _named(f"AGILAB {name}")
     ca = _certificate(issuer, issuer, authority.public_key(), authority, ca=True)
@@ -131,8 +133,10 @@ def _sweep(root: Path) -> None:
     """Remove the keys of runs whose process was killed before it could."""
     for owner in root.glob(f"*/{_OWNER}"):
         try:
-            host, pid, started = json.loads(owner.read_bytes())
+            host, pid, started, sockets = json.loads(owner.read_bytes())
         except (OSError, ValueError):
             continue
         if host == os.uname().nodename and start_time(pid) != started:
+            if sockets:
+                shutil.rmtree(sockets, ignore_errors=True)
             shutil.rmtree(owner.parent, ignore_errors=True)
