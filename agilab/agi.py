@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,10 +19,15 @@ from agilab.layers import resolve_secrets
 from agilab.paths import write_json
 from agilab.plan import InputRef, WorkPlan, assign
 from agilab.request import RunRequest
-from agilab.run import FINAL_STATES, Run, read_owner
+from agilab.run import FINAL_STATES, Run, probe_owner, read_owner
 
 if TYPE_CHECKING:
     from agilab.environment import Report
+
+
+GONE_S = 10.0
+"""How long `AGI.cancel` waits for the last process of a run whose record is closed [s]."""
+POLL_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +273,7 @@ class AGI:
 
     @staticmethod
     def cancel(env: AgiEnv, run_id: str) -> Run:
-        """Ask a run to stop, and wait until it has; seal it as cancelled when nobody runs it any more.
+        """Ask a run to stop, and wait until nothing of it is left; seal it when nobody runs it any more.
 
         Raises
         ------
@@ -285,7 +291,12 @@ class AGI:
                     raise
                 # Another process was faster: it has sealed the run, or goes on with it.
         run.cancel()
-        return run.wait()
+        run.wait()
+        # Its record is closed; now its owner ends what still runs, and then lets go.
+        end = time.monotonic() + GONE_S
+        while probe_owner(run.paths) == "held" and time.monotonic() < end:
+            time.sleep(POLL_S)
+        return run
 
 
 def _check(env: AgiEnv, request: RunRequest) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agilab.artifact import KINDS, Kind
-from agilab.errors import ArtifactNotFoundError, WorkerError
+from agilab.errors import ArtifactNotFoundError, NoSpaceError, WorkerError
 from agilab.paths import NAME_PATTERN, disk_errors
 
 if TYPE_CHECKING:
@@ -171,8 +171,12 @@ class PartitionContext:
             return
         _check_content(content, form, name)
         target = self._claim(name, kind, form.suffix)
-        with disk_errors(target, "writing"):
-            self._write(content, form, target)
+        try:
+            with disk_errors(target, "writing"):
+                self._write(content, form, target)
+        except NoSpaceError:
+            target.unlink(missing_ok=True)  # others need the room to say what happened
+            raise
 
     def _write(self, content: Any, form: Kind, target: Path) -> None:
         if isinstance(content, bytes | bytearray | memoryview):

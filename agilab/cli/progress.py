@@ -89,6 +89,8 @@ class Tally:
         name = event["event"]
         if name == "created":
             self.run_id, self.app, self.created = event["run_id"], event["app"], event.get("t")
+            self.stages.clear()  # a command may run one after the other
+            self.failures.clear()
         elif name == "resumed":  # what ran then runs no more, and what failed is tried again
             self.failures.clear()
             for stage in self.stages.values():

@@ -248,9 +248,9 @@ def test_bench_runs_everywhere_and_compares_what_was_left(cli: Cli) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["backend", "run", "state", "time", "cpu", "peak", "memory", "artifacts"]
-    assert [line.split()[0] for line in lines[1:3]] == ["inline", "local"]
-    assert lines[-1] == "3 artifacts, the same in 2 runs"
-    assert [run["app"] for run in json.loads(cli("runs", "--json").stdout)["runs"]] == ["trouble", "trouble"]
+    assert [line.split()[0] for line in lines[1:4]] == ["dask", "inline", "local"]
+    assert lines[-1] == "3 artifacts, the same in 3 runs"
+    assert [run["app"] for run in json.loads(cli("runs", "--json").stdout)["runs"]] == ["trouble"] * 3
 
 
 def test_bench_names_what_differs(cli: Cli, apps: Path) -> None:
@@ -281,4 +281,4 @@ def test_bench_of_a_run_that_fails(cli: Cli) -> None:
 def test_bench_on_a_backend_that_is_not_there(cli: Cli, backends: str) -> None:
     done = cli("bench", "trouble", "--backends", backends)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "choose of inline, local" in done.stderr
+    assert "choose of dask, inline, local" in done.stderr
