@@ -38,7 +38,8 @@ class HostProcess:
     def __init__(self, job: Job) -> None:
         self._job = job
         self.is_own = not job.cluster.get("cluster_class")
-        self._temporary = Path(tempfile.mkdtemp(prefix="agilab-"))  # in the run folder a socket's path may be too long
+        # In the run folder the path of a socket may be too long.
+        self._sockets = Path(tempfile.mkdtemp(prefix="agilab-")) if self.is_own else None
         self.security: Mapping[str, Any] | None = None
         self._keys: tls.Certificates | None = None
         log = os.open(make_folder(job.paths.logs) / NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -49,8 +50,7 @@ class HostProcess:
                     "-P",
                     "-m",
                     "agilab.backends.dask.host",
-                    str(self._temporary),
-                    OWN if self.is_own else "",
+                    *((OWN, str(self._sockets)) if self._sockets is not None else ()),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -64,7 +64,7 @@ class HostProcess:
         self.pgid, self.start_time = self._process.pid, start_time(self._process.pid)
         if self.is_own:
             assert job.home is not None
-            self._keys = tls.issue(job.home.tls / job.paths.run_id, job.paths.run_id)
+            self._keys = tls.issue(job.home.tls / job.paths.run_id, job.paths.run_id, sockets=self._sockets)
             self.security = self._keys.security()
         else:
             self.security = certificates(job.cluster)
@@ -124,7 +124,8 @@ class HostProcess:
         for pipe in (self._process.stdin, self._process.stdout):
             with suppress(OSError):
                 pipe.close()
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets, ignore_errors=True)
         if self._keys is not None:
             self._keys.remove()
 
