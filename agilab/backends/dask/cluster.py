@@ -29,6 +29,8 @@ CLOSE_S = 10.0
 class HostProcess:
     """The process that holds the cluster of a run (`agilab.backends.dask.host`), and the keys of that cluster.
 
+    It begins at once: it imports Dask while the caller does.
+
     Parameters
     ----------
     job
@@ -43,15 +45,10 @@ class HostProcess:
         self.security: Mapping[str, Any] | None = None
         self._keys: tls.Certificates | None = None
         log = os.open(make_folder(job.paths.logs) / NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        kind = (OWN, str(self._sockets)) if self._sockets is not None else ()
         try:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "agilab.backends.dask.host",
-                    *((OWN, str(self._sockets)) if self._sockets is not None else ()),
-                ],
+                [sys.executable, "-P", "-m", "agilab.backends.dask.host", *kind],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -68,11 +65,6 @@ class HostProcess:
             self.security = self._keys.security()
         else:
             self.security = certificates(job.cluster)
-
-    @classmethod
-    def start(cls, job: Job) -> HostProcess:
-        """Start the process: it imports Dask while this one does."""
-        return cls(job)
 
     def ask(self, workers: int | None) -> dict[str, Any]:
         """Start the cluster; return its ``scheduler`` and ``dashboard``, or an ``error``. Waits for it.

@@ -1,9 +1,10 @@
 """The process that holds a cluster for a run: scheduler and nannies live here, so that none of it is in the manager's.
 
 Started as ``python -m agilab.backends.dask.host own FOLDER``, with a folder for
-its sockets, or without arguments for a class of somebody else. One JSON line on standard input says which cluster, one on
-standard output where its scheduler is; the end of the input ends all of it.
-What it and the Dask workers print and log goes to the run's ``logs/``.
+its sockets, or without arguments for a class of somebody else. One JSON line on
+standard input says which cluster, one on standard output where its scheduler
+is; the end of the input ends all of it. What it and the Dask workers print and
+log goes to the run's ``logs/``.
 """
 
 from __future__ import annotations
