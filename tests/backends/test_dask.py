@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -130,8 +131,11 @@ class TestItsOwnCluster(Suite):
         wait_until(lambda: not processes_marked(run.run_id), FAST_S)
         assert not any(map(is_alive, pids))
         assert run.state == "lost"
+        [sockets] = {json.loads(path.read_bytes())[3] for path in bench.env.home.tls.glob("*/owner.json")}
+        assert Path(sockets).is_dir()
         bench.run(Stage("first", [do("a")])).check()
-        assert list(bench.env.home.tls.iterdir()) == []  # the next run has swept the keys of the dead one
+        assert list(bench.env.home.tls.iterdir()) == []  # the next run has swept what the dead one left
+        assert not Path(sockets).exists()
 
     def test_every_port_is_on_loopback_and_wants_the_keys_of_the_run(self, bench: Bench) -> None:
         going = self.held(bench)

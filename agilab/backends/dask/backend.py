@@ -38,7 +38,7 @@ class DaskBackend(Backend):
             )
         from agilab.backends.dask.cluster import HostProcess
 
-        host = HostProcess.start(job) if not job.cluster.get("scheduler") else None  # Dask is imported here and there
+        host = HostProcess(job) if not job.cluster.get("scheduler") else None  # Dask is imported here and there
         from agilab.backends.dask.pool import DaskPool
 
         return DaskPool(job, host)

@@ -29,6 +29,8 @@ CLOSE_S = 10.0
 class HostProcess:
     """The process that holds the cluster of a run (`agilab.backends.dask.host`), and the keys of that cluster.
 
+    It begins at once: it imports Dask while the caller does.
+
     Parameters
     ----------
     job
@@ -38,20 +40,15 @@ class HostProcess:
     def __init__(self, job: Job) -> None:
         self._job = job
         self.is_own = not job.cluster.get("cluster_class")
-        self._temporary = Path(tempfile.mkdtemp(prefix="agilab-"))  # in the run folder a socket's path may be too long
+        # In the run folder the path of a socket may be too long.
+        self._sockets = Path(tempfile.mkdtemp(prefix="agilab-")) if self.is_own else None
         self.security: Mapping[str, Any] | None = None
         self._keys: tls.Certificates | None = None
         log = os.open(make_folder(job.paths.logs) / NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        kind = (OWN, str(self._sockets)) if self._sockets is not None else ()
         try:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "agilab.backends.dask.host",
-                    str(self._temporary),
-                    OWN if self.is_own else "",
-                ],
+                [sys.executable, "-P", "-m", "agilab.backends.dask.host", *kind],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -64,15 +61,10 @@ class HostProcess:
         self.pgid, self.start_time = self._process.pid, start_time(self._process.pid)
         if self.is_own:
             assert job.home is not None
-            self._keys = tls.issue(job.home.tls / job.paths.run_id, job.paths.run_id)
+            self._keys = tls.issue(job.home.tls / job.paths.run_id, job.paths.run_id, sockets=self._sockets)
             self.security = self._keys.security()
         else:
             self.security = certificates(job.cluster)
-
-    @classmethod
-    def start(cls, job: Job) -> HostProcess:
-        """Start the process: it imports Dask while this one does."""
-        return cls(job)
 
     def ask(self, workers: int | None) -> dict[str, Any]:
         """Start the cluster; return its ``scheduler`` and ``dashboard``, or an ``error``. Waits for it.
@@ -124,7 +116,8 @@ class HostProcess:
         for pipe in (self._process.stdin, self._process.stdout):
             with suppress(OSError):
                 pipe.close()
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets, ignore_errors=True)
         if self._keys is not None:
             self._keys.remove()
 

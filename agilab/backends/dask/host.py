@@ -1,9 +1,10 @@
 """The process that holds a cluster for a run: scheduler and nannies live here, so that none of it is in the manager's.
 
-Started as ``python -m agilab.backends.dask.host FOLDER KIND``, with a folder
-for its sockets. One JSON line on standard input says which cluster, one on
-standard output where its scheduler is; the end of the input ends all of it.
-What it and the Dask workers print and log goes to the run's ``logs/``.
+Started as ``python -m agilab.backends.dask.host own FOLDER``, with a folder for
+its sockets, or without arguments for a class of somebody else. One JSON line on
+standard input says which cluster, one on standard output where its scheduler
+is; the end of the input ends all of it. What it and the Dask workers print and
+log goes to the run's ``logs/``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 LOCAL = "distributed.LocalCluster"
 OWN = "own"
-"""Second argument of the process when the cluster is the run's own, of class `LOCAL`."""
+"""First argument of the process when the cluster is the run's own, of class `LOCAL`."""
 
 PRELOADED = ["distributed", "agilab.backends.dask.lease"]
 """What every Dask worker needs: imported once, in the process that all of them are forked from."""
@@ -36,9 +37,9 @@ CONFIG = {
 
 def main() -> int:
     """Hold one cluster until the manager closes the pipe."""
-    tempfile.tempdir = sys.argv[1]
-    own = sys.argv[2] == OWN
+    own = sys.argv[1:2] == [OWN]
     if own:
+        tempfile.tempdir = sys.argv[2]
         multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
         forkserver.ensure_running()
     out = os.fdopen(os.dup(1), "w")

@@ -153,7 +153,7 @@ class DaskPool(Pool):
                 assert self._host is not None
                 self._host.close()
                 self._inbox.put(Told("note", {"text": "scheduler lost; it is started once more"}))
-                self._host = HostProcess.start(self._job)
+                self._host = HostProcess(self._job)
         except BackendRefusedError as err:
             if self._own or self._named.done():
                 self._inbox.put(Broken(str(err), "", "Dask"))
