@@ -37,7 +37,7 @@ def card(title: str, *content: Any) -> Viewable:
 
 def app_cards(session: Session, projects: Sequence[Project], *, page: str = "project") -> Viewable:
     """Return a card per app, with a search over names and descriptions."""
-    search = pmui.TextInput(label="Search apps", value_input="", sizing_mode="stretch_width", max_width=420)
+    search = pmui.TextInput(label="Search apps", sizing_mode="stretch_width", max_width=420)
 
     def shown(words: str) -> pn.pane.HTML:
         wanted = words.lower().split()

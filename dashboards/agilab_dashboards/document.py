@@ -17,7 +17,7 @@ from agilab_dashboards.markup import code, element
 from agilab_dashboards.options import is_loopback
 from agilab_dashboards.pages import PAGES, TITLES
 from agilab_dashboards.session import Session
-from agilab_dashboards.template import frame
+from agilab_dashboards.template import COOKIE, frame
 
 _LOG = logging.getLogger("agilab_dashboards")
 _LONGEST_QUERY = 16_384
@@ -36,6 +36,12 @@ def document(*, guarded: bool) -> Callable[[], Any]:
 
     def build() -> Any:
         session = Session(_query(), guarded=guarded)
+        try:
+            return framed(session)
+        except Exception as err:  # the same guard, for what no page has built yet
+            return _message(session, err)
+
+    def framed(session: Session) -> Any:
         body = pn.Column(_loading(), sizing_mode="stretch_width")
         errors = pn.Column(sizing_mode="stretch_width")
         pn.config.exception_handler = lambda error: _show(errors, session, error)
@@ -46,6 +52,8 @@ def document(*, guarded: bool) -> Callable[[], Any]:
 
         async def fill() -> None:
             session.zone = _zone()
+            if COOKIE not in pn.state.cookies and getattr(pn.state.browser_info, "dark_mode", False):
+                page.dark_theme = True
             body.objects = [await _page(session)]
 
         pn.state.onload(fill)
@@ -115,7 +123,7 @@ def _zone() -> str:
 
 
 def _loading() -> Any:
-    return pmui.CircularProgress(active=True, size=36, margin=(60, 20))
+    return pn.pane.HTML('<p role="status">Loading ...</p>', margin=(40, 0))
 
 
 _REFUSED = (

@@ -54,8 +54,7 @@ class Control:
     @property
     def label(self) -> str:
         """What the field is called, with its unit."""
-        name = self.field.label or self.field.name.replace("_", " ")
-        return f"{name} [{self.field.unit}]" if self.field.unit else name
+        return label(self.field)
 
     def show(self, value: Any) -> None:
         """Put a value into the widgets without telling anybody."""
@@ -221,6 +220,14 @@ class _Choices(Control):
         return [str(i) for item in value or () for i, one in enumerate(self.values) if same(one, item)][:1000]
 
 
+def label(field: Field) -> str:
+    """Return what a setting is called, with its unit said once."""
+    name = field.label or field.name.replace("_", " ")
+    if not field.unit:
+        return name
+    return f"{name.removesuffix(f' {field.unit}')} [{field.unit}]"
+
+
 _HEX = re.compile(r"#([0-9a-fA-F]{6})")
 
 
@@ -287,7 +294,7 @@ def _slider(field: Field, value: Any) -> Any:
 def _calendar(field: Field, value: Any) -> Any:
     bounds = [codec.decode_value(_DAY, field.constraints.get(side)) for side in ("min", "max")]
     kind: Any = pmui.DateRangePicker if field.type == "date_range" else pmui.DatePicker
-    return kind(label="", value=codec.decode_value(field, value), start=bounds[0], end=bounds[1], width=230)
+    return kind(label="", value=codec.decode_value(field, value), start=bounds[0], end=bounds[1], width=64)
 
 
 _DAY = Field("day", "date")

@@ -180,7 +180,7 @@ class _Row:
         )
         self._reset.on_click(lambda event: form.reset(dotted))
         self.view = pn.Row(
-            pn.Column(*self.control.widgets, min_width=260, max_width=420, sizing_mode="stretch_width"),
+            _together(self.control),
             self._said,
             self._reset,
             sizing_mode="stretch_width",
@@ -196,7 +196,7 @@ class _Row:
         lines.append(element("div", f"Allowed: {codec.allowed(field)}", {"class": "soft small"}))
         state = {"class": "small", "data-source": source, "data-setting": self.dotted}
         shown = markup.chip("running" if here else "queued", source) if source != "default" else element("span", source)
-        told: list[object] = [shown]
+        told: list[object] = [markup.code(self.dotted), " ", shown]
         if where:
             told.append(element("span", f" {where}", {"class": "soft wrap"}))
         if source != "default":
@@ -206,6 +206,15 @@ class _Row:
         if self._said.object != text:
             self._said.object = text
         self._reset.visible = here
+
+
+def _together(made: Control) -> Viewable:
+    """Return the widgets of a control: a calendar or colour beside the text, a slider below it."""
+    first, *more = made.widgets
+    beside = [widget for widget in more if isinstance(widget, pmui.DatePicker | pmui.DateRangePicker | pmui.ColorPicker)]
+    below = [widget for widget in more if widget not in beside]
+    top = pn.Row(first, *beside, sizing_mode="stretch_width") if beside else first
+    return pn.Column(top, *below, min_width=260, max_width=420, sizing_mode="stretch_width")
 
 
 def html(content: Markup, style: str = "") -> pn.pane.HTML:

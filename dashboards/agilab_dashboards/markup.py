@@ -44,9 +44,12 @@ SIGNS: Mapping[str, str] = {
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """Text that is HTML already; what is added to it is escaped unless it is too."""
 
     __slots__ = ()
+
+    def __add__(self, other: str) -> Markup:
+        return Markup(f"{self}{text(other)}")
 
 
 def text(value: object) -> Markup:

@@ -54,7 +54,7 @@ def serve(options: ServerOptions, *, opens: bool = False) -> int:
     guard.hosts = guarding.names(_shown(options.address), server.port, options.hosts)
     if provider is None:
         guard.cookie = f"agilab-{server.port}"
-        guard.announce = lambda token: out(f"link for another browser: {where}?token={token}")
+        guard.announce = lambda token: note(f"link for another browser: {where}?token={token}")
     application = server._tornado  # Bokeh's server has no other name for it
     application._websocket_origins = set(guard.hosts)
     guard.install(application)

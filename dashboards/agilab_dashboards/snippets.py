@@ -83,3 +83,9 @@ def _flag(dotted: str, field: Field, given: Values, taken: set[str]) -> list[str
     if field.type == "boolean":
         return [flag if value else f"--no-{flag[2:]}"]
     return [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+
+
+def options_command(fields: Sequence[Field], given: Values) -> str:
+    """Return the command that starts the server with these options."""
+    words = [word for dotted, field in _leaves(fields, given) for word in _flag(dotted, field, given, set())]
+    return shlex.join(["agilab", "serve", *words])

@@ -12,11 +12,18 @@ from agilab_dashboards import markup
 from agilab_dashboards.markup import element, link
 from agilab_dashboards.session import Session
 
+WIDTH = 1240
+"""How wide pages get [px]."""
+COOKIE = "agilab-theme"
+"""Keeps whether a browser wants dark pages; without it the browser's own preference counts."""
+
+_REMEMBER = f"document.cookie = '{COOKIE}=' + (cb_obj.dark_theme ? 'dark' : 'light') + ';path=/;SameSite=Strict;max-age=31536000'"
 _PRIMARY = {"light": "#0b5cad", "dark": "#7fb4f0"}
+_MAIN = {"width": "100%", "margin": "12px auto", "padding": "0 16px", "box-sizing": "border-box"}
 _NAV = """
-:host { width: 100%; }
+:host { width: 100%; color: #fff; }
 nav { display: flex; gap: 4px; align-items: center; flex-wrap: wrap; }
-nav a { color: inherit; padding: 6px 12px; border-radius: 6px; text-decoration: none; font-size: 14.5px; }
+nav a { color: #fff; padding: 6px 12px; border-radius: 6px; text-decoration: none; font-size: 14.5px; }
 nav a:hover, nav a:focus-visible { background: rgba(255, 255, 255, .14); text-decoration: none; }
 nav a[aria-current] { background: rgba(255, 255, 255, .2); font-weight: 600; }
 """
@@ -41,13 +48,15 @@ def frame(session: Session, site: Mapping[str, str], main: list[Any]) -> pmui.Pa
     nav = pn.pane.HTML(
         str(element("nav", markup.join(links), {"aria-label": "Pages"})), stylesheets=[_NAV], sizing_mode="stretch_width"
     )
-    return pmui.Page(
+    dark = pn.state.cookies.get(COOKIE) == "dark"
+    page = pmui.Page(
         title="AGILAB",
         site_url=session.href("home"),
         header=[nav],
-        main=main,
-        main_width=1240,
-        sidebar_open=False,
+        main=[pn.Column(*main, sizing_mode="stretch_width", max_width=WIDTH, styles=_MAIN)],
+        app_bar_width=WIDTH + 40,
+        dark_theme=dark,
+        sx={".MuiAppBar-root": {"backgroundColor": "#0a4a8c", "color": "#fff", "boxShadow": "none"}},
         theme_toggle=True,
         busy_indicator="linear",
         meta_viewport="width=device-width, initial-scale=1",
@@ -58,6 +67,8 @@ def frame(session: Session, site: Mapping[str, str], main: list[Any]) -> pmui.Pa
             for mode in ("light", "dark")
         },
     )
+    page.jscallback(dark_theme=_REMEMBER)
+    return page
 
 
 def heading(title: str, about: object = "", *, crumbs: tuple[tuple[str, str], ...] = ()) -> pn.pane.HTML:
