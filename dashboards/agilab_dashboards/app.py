@@ -3,4 +3,4 @@
 from agilab_dashboards.document import document
 
 if __name__.startswith("bokeh_app_"):
-    document(guarded=False).servable()
+    document(guarded=False)().servable()

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agilab.agi import Distribution
+from agilab_dashboards import markup
 from agilab_dashboards.live import Span
-from agilab_dashboards.markup import COLOURS
+from agilab_dashboards.markup import COLOURS, Markup, element
 
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8ab00", "#7a7a7a")
 """Okabe and Ito's colours, told apart with every common colour blindness; stage by stage."""
 ROW_PX = 26
+MOST_PLAIN = 1000
+"""From how many bars on a chart is drawn by the graphics card."""
 MOST_WORKERS = 64
 """How many workers a chart has rows for; the rest share the last one."""
 
@@ -19,7 +22,8 @@ MOST_WORKERS = 64
 def plan_chart(found: Distribution) -> Any:
     """Return each worker's planned partitions side by side, as long as their weights, coloured by stage."""
     workers = list(dict.fromkeys(worker for loads in found.assignment.values() for worker in loads))
-    figure = _figure(workers, "planned weight, stage after stage")
+    parts = sum(len(stage.partitions or ()) for stage in found.plan.stages)
+    figure = _figure(workers, "planned weight, stage after stage", many=parts > MOST_PLAIN)
     for number, stage in enumerate(found.plan.stages):
         weights = {part.id: (part.weight, part.id) for part in stage.partitions or ()}
         data: dict[str, list[Any]] = {name: [] for name in ("worker", "left", "right", "partition", "weight")}
@@ -32,7 +36,7 @@ def plan_chart(found: Distribution) -> Any:
                     data[name].append(value)
                 left += weight
         if data["worker"]:
-            _bars(figure, data, PALETTE[number % len(PALETTE)], stage.name)
+            _bars(figure, data, PALETTE[number % len(PALETTE)])
     _finish(figure, [("partition", "@partition"), ("weight", "@weight"), ("worker", "@worker")])
     return figure
 
@@ -58,15 +62,17 @@ class Timeline:
         Names, for the colours, in plan order.
     workers
         Names of those known so far; more may come.
+    partitions
+        How many there will be, as far as is known.
     """
 
     _COLUMNS = ("worker", "left", "right", "partition", "stage", "outcome", "took", "colour")
 
-    def __init__(self, stages: Sequence[str], workers: Sequence[str]) -> None:
+    def __init__(self, stages: Sequence[str], workers: Sequence[str], *, partitions: int) -> None:
         from bokeh.models import ColumnDataSource
 
         self.stages = list(stages)
-        self.figure = _figure(workers, "seconds since the run was created")
+        self.figure = _figure(workers, "seconds since the run was created", many=partitions > MOST_PLAIN)
         self._ended = ColumnDataSource({name: [] for name in self._COLUMNS})
         self._running = ColumnDataSource({name: [] for name in self._COLUMNS})
         for source, alpha in ((self._ended, 0.95), (self._running, 0.45)):
@@ -121,16 +127,20 @@ class Timeline:
         return PALETTE[self.stages.index(stage) % len(PALETTE)]
 
 
-def legend(stages: Sequence[str]) -> list[tuple[str, str]]:
+def legend(stages: Sequence[str]) -> Markup:
     """Return each stage with its colour."""
-    return [(name, PALETTE[number % len(PALETTE)]) for number, name in enumerate(stages)]
+    pieces = [
+        element("b", "■ ", {"style": f"color:{PALETTE[number % len(PALETTE)]}"}) + f"{name}   "
+        for number, name in enumerate(stages)
+    ]
+    return element("div", markup.join(pieces), {"class": "soft small", "style": "white-space:pre-wrap"})
 
 
 def _height(workers: int) -> int:
     return 70 + ROW_PX * min(max(workers, 1), MOST_WORKERS)
 
 
-def _figure(workers: Sequence[str], label: str) -> Any:
+def _figure(workers: Sequence[str], label: str, *, many: bool) -> Any:
     from bokeh.plotting import figure
 
     return figure(
@@ -141,16 +151,16 @@ def _figure(workers: Sequence[str], label: str) -> Any:
         active_scroll=None,
         toolbar_location="right",
         x_axis_label=label,
-        output_backend="webgl",
+        output_backend="webgl" if many else "canvas",
     )
 
 
-def _bars(figure: Any, data: Mapping[str, Sequence[Any]], colour: str, label: str) -> None:
+def _bars(figure: Any, data: Mapping[str, Sequence[Any]], colour: str) -> None:
     from bokeh.models import ColumnDataSource
 
     figure.hbar(
         y="worker", left="left", right="right", height=0.72, source=ColumnDataSource(dict(data)), fill_color=colour,
-        fill_alpha=0.9, line_color="white", line_width=0.5, legend_label=label,
+        fill_alpha=0.9, line_color="white", line_width=0.5,
     )  # fmt: skip
 
 
@@ -162,6 +172,3 @@ def _finish(figure: Any, told: list[tuple[str, str]]) -> None:
     figure.ygrid.grid_line_color = None
     figure.toolbar.logo = None
     figure.toolbar.autohide = True
-    if figure.legend:
-        figure.legend.orientation = "horizontal"
-        figure.add_layout(figure.legend[0], "above")

@@ -43,7 +43,9 @@ def app_cards(session: Session, projects: Sequence[Project], *, page: str = "pro
         wanted = words.lower().split()
         found = [p for p in projects if all(word in f"{p.name} {p.description}".lower() for word in wanted)]
         if not found:
-            return html(markup.empty("No app is called so", "Search for another word, or make an app on the home page."))
+            return html(
+                markup.empty("No app is called so", "Search for another word, or make an app on the home page.")
+            )
         return html(element("div", markup.join(_app_card(session, p, page) for p in found), {"class": "cards"}), _CARDS)
 
     results = pn.bind(shown, search.param.value_input)
@@ -119,7 +121,14 @@ def data_table(frame: pd.DataFrame, widths: dict[str, int] | None = None) -> Vie
         layout="fit_columns",
         sizing_mode="stretch_width",
         selectable=False,
+        stylesheets=[_TABULATOR],
     )
+
+
+_TABULATOR = """
+.tabulator { font-size: 13px; }
+.tabulator .tabulator-cell a { color: var(--mui-palette-primary-main, #1f6feb); }
+"""
 
 
 def copy_text(texts: Callable[[], dict[str, str]], *forms: SettingsForm) -> Viewable:
@@ -179,4 +188,6 @@ def run_head(session: Session, run: Run) -> Markup:
 
 def kinds_line(run: Run) -> str:
     """Return how many artifacts of which kind a run has left."""
-    return ", ".join(f"{count(row['count'], row['kind'])} ({size(row['size_bytes'])})" for row in rows.kinds(run))
+    found = rows.kinds(run)
+    each = ", ".join(f"{row['count']:,} of kind {row['kind']} ({size(row['size_bytes'])})" for row in found)
+    return f"{count(sum(row['count'] for row in found), 'artifact')}: {each}" if found else ""

@@ -110,7 +110,7 @@ def _query() -> dict[str, str]:
 
 def _local() -> bool:
     """Whether the request names this machine, as far as a server without our guard can tell."""
-    host = pn.state.headers.get("Host", "").rpartition(":")[0].strip("[]")
+    host = str(pn.state.headers.get("Host", "")).rpartition(":")[0].strip("[]")
     return is_loopback(host)
 
 

@@ -24,6 +24,8 @@ from agilab.values import same
 Change = Callable[[str, Any, str], None]
 """Told the dotted name, the value in canonical JSON and, where the value is wrong, the sentence."""
 
+MOST_STEPS = 10_000
+"""How many whole numbers a slider is good for."""
 AREA = ("dict", "list")
 _NONE = "none"
 
@@ -149,7 +151,10 @@ class _Text(Control):
             return
         shown = codec.decode_value(self.field, value)
         items = shown if isinstance(shown, tuple) else (shown,)
-        if all((widget.start is None or widget.start <= item) and (widget.end is None or item <= widget.end) for item in items):
+        if all(
+            (widget.start is None or widget.start <= item) and (widget.end is None or item <= widget.end)
+            for item in items
+        ):
             widget.value = shown
 
     def _follow(self, value: Any, by: Any) -> None:
@@ -282,13 +287,11 @@ def _slider(field: Field, value: Any) -> Any:
         return None
     whole = field.type == "integer"
     step = c.get("step") or (1 if whole else (end - start) / 100)
-    if (whole and end - start > 100_000) or step <= 0:
+    if (whole and end - start > MOST_STEPS) or step <= 0:
         return None
     kind: Any = pmui.IntSlider if whole else pmui.RangeSlider if field.type == "range" else pmui.FloatSlider
     initial = (start, end) if field.type == "range" else start
-    return kind(
-        label="", start=start, end=end, step=step, value=initial, show_value=False, sizing_mode="stretch_width"
-    )
+    return kind(label="", start=start, end=end, step=step, value=initial, show_value=False, sizing_mode="stretch_width")
 
 
 def _calendar(field: Field, value: Any) -> Any:

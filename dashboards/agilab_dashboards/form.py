@@ -174,7 +174,7 @@ class _Row:
     def __init__(self, dotted: str, field: Field, form: SettingsForm) -> None:
         self.dotted, self.field, self._form = dotted, field, form
         self.control: Control = control(dotted, field, form.value(dotted), form.changed)
-        self._said = pn.pane.HTML("", stylesheets=[markup.CSS], sizing_mode="stretch_width", margin=(10, 0, 0, 0))
+        self._said = pn.pane.HTML("", stylesheets=[markup.style()], sizing_mode="stretch_width", margin=(10, 0, 0, 0))
         self._reset = pmui.IconButton(
             icon="undo", size="small", description=f"reset {field.name}", visible=False, margin=(8, 0, 0, 0)
         )
@@ -200,7 +200,7 @@ class _Row:
         if where:
             told.append(element("span", f" {where}", {"class": "soft wrap"}))
         if source != "default":
-            told.append(element("span", f" default: {_default(field)}", {"class": "soft"}))
+            told.append(element("span", f" · default: {_default(field)}", {"class": "soft"}))
         lines.append(element("div", markup.join(told), {**state, "class": "small soft"}))
         text = str(markup.join(lines))
         if self._said.object != text:
@@ -211,7 +211,9 @@ class _Row:
 def _together(made: Control) -> Viewable:
     """Return the widgets of a control: a calendar or colour beside the text, a slider below it."""
     first, *more = made.widgets
-    beside = [widget for widget in more if isinstance(widget, pmui.DatePicker | pmui.DateRangePicker | pmui.ColorPicker)]
+    beside = [
+        widget for widget in more if isinstance(widget, pmui.DatePicker | pmui.DateRangePicker | pmui.ColorPicker)
+    ]
     below = [widget for widget in more if widget not in beside]
     top = pn.Row(first, *beside, sizing_mode="stretch_width") if beside else first
     return pn.Column(top, *below, min_width=260, max_width=420, sizing_mode="stretch_width")
@@ -219,7 +221,7 @@ def _together(made: Control) -> Viewable:
 
 def html(content: Markup, style: str = "") -> pn.pane.HTML:
     """Return markup as a pane, drawn with the style of all pages and some of its own."""
-    return pn.pane.HTML(str(content), stylesheets=[markup.CSS + style], sizing_mode="stretch_width")
+    return pn.pane.HTML(str(content), stylesheets=[markup.style() + style], sizing_mode="stretch_width")
 
 
 _INDENT = {"border-left": "2px solid var(--mui-palette-divider, #ddd)", "padding-left": "12px"}

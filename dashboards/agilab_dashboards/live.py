@@ -1,4 +1,4 @@
-"""Following a run while it goes on: its event log read in batches and added up, once for all who look; it draws nothing.
+"""Following a run while it goes on: its event log read in batches, added up once for all who look; it draws nothing.
 
 `Watch` is kept in Panel's cache, so that fifty sessions that look at one run
 read its log once. What is new since a session last looked it asks with a
@@ -19,10 +19,11 @@ from typing import Any
 import panel as pn
 
 from agilab import events
-from agilab.cli.logs import EventLines, stamped
+from agilab.cli.logs import EventLines
 from agilab.cli.outcome import NONSENSE
 from agilab.cli.progress import Tally
 from agilab.run import FINAL_STATES, Run
+from agilab_dashboards.markup import when
 
 FRESH_S = 0.2
 """How old what a watch knows may be before it reads again [s]."""
@@ -81,6 +82,7 @@ class Watch:
         self.state = ""
         self._offset = 0
         self._origin: float | None = None
+        self._free: dict[str, float] = {}
         self._say = EventLines(None)
         self._read_at = 0.0
         self._guard = threading.Lock()
@@ -116,7 +118,7 @@ class Watch:
 
     def counts(self) -> list[dict[str, Any]]:
         """Return a row per stage: partitions by state."""
-        failed = {name: 0 for name in self.tally.stages}
+        failed = dict.fromkeys(self.tally.stages, 0)
         for event in self.tally.failures:
             failed[event.get("stage", "")] = failed.get(event.get("stage", ""), 0) + 1
         rows = []
@@ -156,6 +158,8 @@ class Watch:
             self.running[event["partition"]] = (event["stage"], event["worker"], seconds)
         elif name in ("committed", "failed") and event["partition"] in self.running:
             stage, worker, start = self.running.pop(event["partition"])
+            start = max(start, self._free.get(worker, 0.0))  # a worker has more than one, and runs one after the other
+            self._free[worker] = max(seconds, start)
             outcome = "committed" if name == "committed" else "retried" if event["retry"] else "failed"
             self.spans.append(Span(event["partition"], stage, worker, start, max(seconds, start), outcome))
         elif name == "resumed":
@@ -170,25 +174,27 @@ def watch(run: Run) -> Watch:
     return found
 
 
-def log_lines(run: Run, lines: list[tuple[str, str, str]], *, source: str = "", words: str = "") -> list[str]:
+def log_lines(found: Watch, *, source: str = "", words: str = "", zone: str = "") -> list[str]:
     """Return the last lines that a run and its workers said, control characters shown.
 
     Parameters
     ----------
-    run
-        Whose.
-    lines
-        What the run itself said, as of `Watch.lines`.
+    found
+        The watch over the run.
     source
         Only this worker, or ``run``; empty for all.
     words
         Only lines that contain this, whatever the case.
+    zone
+        Of the reader; empty for UTC.
     """
-    found = [(name, stamped(t, text)) for name, t, text in lines if source in ("", name)]
-    for path in sorted(run.paths.logs.glob("*.log")):
+    lines = [
+        (name, f"{when(t, zone)} {text}" if t else text) for name, t, text in list(found.lines) if source in ("", name)
+    ]
+    for path in sorted(found.run.paths.logs.glob("*.log")):
         if source in ("", path.stem) and not path.is_symlink():
-            found += [(path.stem, line) for line in _tail(path).splitlines()]
-    told = [f"{name}: {events.visible(line)}" for name, line in found]
+            lines += [(path.stem, line) for line in _tail(path).splitlines()]
+    told = [f"{name}: {events.visible(line)}" for name, line in lines]
     return [line for line in told if words.lower() in line.lower()][-MOST_LINES:]
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from html import escape
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from agilab.events import visible
@@ -137,40 +139,7 @@ def markdown(source: str) -> Markup:
     return element("div", Markup(parser.render(visible(source))), {"class": "prose"})
 
 
-CSS = """
-:host { color: var(--mui-palette-text-primary, inherit); font-size: 14px; line-height: 1.5; }
-a { color: var(--mui-palette-primary-main, #1f6feb); text-decoration: none; }
-a:hover, a:focus-visible { text-decoration: underline; }
-code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: 12.5px; }
-code { overflow-wrap: anywhere; }
-pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
-h1 { font-size: 24px; font-weight: 600; margin: 0 0 4px; line-height: 1.3; overflow-wrap: anywhere; }
-h2 { font-size: 17px; font-weight: 600; margin: 0 0 8px; }
-h3 { font-size: 15px; font-weight: 600; margin: 0 0 4px; }
-p { margin: 0 0 8px; }
-.soft { color: var(--mui-palette-text-secondary, #667); }
-.small { font-size: 12.5px; }
-.wrap { overflow-wrap: anywhere; }
-.chip { display: inline-block; padding: 0 8px; border-radius: 10px; font-size: 12px; line-height: 20px; white-space: nowrap;
-  color: color-mix(in srgb, var(--chip) 78%, var(--mui-palette-text-primary, black));
-  background: color-mix(in srgb, var(--chip) 15%, transparent); }
-.table { overflow-x: auto; max-width: 100%; }
-table { border-collapse: collapse; width: 100%; }
-th { text-align: left; font-weight: 600; font-size: 12.5px; color: var(--mui-palette-text-secondary, #667); white-space: nowrap; }
-th, td { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--mui-palette-divider, #ddd); vertical-align: top; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 4px 20px; margin: 0; }
-dt { color: var(--mui-palette-text-secondary, #667); }
-dd { margin: 0; overflow-wrap: anywhere; }
-.empty { padding: 28px 16px; text-align: center; border: 1px dashed var(--mui-palette-divider, #ccc); border-radius: 8px; }
-.empty p { margin: 6px 0 0; color: var(--mui-palette-text-secondary, #667); }
-.bar { display: block; height: 8px; border-radius: 4px; min-width: 120px; overflow: hidden;
-  background: color-mix(in srgb, var(--mui-palette-text-primary, #888) 12%, transparent); }
-.bar > i { display: block; height: 100%; background: var(--fill, #0f7b6c); }
-.prose h1 { font-size: 20px; } .prose h2 { margin-top: 16px; } .prose pre { padding: 8px 12px; margin: 8px 0; border-radius: 6px;
-  background: color-mix(in srgb, var(--mui-palette-text-primary, #888) 6%, transparent); }
-.log { max-height: 360px; overflow: auto; padding: 8px 12px; border-radius: 6px; border: 1px solid var(--mui-palette-divider, #ddd);
-  background: color-mix(in srgb, var(--mui-palette-text-primary, #888) 4%, transparent); }
-.error { color: color-mix(in srgb, #c2410c 80%, var(--mui-palette-text-primary, black)); }
-"""
-"""What every piece of HTML here is drawn with; the colours are those of the page's theme."""
+@cache
+def style() -> str:
+    """Return what every piece of HTML here is drawn with; the colours are those of the page's theme."""
+    return Path(__file__).with_name("page.css").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A run while it goes on: stages, partitions by state, a timeline by worker, its log; cancel, resume, close its record."""
+"""A run while it goes on: stages, partitions by state, timeline, log; cancel it, resume it, close its record."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class RunView(Viewer):
 
     async def _tick(self) -> None:
         found = await asyncio.to_thread(self._watch.look)
-        lines = await asyncio.to_thread(log_lines, self._run, found.lines, **self._filter)
+        lines = await asyncio.to_thread(log_lines, found, **self._filter)
         if found.ended and self._ticker is not None and self._ticker.running:
             self._ticker.stop()
         self._draw(found)
@@ -97,10 +97,14 @@ class RunView(Viewer):
 
     @property
     def _filter(self) -> dict[str, str]:
-        return {"source": self._source.value or "", "words": self._words.value or ""}
+        return {
+            "source": self._source.value or "",
+            "words": self._words.value or "",
+            "zone": self._session.zone,
+        }
 
     async def _filtered(self, event: Any) -> None:
-        self._write(await asyncio.to_thread(log_lines, self._run, self._watch.lines, **self._filter))
+        self._write(await asyncio.to_thread(log_lines, self._watch, **self._filter))
 
     def _write(self, lines: list[str]) -> None:
         text = "\n".join(lines) if lines else "nothing was said"
@@ -120,13 +124,19 @@ class RunView(Viewer):
         self._seen = seen
         if self._timeline is None:
             if not (found.spans or found.running):
-                _set(self._legend, markup.empty("Nothing has been dispatched yet", "Partitions appear here as they run."))
+                _set(
+                    self._legend, markup.empty("Nothing has been dispatched yet", "Partitions appear here as they run.")
+                )
                 return
             workers = {span.worker for span in found.spans} | {worker for _, worker, _ in found.running.values()}
-            self._timeline = Timeline([row["stage"] for row in counts], sorted(workers))
+            self._timeline = Timeline(
+                [row["stage"] for row in counts],
+                sorted(workers),
+                partitions=sum(row["partitions"] or 0 for row in counts),
+            )
             self._timeline.add(found.spans)
             self._chart.objects = [pn.pane.Bokeh(self._timeline.figure, sizing_mode="stretch_width")]
-        _set(self._legend, _legend(self._timeline.stages))
+        _set(self._legend, legend(self._timeline.stages))
         self._feed(found)
 
     def _feed(self, found: Watch) -> None:
@@ -187,14 +197,6 @@ def _set(pane: pn.pane.HTML, content: Markup) -> None:
         pane.object = str(content)
 
 
-def _legend(stages: list[str]) -> Markup:
-    pieces = [
-        element("span", markup.join([element("b", "■ ", {"style": f"color:{colour}"}), name, "   "]))
-        for name, colour in legend(stages)
-    ]
-    return element("div", markup.join(pieces), {"class": "soft small", "style": "white-space:pre-wrap"})
-
-
 def _stage_table(counts: list[dict[str, Any]]) -> Markup:
     """Return stages with a bar each, and partitions by state."""
     if not counts:
@@ -207,6 +209,8 @@ def _stage_table(counts: list[dict[str, Any]]) -> Markup:
         style = f"width:{min(part, 1.0):.1%};--fill:{fill}"
         bar = element("span", element("i", "", {"style": style}), {"class": "bar", "aria-hidden": "true"})
         numbers = [row[name] for name in ("committed", "running", "waiting", "failed", "retries")]
-        cells.append((row["stage"], bar, "?" if total is None else f"{total:,}", *(f"{number:,}" for number in numbers)))
+        cells.append(
+            (row["stage"], bar, "?" if total is None else f"{total:,}", *(f"{number:,}" for number in numbers))
+        )
     heads = ("stage", "progress", "partitions", "committed", "running", "waiting", "failed", "tried again")
     return markup.table(heads, cells, right=(2, 3, 4, 5, 6, 7))

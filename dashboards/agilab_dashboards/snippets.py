@@ -47,7 +47,9 @@ def python(app: str, settings: Values, cluster: Values) -> str:
     given = ", ".join(
         [*([repr(dict(settings))] if settings else []), *([f"cluster={dict(cluster)!r}"] if cluster else [])]
     )
-    return f"from agilab import AGI, AgiEnv\n\nenv = AgiEnv({app!r})\nrun = AGI.run(env, env.request({given})).check()\n"
+    return (
+        f"from agilab import AGI, AgiEnv\n\nenv = AgiEnv({app!r})\nrun = AGI.run(env, env.request({given})).check()\n"
+    )
 
 
 def _named(fields: Sequence[Field], given: Values) -> list[Field]:

@@ -17,7 +17,10 @@ WIDTH = 1240
 COOKIE = "agilab-theme"
 """Keeps whether a browser wants dark pages; without it the browser's own preference counts."""
 
-_REMEMBER = f"document.cookie = '{COOKIE}=' + (cb_obj.dark_theme ? 'dark' : 'light') + ';path=/;SameSite=Strict;max-age=31536000'"
+_REMEMBER = (
+    f"document.cookie = '{COOKIE}=' + (cb_obj.dark_theme ? 'dark' : 'light')"
+    " + ';path=/;SameSite=Strict;max-age=31536000'"
+)
 _PRIMARY = {"light": "#0b5cad", "dark": "#7fb4f0"}
 _MAIN = {"width": "100%", "margin": "12px auto", "padding": "0 16px", "box-sizing": "border-box"}
 _NAV = """
@@ -46,7 +49,9 @@ def frame(session: Session, site: Mapping[str, str], main: list[Any]) -> pmui.Pa
         for name, title in site.items()
     ]
     nav = pn.pane.HTML(
-        str(element("nav", markup.join(links), {"aria-label": "Pages"})), stylesheets=[_NAV], sizing_mode="stretch_width"
+        str(element("nav", markup.join(links), {"aria-label": "Pages"})),
+        stylesheets=[_NAV],
+        sizing_mode="stretch_width",
     )
     dark = pn.state.cookies.get(COOKIE) == "dark"
     page = pmui.Page(
@@ -63,7 +68,10 @@ def frame(session: Session, site: Mapping[str, str], main: list[Any]) -> pmui.Pa
         meta_description="AGILAB: reproducible runs",
         favicon=None,
         theme_config={
-            mode: {"palette": {"primary": {"main": _PRIMARY[mode]}}, "typography": {"fontFamily": "system-ui, sans-serif"}}
+            mode: {
+                "palette": {"primary": {"main": _PRIMARY[mode]}},
+                "typography": {"fontFamily": "system-ui, sans-serif"},
+            }
             for mode in ("light", "dark")
         },
     )
@@ -78,4 +86,4 @@ def heading(title: str, about: object = "", *, crumbs: tuple[tuple[str, str], ..
     parts.append(element("h1", title))
     if about:
         parts.append(element("p", about, {"class": "soft"}))
-    return pn.pane.HTML(str(markup.join(parts)), stylesheets=[markup.CSS], sizing_mode="stretch_width")
+    return pn.pane.HTML(str(markup.join(parts)), stylesheets=[markup.style()], sizing_mode="stretch_width", margin=(5, 0))

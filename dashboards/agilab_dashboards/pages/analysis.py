@@ -45,15 +45,14 @@ async def _history(session: Session) -> Viewable:
         {
             "run": [str(link(session.href("analysis", app=row["app"], run=row["run"]), row["run"])) for row in found],
             "app": [row["app"] for row in found],
-            "state": [row["state"] for row in found],
+            "state": [f"{markup.SIGNS.get(row['state'], '●')} {row['state']}" for row in found],
             "started": [markup.when(row["created"], session.zone) for row in found],
             "took [s]": [row["duration_s"] for row in found],
             "partitions": [row["partitions"] for row in found],
-            "request": [row["request"] for row in found],
             "why": [row["error"] for row in found],
         }
     )
-    table = data_table(frame, {"run": 210, "state": 110, "took [s]": 100, "partitions": 110, "request": 130})
+    table = data_table(frame, {"run": 190, "state": 120, "started": 170, "took [s]": 90, "partitions": 100})
     table.formatters = {"run": "html"}
     return pn.Column(head, card("", table), sizing_mode="stretch_width")
 
@@ -63,10 +62,13 @@ async def _run(session: Session) -> Viewable:
     session.app = run.app
     crumbs = ((session.href("analysis", app=""), "all runs"), (session.href("analysis"), run.app))
     summary, tabs = await asyncio.to_thread(_summary, session, run)
-    again = pmui.Button(label="Watch or run again", href=session.href("orchestrate", run=run.run_id), variant="outlined")
+    again = pmui.Button(
+        label="Watch or run again", href=session.href("orchestrate", run=run.run_id), variant="outlined"
+    )
+    verifies, said = _verification(run)
     return pn.Column(
         heading(f"Run {run.run_id}", crumbs=crumbs),
-        card("Summary", html(summary), pn.FlexBox(*_verification(run), again, gap="8px", align_items="center")),
+        card("Summary", html(summary), pn.FlexBox(verifies, again, gap="8px"), said),
         pmui.Tabs(*tabs, dynamic=True, sizing_mode="stretch_width"),
         sizing_mode="stretch_width",
     )
@@ -135,7 +137,7 @@ def _manifest(run: Run) -> Markup:
     return where + element("pre", text, {"class": "log", "tabindex": "0", "aria-label": "manifest"})
 
 
-def _verification(run: Run) -> list[Viewable]:
+def _verification(run: Run) -> tuple[Viewable, Viewable]:
     """Return the button that hashes everything again, and what it finds."""
     button = pmui.Button(label="Verify", color="primary", disabled=not record_of(run))
     said = html(Markup(""))
@@ -150,7 +152,7 @@ def _verification(run: Run) -> list[Viewable]:
         said.object = str(_found(found))
 
     button.on_click(start)
-    return [button, said]
+    return button, said
 
 
 def _found(found: Verification) -> Markup:
@@ -159,4 +161,6 @@ def _found(found: Verification) -> Markup:
         return element("p", chip("succeeded", words), {"role": "status", "data-verified": "yes"})
     problems = [(code(item.path), item.problem) for item in found.problems[:50]]
     lead = chip("failed", f"{len(found.problems):,} things are not as sealed")
-    return element("div", lead + markup.table(("file", "what is wrong"), problems), {"role": "status", "data-verified": "no"})
+    return element(
+        "div", lead + markup.table(("file", "what is wrong"), problems), {"role": "status", "data-verified": "no"}
+    )

@@ -31,7 +31,9 @@ async def page(session: Session) -> Viewable:
     last = await asyncio.to_thread(rows.history, runs[:LAST])
     empty = markup.empty("Nothing has run yet", "Run the first proof above: it needs a minute and a network, once.")
     return pn.Column(
-        heading("Reproducible runs, from one declaration", "Choose settings, look at the plan, run, and keep evidence."),
+        heading(
+            "Reproducible runs, from one declaration", "Choose settings, look at the plan, run, and keep evidence."
+        ),
         pn.FlexBox(_proof(session, runs), _own_app(session), gap="20px", sizing_mode="stretch_width"),
         card("Last runs", html(run_table(session, last) if last else empty), *_go_on(session, runs)),
         sizing_mode="stretch_width",
@@ -113,7 +115,9 @@ def _own_app(session: Session) -> Viewable:
     button.on_click(make)
     about = element(
         "p",
-        markup.join(["Writes six short files that run at once into ", code(folder), ". Two of them are yours to change."]),
+        markup.join(
+            ["Writes six short files that run at once into ", code(folder), ". Two of them are yours to change."]
+        ),
         {"class": "soft"},
     )
     return _column(card("2. Make it yours", html(Markup(about)), name, button, said))

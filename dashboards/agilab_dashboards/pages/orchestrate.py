@@ -1,4 +1,4 @@
-"""ORCHESTRATE: choose settings, look at the plan, run, watch; a run that goes on is found again when the page is opened."""
+"""ORCHESTRATE: choose settings, look at the plan, run, watch; opening the page finds a run that goes on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from agilab.layers import Resolved
 from agilab.request import ClusterOptions, RunRequest
 from agilab.run import FINAL_STATES
 from agilab_dashboards import markup, snippets
-from agilab_dashboards.charts import plan_chart
+from agilab_dashboards.charts import legend, plan_chart
 from agilab_dashboards.components import app_cards, card, copy_text
 from agilab_dashboards.form import SettingsForm, html
 from agilab_dashboards.markup import Markup, code, element
@@ -67,7 +67,7 @@ class _Orchestration:
             (self.run, self._run), (self.plan, self._plan), (self.install, self._install), (self.save, self._save),
         ):  # fmt: skip
             button.on_click(action)
-        self.reset.on_click(lambda event: (form.reset(), options.reset()))
+        self.reset.on_click(self._reset)
         form.param.watch(self._changed, ["given", "errors"])
         options.param.watch(self._changed, ["given", "errors"])
         self._changed()
@@ -85,7 +85,12 @@ class _Orchestration:
             ("The same as TOML, shell or Python", copy_text(self._texts, self.form, self.options)),
             title_variant="subtitle1", sizing_mode="stretch_width", margin=(0, 0, 20, 0),
         )  # fmt: skip
-        more = pmui.Accordion(("Where it runs", self.options), title_variant="subtitle1", sizing_mode="stretch_width", margin=(0, 0, 12, 0))
+        more = pmui.Accordion(
+            ("Where it runs", self.options),
+            title_variant="subtitle1",
+            sizing_mode="stretch_width",
+            margin=(0, 0, 12, 0),
+        )
         return pn.Column(
             heading(f"Run {project.name}", project.description, crumbs=crumbs),
             self.running,
@@ -117,8 +122,8 @@ class _Orchestration:
             self.session.remember("settings", self.form.given or None)
             self.session.remember("cluster", self.options.given or None)
             self.planned.objects = []
-        found = [*self.form.errors.values(), *self.options.errors.values()]
-        self.said.object = str(element("p", found[0], {"class": "error", "role": "alert"})) if found else ""
+        text = "Correct what is marked above first, or reset it." if wrong else ""
+        self.said.object = str(element("p", text, {"class": "error"})) if wrong else ""
 
     def _texts(self) -> dict[str, str]:
         project = self.env.project
@@ -170,6 +175,10 @@ class _Orchestration:
         self.said.object = ""
         self.running.objects = [await RunView(self.session, run).start()]
 
+    def _reset(self, event: Any) -> None:
+        self.form.reset()
+        self.options.reset()
+
     async def _install(self, event: Any) -> None:
         await self._busy(lambda: AGI.install(self.env, report=self._tell))
         self.install.visible = False
@@ -190,14 +199,17 @@ def _plan_view(request: RunRequest, found: Distribution) -> list[Any]:
     parts = sum(len(stage.partitions or ()) for stage in found.plan.stages)
     facts = markup.facts(
         [
-            ("request", element("span", markup.join(["sha256 ", code(request.digest)]), {"data-digest": request.digest})),
+            (
+                "request",
+                element("span", markup.join(["sha256 ", code(request.digest)]), {"data-digest": request.digest}),
+            ),
             ("inputs", f"{count(len(found.inputs), 'file')}, {size(total)}"),
             ("stages", count(len(found.plan.stages), "stage")),
             ("partitions", f"{parts:,}"),
             ("planned later", ", ".join(found.later)),
         ]
     )
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for stage in found.plan.stages:
         worker_of = {i: worker for worker, ids in found.assignment.get(stage.name, {}).items() for i in ids}
         listed = stage.partitions or ()
@@ -209,7 +221,7 @@ def _plan_view(request: RunRequest, found: Distribution) -> list[Any]:
             rows.append((stage.name, f"and {len(listed) - MOST_PARTITIONS:,} more", "", "", ""))
     table = markup.table(("stage", "partition", "weight", "planned worker", "reads"), rows, right=(2,))
     listing = pn.Column(html(table), sizing_mode="stretch_width", max_height=420, scroll=True)
-    chart = [pn.pane.Bokeh(plan_chart(found), sizing_mode="stretch_width")] if parts else []
+    chart: list[Any] = [html(legend([stage.name for stage in found.plan.stages]))]
+    if parts:
+        chart.append(pn.pane.Bokeh(plan_chart(found), sizing_mode="stretch_width"))
     return [html(facts), *chart, listing]
-
-

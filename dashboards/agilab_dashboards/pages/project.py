@@ -139,7 +139,9 @@ def _text(path: Path) -> str:
 
 
 def _contract(session: Session, project: Project) -> Viewable:
-    found = list(check(project, environment=None if project.breaches else worker_environment(project, session.env.wenv)))
+    found = list(
+        check(project, environment=None if project.breaches else worker_environment(project, session.env.wenv))
+    )
     if not found:
         return html(element("p", chip("succeeded", "keeps the app contract")))
     table = [(f"{item.file.name}:{item.line}", item.message, item.fix) for item in found]
@@ -178,7 +180,11 @@ def _installed(session: Session, project: Project) -> Markup:
     lock = project.worker / "requirements.lock"
     pins = [line.split()[0] for line in _text(lock).splitlines() if "==" in line] if lock.is_file() else []
     facts = markup.facts(
-        [("worker package", state), ("environment", code(made) if made else ""), ("locked", count(len(pins), "package"))]
+        [
+            ("worker package", state),
+            ("environment", code(made) if made else ""),
+            ("locked", count(len(pins), "package")),
+        ]
     )
     return facts + (element("pre", "\n".join(pins), {"class": "log"}) if pins else Markup(""))
 
