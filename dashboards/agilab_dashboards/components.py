@@ -126,7 +126,7 @@ def data_table(frame: pd.DataFrame, widths: dict[str, int] | None = None) -> Vie
 
 
 _TABULATOR = """
-.tabulator { font-size: 13px; }
+.tabulator .tabulator-cell, .tabulator .tabulator-col { font-size: 13px !important; }
 .tabulator .tabulator-cell a { color: var(--mui-palette-primary-main, #1f6feb); }
 """
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import panel as pn
@@ -84,21 +86,31 @@ def _message(session: Session, error: BaseException) -> pmui.Alert:
     if isinstance(error, AgilabError):
         return pmui.Alert(str(element("span", error)), severity="error", closeable=True, sizing_mode="stretch_width")
     ident = secrets.token_hex(3)
-    _log_to(session)
+    log_to(session.log)
     _LOG.error("%s: %s", ident, first_line(error), exc_info=error)
     said = element("strong", f"Something went wrong (error {ident}).")
     text = markup.join([said, f" Nothing was lost; try again. The details stand under {ident} in ", code(session.log)])
     return pmui.Alert(str(text), severity="error", closeable=True, sizing_mode="stretch_width")
 
 
-def _log_to(session: Session) -> None:
-    """Open the server's log, once per process."""
-    if not _LOG.handlers:
-        make_folder(session.log.parent)
-        handler = logging.FileHandler(session.log, delay=True)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        _LOG.addHandler(handler)
-        session.log.touch(mode=0o600)
+def log_to(path: Path, *loggers: str) -> None:
+    """Write what our pages, and some other loggers, report into the server's log; once per process."""
+    if _LOG.handlers:
+        return
+    make_folder(path.parent)
+    path.touch(mode=0o600)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for logger in (_LOG, *map(logging.getLogger, loggers)):
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+class _Redacted(logging.Formatter):
+    """Leaves out what is in a URL's token."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return re.sub(r"token=[^&\s'\"]+", "token=(hidden)", super().format(record))
 
 
 def _query() -> dict[str, str]:

@@ -184,19 +184,13 @@ def _without_token(request: HTTPServerRequest) -> str:
 
 
 class _Secured(OutputTransform):
-    """Adds the security headers to every answer, and the strict flags to every cookie."""
+    """Adds the security headers to every answer."""
 
     def transform_first_chunk(
         self, status_code: int, headers: HTTPHeaders, chunk: bytes, finishing: bool
     ) -> tuple[int, HTTPHeaders, bytes]:
         for name, value in HEADERS.items():
             headers[name] = value
-        cookies = headers.get_list("Set-Cookie")
-        if cookies:
-            del headers["Set-Cookie"]
-            for cookie in cookies:
-                flags = [flag for flag in ("HttpOnly", "SameSite=Strict") if flag.lower() not in cookie.lower()]
-                headers.add("Set-Cookie", "; ".join([cookie, *flags]))
         return status_code, headers, chunk
 
 
@@ -214,6 +208,13 @@ class _Login(BasicLoginHandler):
         wanted = users.get(username) if isinstance(users, dict) else None
         same = hmac.compare_digest(str(wanted).encode(), password.encode())
         return same and isinstance(wanted, str) and wanted != ""
+
+
+    def set_current_user(self, user: str) -> None:
+        """Set Panel's cookies, so that no other site's request carries them."""
+        super().set_current_user(user)
+        for cookie in self._new_cookie.values():
+            cookie["samesite"], cookie["httponly"] = "Strict", True
 
 
 class Login(BasicAuthProvider):

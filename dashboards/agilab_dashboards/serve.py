@@ -6,6 +6,7 @@ import secrets
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -21,7 +22,7 @@ from agilab.env import AgiEnv
 from agilab.errors import AgilabError
 from agilab.paths import make_folder, write_file
 from agilab_dashboards import guard as guarding
-from agilab_dashboards.document import document
+from agilab_dashboards.document import document, log_to
 from agilab_dashboards.guard import Guard, Login
 from agilab_dashboards.options import ServerOptions, require_safe
 
@@ -42,8 +43,11 @@ def serve(options: ServerOptions, *, opens: bool = False) -> int:
         The port is taken.
     """
     require_safe(options)
+    # A browser sends back models that it was sent before; Bokeh takes note of it, a user need not.
+    warnings.filterwarnings("ignore", message="reference already known")
     env = AgiEnv()
     env.prepare()
+    log_to(env.home.server / "server.log", "tornado", "bokeh", "panel")
     secret = _secret(env.home.server)
     guard = Guard(frozenset(), secret)
     provider = None

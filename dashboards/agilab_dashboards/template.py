@@ -86,4 +86,5 @@ def heading(title: str, about: object = "", *, crumbs: tuple[tuple[str, str], ..
     parts.append(element("h1", title))
     if about:
         parts.append(element("p", about, {"class": "soft"}))
-    return pn.pane.HTML(str(markup.join(parts)), stylesheets=[markup.style()], sizing_mode="stretch_width", margin=(5, 0))
+    text = str(markup.join(parts))
+    return pn.pane.HTML(text, stylesheets=[markup.style()], sizing_mode="stretch_width", margin=(5, 0))

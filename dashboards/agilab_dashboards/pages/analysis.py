@@ -52,7 +52,7 @@ async def _history(session: Session) -> Viewable:
             "why": [row["error"] for row in found],
         }
     )
-    table = data_table(frame, {"run": 190, "state": 120, "started": 170, "took [s]": 90, "partitions": 100})
+    table = data_table(frame, {"run": 190, "state": 120, "started": 170, "took [s]": 105, "partitions": 115})
     table.formatters = {"run": "html"}
     return pn.Column(head, card("", table), sizing_mode="stretch_width")
 
