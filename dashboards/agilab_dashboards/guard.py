@@ -209,7 +209,6 @@ class _Login(BasicLoginHandler):
         same = hmac.compare_digest(str(wanted).encode(), password.encode())
         return same and isinstance(wanted, str) and wanted != ""
 
-
     def set_current_user(self, user: str) -> None:
         """Set Panel's cookies, so that no other site's request carries them."""
         super().set_current_user(user)

@@ -16,7 +16,7 @@ from email.message import Message
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 FLAGS = (
@@ -156,15 +156,20 @@ class Visitor:
         return self.page
 
 
-def visitor(server: Served, browser: Browser, width: int = 1440) -> Visitor:
-    """Return a new visitor, who has used the server's newest link."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, timezone_id="Asia/Tokyo")
+def browser_of_somebody(server: Served, browser: Browser) -> BrowserContext:
+    """Return a browser with its own cookies, logged in by the server's newest link."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, timezone_id="Asia/Tokyo")
     context.set_default_timeout(1000 * START_S)
+    context.request.get(server.fresh_link())
+    return context
+
+
+def visitor(server: Served, context: BrowserContext) -> Visitor:
+    """Return somebody with a fresh page."""
     made = Visitor(server, context.new_page())
     made.page.on("console", lambda said: made.complaints.append(said.text) if said.type == "error" else None)
     made.page.on("pageerror", lambda error: made.complaints.append(str(error)))
-    made.page.on("requestfinished", lambda asked: made.complaints.append(f"asked {asked.url}") if _far(asked.url) else None)
-    made.page.goto(server.fresh_link())
+    made.page.on("requestfinished", lambda asked: made.complaints.append(asked.url) if _far(asked.url) else None)
     return made
 
 
@@ -172,10 +177,18 @@ def _far(url: str) -> bool:
     return not url.startswith(("http://127.0.0.1:", "data:", "blob:http://127.0.0.1:"))
 
 
-@pytest.fixture
-def visit(server: Served, browser: Browser) -> Iterator[Visitor]:
-    """Return a visitor; afterwards the browser's console must hold no error and no request to elsewhere."""
-    made = visitor(server, browser)
+@pytest.fixture(scope="module")
+def context(server: Served, browser: Browser) -> Iterator[BrowserContext]:
+    """Return a browser that has used the server's link."""
+    made = browser_of_somebody(server, browser)
     yield made
-    made.page.context.close()
+    made.close()
+
+
+@pytest.fixture
+def visit(server: Served, context: BrowserContext) -> Iterator[Visitor]:
+    """Return a visitor; afterwards the browser's console must hold no error and no request to elsewhere."""
+    made = visitor(server, context)
+    yield made
+    made.page.close()
     assert made.complaints == []

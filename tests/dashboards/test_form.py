@@ -10,6 +10,9 @@ from typing import Any
 
 import param
 import pytest
+from agilab_dashboards import snippets
+from agilab_dashboards.form import SettingsForm
+from agilab_dashboards.options import ServerOptions
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,9 +24,6 @@ from agilab.layers import Layer, Resolved, resolve, settings_layer
 from agilab.settings import Input, Secret, Settings
 from agilab.toml import read_toml
 from agilab.values import same
-from agilab_dashboards import snippets
-from agilab_dashboards.form import SettingsForm
-from agilab_dashboards.options import ServerOptions
 from tests.checkout import ROOT
 from tests.every_setting import Everything
 
@@ -180,9 +180,7 @@ def test_a_settings_class_of_any_types_gives_a_form_that_says_the_same_in_every_
     body = {f"one_{number}": parameter for number, (parameter, _) in enumerate(drawn)}
     cls: Any = type(Settings)("Drawn", (Settings,), body)
     fields = cls.fields()
-    wanted = {
-        field.name: codec.encode(field, value) for field, (_, value) in zip(fields, drawn, strict=True)
-    }
+    wanted = {field.name: codec.encode(field, value) for field, (_, value) in zip(fields, drawn, strict=True)}
     form = SettingsForm(fields, resolve(fields, []))
     for name, value in wanted.items():
         put(form, name, value)

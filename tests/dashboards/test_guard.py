@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from agilab_dashboards.options import ServerOptions, is_loopback, require_safe
 
 from agilab.errors import SettingError
-from agilab_dashboards.options import ServerOptions, is_loopback, require_safe
 from tests.dashboards.conftest import Answer, Served
 
 WaitFor = Callable[..., object]
@@ -162,9 +162,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, environment: None) -> Iterator
 
 def try_login(lab: Served, password: str) -> Answer:
     host = f"localhost:{lab.host.rpartition(':')[2]}"
-    return lab.ask(
-        f"/login?username=ann&password={password}", method="POST", Host=host, Origin=f"http://{host}"
-    )
+    return lab.ask(f"/login?username=ann&password={password}", method="POST", Host=host, Origin=f"http://{host}")
 
 
 def test_beyond_loopback_a_user_logs_in(lab: Served) -> None:
