@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
 from panel.viewable import Viewable
@@ -95,16 +94,19 @@ def run_table(session: Session, runs: Iterable[dict[str, Any]], *, page: str = "
 
 def artifact_table(run: Run) -> Viewable:
     """Return every artifact of a run, with filters, in pages."""
-    frame = pd.DataFrame(rows.artifacts(run))
-    if frame.empty:
+    found = rows.artifacts(run)
+    if not found:
         return html(markup.empty("No artifacts yet", "A partition's files appear here when it has committed."))
-    frame["size"] = [size(value) for value in frame["size_bytes"]]
-    shown = frame[["name", "stage", "partition", "kind", "size", "sha256", "location"]]
+    names = ("name", "stage", "partition", "kind", "size", "sha256", "location")
+    shown = [{name: ({**row, "size": size(row["size_bytes"])})[name] for name in names} for row in found]
     return data_table(shown, {"sha256": 150, "size": 90, "kind": 90, "location": 120})
 
 
-def data_table(frame: pd.DataFrame, widths: dict[str, int] | None = None) -> Viewable:
-    """Return a table that sorts and filters in the browser."""
+def data_table(values: Sequence[rows.Row], widths: dict[str, int] | None = None) -> Any:
+    """Return rows as a table that sorts and filters in the browser."""
+    import pandas as pd
+
+    frame = pd.DataFrame(list(values))
     filters = {
         name: {"type": "input", "func": "like", "placeholder": "filter"}
         for name in frame.columns

@@ -26,8 +26,10 @@ from agilab_dashboards.document import document, log_to
 from agilab_dashboards.guard import Guard, Login
 from agilab_dashboards.options import ServerOptions, require_safe
 
-IN_BACKGROUND = ("bokeh.plotting", "holoviews", "datashader", "distributed")
-"""What is heavy and not needed for a first page: imported by a thread while the server answers."""
+IN_BACKGROUND = ("bokeh.plotting", "pandas", "markdown_it")
+"""What is heavy and not needed for a first page: imported by a thread once that has been answered."""
+PATIENCE_S = 2.0
+"""How long the first page has the processor for itself [s]."""
 LARGEST_MESSAGE_BYTES = 8 << 20
 """Largest message that a browser may send; a longer one closes its connection."""
 
@@ -65,7 +67,9 @@ def serve(options: ServerOptions, *, opens: bool = False) -> int:
     link = f"{where}?token={guard.token}" if provider is None else where
     out(f"AGILAB is at {link}", "Ctrl-C ends the server; runs go on.")
     sys.stdout.flush()
-    threading.Thread(target=_import_more, name="agilab-imports", daemon=True).start()
+    later = threading.Timer(PATIENCE_S, _import_more)
+    later.daemon = True
+    later.start()
     if opens:
         _open(link)
     return _loop(server)

@@ -6,7 +6,6 @@ import asyncio
 import json
 from typing import Any
 
-import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
 from panel.viewable import Viewable
@@ -41,18 +40,19 @@ async def _history(session: Session) -> Viewable:
         to = link(session.href("orchestrate"), "start one")
         advice = markup.join(["Run an app, and it appears here: ", to, "."])
         return pn.Column(head, html(markup.empty("No runs yet", advice)), sizing_mode="stretch_width")
-    frame = pd.DataFrame(
+    shown = [
         {
-            "run": [str(link(session.href("analysis", app=row["app"], run=row["run"]), row["run"])) for row in found],
-            "app": [row["app"] for row in found],
-            "state": [f"{markup.SIGNS.get(row['state'], '●')} {row['state']}" for row in found],
-            "started": [markup.when(row["created"], session.zone) for row in found],
-            "took [s]": [row["duration_s"] for row in found],
-            "partitions": [row["partitions"] for row in found],
-            "why": [row["error"] for row in found],
+            "run": str(link(session.href("analysis", app=row["app"], run=row["run"]), row["run"])),
+            "app": row["app"],
+            "state": f"{markup.SIGNS.get(row['state'], '●')} {row['state']}",
+            "started": markup.when(row["created"], session.zone),
+            "took [s]": row["duration_s"],
+            "partitions": row["partitions"],
+            "why": row["error"],
         }
-    )
-    table = data_table(frame, {"run": 190, "state": 120, "started": 170, "took [s]": 105, "partitions": 115})
+        for row in found
+    ]
+    table = data_table(shown, {"run": 190, "state": 120, "started": 170, "took [s]": 105, "partitions": 115})
     table.formatters = {"run": "html"}
     return pn.Column(head, card("", table), sizing_mode="stretch_width")
 
@@ -112,9 +112,13 @@ def _partitions(run: Run) -> Viewable:
     found = rows.partitions(run)
     if not found:
         return html(markup.empty("Nothing has committed", "Partitions appear here once their files are safe."))
-    frame = pd.DataFrame(found)
-    frame["memory"] = [size(value or 0) for value in frame.pop("peak_rss_bytes")]
-    return data_table(frame.drop(columns=["started", "ended"]))
+    hidden = ("started", "ended", "peak_rss_bytes")
+    return data_table(
+        [
+            {**{name: row[name] for name in row if name not in hidden}, "memory": size(row["peak_rss_bytes"] or 0)}
+            for row in found
+        ]
+    )
 
 
 def _environment(run: Run) -> Markup:
