@@ -32,8 +32,15 @@ def test_a_signal_ends_the_server_cleanly_and_the_port_is_free_again(tmp_path: P
     assert again.stop() == 0
 
 
-def test_panel_serve_shows_the_pages_without_any_flag_and_says_what_they_lack(tmp_path: Path, browser: Browser) -> None:
-    command = [Path(sys.executable).with_name("panel"), "serve", ROOT / "dashboards" / "app.py", "--port", "0"]
+@pytest.mark.parametrize(
+    "app",
+    [ROOT / "dashboards" / "app.py", ROOT / "dashboards" / "agilab_dashboards" / "app.py"],
+    ids=["checkout", "wheel"],
+)
+def test_panel_serve_shows_the_pages_without_any_flag_and_says_what_they_lack(
+    tmp_path: Path, browser: Browser, app: Path
+) -> None:
+    command = [Path(sys.executable).with_name("panel"), "serve", app, "--port", "0"]
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=_variables(tmp_path)
     )
