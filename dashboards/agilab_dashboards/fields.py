@@ -19,7 +19,7 @@ import param
 from agilab import codec
 from agilab.codec import Field
 from agilab.errors import SettingError
-from agilab.values import same
+from agilab.values import MAX_TEXT, same
 
 Change = Callable[[str, Any, str], None]
 """Told the dotted name, the value in canonical JSON and, where the value is wrong, the sentence."""
@@ -115,7 +115,12 @@ class _Text(Control):
         kind: Any = pmui.TextAreaInput if long else pmui.TextInput
         more = {"auto_grow": True, "max_rows": 12, "rows": 2} if long else {}
         text = kind(
-            label=self.label, value=self._text(value), placeholder=_hint(field), sizing_mode="stretch_width", **more
+            label=self.label,
+            value=self._text(value),
+            placeholder=_hint(field),
+            max_length=MAX_TEXT,
+            sizing_mode="stretch_width",
+            **more,
         )
         second = None
         if field.type in ("integer", "number", "range"):
@@ -291,7 +296,7 @@ def _slider(field: Field, value: Any) -> Any:
         return None
     kind: Any = pmui.IntSlider if whole else pmui.RangeSlider if field.type == "range" else pmui.FloatSlider
     initial = (start, end) if field.type == "range" else start
-    return kind(label="", start=start, end=end, step=step, value=initial, show_value=False, sizing_mode="stretch_width")
+    return kind(label="", start=start, end=end, step=step, value=initial, show_value=False, tooltips=False, sizing_mode="stretch_width")
 
 
 def _calendar(field: Field, value: Any) -> Any:

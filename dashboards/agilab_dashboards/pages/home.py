@@ -28,26 +28,25 @@ LAST = 5
 async def page(session: Session) -> Viewable:
     """Return the start page."""
     runs = await asyncio.to_thread(session.env.runs.list)
-    last = await asyncio.to_thread(rows.history, runs[:LAST])
-    empty = markup.empty("Nothing has run yet", "Run the first proof above: it needs a minute and a network, once.")
+    last = html(await asyncio.to_thread(_last, session, runs))
     return pn.Column(
-        heading(
-            "Reproducible runs, from one declaration", "Choose settings, look at the plan, run, and keep evidence."
-        ),
-        pn.FlexBox(_proof(session, runs), _own_app(session), gap="20px", sizing_mode="stretch_width"),
-        card("Last runs", html(run_table(session, last) if last else empty), *_go_on(session, runs)),
+        heading("Reproducible runs, from one declaration", "Choose settings, look at the plan, run, keep evidence."),
+        pn.FlexBox(_proof(session, runs, last), _own_app(session), gap="20px", sizing_mode="stretch_width"),
+        card("Last runs", last),
         sizing_mode="stretch_width",
     )
 
 
-def _go_on(session: Session, runs: list[Run]) -> list[Viewable]:
+def _last(session: Session, runs: list[Run]) -> Markup:
+    """Return the newest runs, and how to go on from there."""
     if not runs:
-        return []
+        return markup.empty("Nothing has run yet", "Run the first proof above: it needs a minute and a network, once.")
     to = link(session.href("orchestrate", app=runs[0].app), f"Run {runs[0].app} again")
-    return [html(element("p", markup.join([to, " or ", link(session.href("project"), "choose another app"), "."])))]
+    on = markup.join([to, " or ", link(session.href("project"), "choose another app"), "."])
+    return run_table(session, rows.history(runs[:LAST])) + element("p", on, {"style": "margin-top:12px"})
 
 
-def _proof(session: Session, runs: list[Run]) -> Viewable:
+def _proof(session: Session, runs: list[Run], last: pn.pane.HTML) -> Viewable:
     """Return the card that installs, runs and proves the shipped example."""
     done = next((run for run in runs if run.app == APP), None)
     button = pmui.Button(label="Run the first proof" if done is None else "Run it again", color="primary")
@@ -66,6 +65,7 @@ def _proof(session: Session, runs: list[Run]) -> Viewable:
             button.disabled, bar.visible = False, False
         said.object = str(_findings(proof))
         to_run.object = str(_next(session, proof.run))
+        last.object = str(await asyncio.to_thread(lambda: _last(session, session.env.runs.list())))
 
     button.on_click(start)
     about = element(
