@@ -296,7 +296,16 @@ def _slider(field: Field, value: Any) -> Any:
         return None
     kind: Any = pmui.IntSlider if whole else pmui.RangeSlider if field.type == "range" else pmui.FloatSlider
     initial = (start, end) if field.type == "range" else start
-    return kind(label="", start=start, end=end, step=step, value=initial, show_value=False, tooltips=False, sizing_mode="stretch_width")
+    return kind(
+        label="",
+        start=start,
+        end=end,
+        step=step,
+        value=initial,
+        show_value=False,
+        tooltips=False,
+        sizing_mode="stretch_width",
+    )
 
 
 def _calendar(field: Field, value: Any) -> Any:
