@@ -118,7 +118,7 @@ class AgiEnv:
         """Return an environment for another app with the same folders; the app selected already stays the one it is."""
         if self._project is not None and app == self._project.name:
             return self  # it may have been chosen by a path where no name is found
-        return AgiEnv(app, apps_path=self._apps_path, home=self.home.root, wenv=self.wenv.root)
+        return type(self)(app, apps_path=self._apps_path, home=self.home.root, wenv=self.wenv.root)
 
     def fields(self) -> tuple[Field, ...]:
         """Return the declared settings of the app."""

@@ -76,6 +76,11 @@ class HomePaths:
         return self.root / "index.sqlite"
 
     @property
+    def server(self) -> Path:
+        """What the Panel server keeps: the secret of its cookies and its log."""
+        return self.root / "server"
+
+    @property
     def marker(self) -> Path:
         """The file that says whose folder this is (schema ``agilab.home/1``)."""
         return self.root / "home.json"

@@ -6,7 +6,7 @@ import inspect
 
 import click
 
-from agilab.cli import EXIT_CODES, SECTIONS
+from agilab.cli import EXIT_CODES, SECTIONS, added_commands
 from agilab.cli.flags import CLUSTER, options
 from agilab.cli.launch import AppCommand, introduction
 from agilab.cli.root import GROUP
@@ -23,6 +23,11 @@ def markdown() -> str:
             command = GROUP.get_command(root, name)
             assert command is not None, name
             parts.append(_command(command, click.Context(command, info_name=name, parent=root)))
+    parts.append("## From extensions\n\nInstalled with AGILAB; `serve` needs the extra `ui`.")
+    for name in added_commands():
+        command = GROUP.get_command(root, name)
+        assert command is not None, name
+        parts.append(_command(command, click.Context(command, info_name=name, parent=root)))
     parts.append("## Exit codes")
     parts.append("0 never follows a failure.")
     parts.append(_table(("code", "means"), [(str(code), text) for code, text in EXIT_CODES]))

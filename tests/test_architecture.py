@@ -32,6 +32,7 @@ MAY_CATCH_ALL = (
     "agilab/supervisor.py",  # whatever happens, the run is sealed
     "agilab/cli/",  # the last one who can say it in a line
     "agilab/errors.py",  # the __str__ of somebody else's exception
+    "dashboards/agilab_dashboards/document.py",  # the one guard of every page
     "agilab/testing/",  # hands what a run raised in its thread to the test
 )
 

@@ -117,7 +117,8 @@ def test_the_wheel_holds_the_library_and_the_shipped_apps_and_nothing_else(built
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     apps = {name for name in tracked("apps", below="agilab/_apps/") if "_project/" in name}
     assert apps, "no app ships"
-    assert names == tracked("agilab", below="agilab/") | apps
+    pages = tracked("dashboards/agilab_dashboards", below="agilab_dashboards/")
+    assert names == tracked("agilab", below="agilab/") | pages | apps
 
 
 def test_the_source_distribution_holds_what_is_needed_to_build_and_test(built: Path) -> None:

@@ -132,16 +132,16 @@ def extension(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str,
 
 
 def test_an_extension_adds_a_command(extension: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]) -> None:
-    extension("serve", "import click\n@click.command()\ndef command():\n    print('served')\n    return 3\n")
-    assert cli.added_commands() == ["serve"]
-    assert "From installed extensions:\n  serve\n" in cli.help_text()
-    assert cli.main(["serve"]) == 3
-    assert capsys.readouterr().out == "served\n"
+    extension("greet", "import click\n@click.command()\ndef command():\n    print('hello')\n    return 3\n")
+    assert "greet" in cli.added_commands()
+    assert "From installed extensions:\n  greet" in cli.help_text()
+    assert cli.main(["greet"]) == 3
+    assert capsys.readouterr().out == "hello\n"
 
 
 def test_an_extension_cannot_replace_a_command(extension: Callable[[str, str], None]) -> None:
     extension("run", "raise SystemExit")
-    assert cli.added_commands() == []
+    assert "run" not in cli.added_commands()
 
 
 def test_an_extension_that_lacks_a_package_says_which(

@@ -1,0 +1,195 @@
+"""What two pages or more show: a card, a table of runs, the head of a run, artifacts, texts to copy, cards of apps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+from panel.viewable import Viewable
+
+from agilab.cli.screen import count, duration, size
+from agilab.project import Project
+from agilab.run import Run
+from agilab_dashboards import markup, rows
+from agilab_dashboards.form import SettingsForm, html
+from agilab_dashboards.markup import Markup, chip, code, element, link
+from agilab_dashboards.session import Session
+
+GAP = (0, 0, 20, 0)
+LARGEST_TABLE = 15
+"""How many rows a table shows before it has pages."""
+
+
+def card(title: str, *content: Any) -> Viewable:
+    """Return a titled part of a page."""
+    head = [html(element("h2", title))] if title else []
+    return pmui.Paper(
+        pn.Column(*head, *content, sizing_mode="stretch_width", margin=(12, 16)),
+        elevation=0,
+        variant="outlined",
+        sizing_mode="stretch_width",
+        margin=GAP,
+    )
+
+
+def app_cards(session: Session, projects: Sequence[Project], *, page: str = "project") -> Viewable:
+    """Return a card per app, with a search over names and descriptions."""
+    search = pmui.TextInput(label="Search apps", sizing_mode="stretch_width", max_width=420)
+
+    def shown(words: str) -> pn.pane.HTML:
+        wanted = words.lower().split()
+        found = [p for p in projects if all(word in f"{p.name} {p.description}".lower() for word in wanted)]
+        if not found:
+            return html(
+                markup.empty("No app is called so", "Search for another word, or make an app on the home page.")
+            )
+        return html(element("div", markup.join(_app_card(session, p, page) for p in found), {"class": "cards"}), _CARDS)
+
+    results = pn.bind(shown, search.param.value_input)
+    return pn.Column(*([search] if len(projects) > 3 else []), results, sizing_mode="stretch_width")
+
+
+def _app_card(session: Session, project: Project, page: str) -> Markup:
+    if project.breaches:
+        about = element("p", project.breaches[0], {"class": "error small wrap"})
+        name = project.name or project.root.name
+    else:
+        about, name = element("p", project.description or "no description", {"class": "soft"}), project.name
+    chosen = str(project.root) if project.source in ("path", "current") else name
+    foot = element("span", f"{project.version} · {project.source}".strip(" ·"), {"class": "soft small"})
+    inner = markup.join([element("h3", name), about, foot])
+    return element("a", inner, {"class": "card", "href": session.href(page, app=chosen)})
+
+
+_CARDS = """
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(260px, 1fr)); gap: 16px; }
+a.card { display: block; padding: 14px 16px; border-radius: 8px; border: 1px solid var(--mui-palette-divider, #ddd);
+  color: inherit; overflow-wrap: anywhere; }
+a.card:hover, a.card:focus-visible { border-color: var(--mui-palette-primary-main, #1f6feb); text-decoration: none; }
+a.card h3 { color: var(--mui-palette-primary-main, #1f6feb); }
+a.card p { display: -webkit-box; -webkit-line-clamp: 3; -webkit-box-orient: vertical; overflow: hidden; }
+"""
+
+
+def run_table(session: Session, runs: Iterable[dict[str, Any]], *, page: str = "analysis") -> Markup:
+    """Return runs as a table whose first column leads to each."""
+    return markup.table(
+        ("run", "app", "state", "started", "took", "partitions"),
+        [
+            (
+                link(session.href(page, app=row["app"], run=row["run"]), row["run"]),
+                row["app"],
+                chip(row["state"]),
+                markup.when(row["created"], session.zone),
+                duration(row["duration_s"]),
+                row["partitions"],
+            )
+            for row in runs
+        ],
+        right=(4, 5),
+    )
+
+
+def artifact_table(run: Run) -> Viewable:
+    """Return every artifact of a run, with filters, in pages."""
+    found = rows.artifacts(run)
+    if not found:
+        return html(markup.empty("No artifacts yet", "A partition's files appear here when it has committed."))
+    names = ("name", "stage", "partition", "kind", "size", "sha256", "location")
+    shown = [{name: ({**row, "size": size(row["size_bytes"])})[name] for name in names} for row in found]
+    return data_table(shown, {"sha256": 150, "size": 90, "kind": 90, "location": 120})
+
+
+def data_table(values: Sequence[rows.Row], widths: dict[str, int] | None = None) -> Any:
+    """Return rows as a table that sorts and filters in the browser."""
+    import pandas as pd
+
+    frame = pd.DataFrame(list(values))
+    filters = {
+        name: {"type": "input", "func": "like", "placeholder": "filter"}
+        for name in frame.columns
+        if not pd.api.types.is_numeric_dtype(frame[name])
+    }
+    return pn.widgets.Tabulator(
+        frame,
+        disabled=True,
+        show_index=False,
+        pagination="local" if len(frame) > LARGEST_TABLE else None,
+        page_size=LARGEST_TABLE,
+        header_filters=filters if len(frame) > 5 else None,
+        widths=widths or {},
+        layout="fit_columns",
+        sizing_mode="stretch_width",
+        selectable=False,
+        stylesheets=[_TABULATOR],
+    )
+
+
+_TABULATOR = """
+.tabulator .tabulator-cell, .tabulator .tabulator-col { font-size: 13px !important; }
+.tabulator .tabulator-cell a { color: var(--mui-palette-primary-main, #1f6feb); }
+"""
+
+
+def copy_text(texts: Callable[[], dict[str, str]], *forms: SettingsForm) -> Viewable:
+    """Return texts under tabs that follow some forms, each with a button that copies it."""
+    panes = {name: _Copied(name, text) for name, text in texts().items()}
+
+    def renew(event: Any) -> None:
+        for name, text in texts().items():
+            panes[name].text = text
+
+    for form in forms:
+        form.param.watch(renew, "given")
+    return pmui.Tabs(*((name, pane.view) for name, pane in panes.items()), sizing_mode="stretch_width")
+
+
+class _Copied:
+    """A text that can be copied."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self._pane = html(Markup(""))
+        self._text = ""
+        self.text = text
+        button = pmui.IconButton(icon="content_copy", size="small", description=f"copy {name}")
+        button.js_on_click(args={"pane": self._pane}, code=_COPY)
+        self.view = pn.Row(self._pane, button, sizing_mode="stretch_width", margin=(8, 0, 0, 0))
+
+    @property
+    def text(self) -> str:
+        return self._text
+
+    @text.setter
+    def text(self, value: str) -> None:
+        self._text = value
+        self._pane.object = str(element("pre", code(value)))
+
+
+_COPY = """
+const holder = document.createElement('div')
+holder.innerHTML = new DOMParser().parseFromString(pane.text, 'text/html').documentElement.textContent
+navigator.clipboard.writeText(holder.textContent)
+"""
+
+
+def run_head(session: Session, run: Run) -> Markup:
+    """Return what a run is, in a line."""
+    value = rows.history([run])[0]
+    found = [
+        ("state", chip(value["state"])),
+        ("started", markup.when(value["created"], session.zone)),
+        ("took", duration(value["duration_s"]) if value["duration_s"] is not None else ""),
+        ("partitions", value["partitions"]),
+        ("why", element("span", value["error"], {"class": "error"}) if value["error"] else ""),
+        ("folder", code(run.paths.root)),
+    ]
+    return markup.facts(found)
+
+
+def kinds_line(run: Run) -> str:
+    """Return how many artifacts of which kind a run has left."""
+    found = rows.kinds(run)
+    each = ", ".join(f"{row['count']:,} of kind {row['kind']} ({size(row['size_bytes'])})" for row in found)
+    return f"{count(sum(row['count'] for row in found), 'artifact')}: {each}" if found else ""

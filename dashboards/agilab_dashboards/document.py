@@ -1,0 +1,144 @@
+"""One document for every page: reads the query, frames the page, and lets no error past as a traceback."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+
+from agilab.errors import AgilabError, first_line
+from agilab.paths import make_folder
+from agilab_dashboards import markup
+from agilab_dashboards.markup import code, element
+from agilab_dashboards.options import is_loopback
+from agilab_dashboards.pages import PAGES, TITLES
+from agilab_dashboards.session import Session
+from agilab_dashboards.template import COOKIE, frame
+
+_LOG = logging.getLogger("agilab_dashboards")
+_LONGEST_QUERY = 16_384
+"""Longest query that is looked at [characters]."""
+
+
+def document(*, guarded: bool) -> Callable[[], Any]:
+    """Return what builds the document of one browser session.
+
+    Parameters
+    ----------
+    guarded
+        Whether our guard stands before the server.
+    """
+    pn.extension("tabulator", notifications=False)
+
+    def build() -> Any:
+        session = Session(_query(), guarded=guarded)
+        try:
+            return framed(session)
+        except Exception as err:  # the same guard, for what no page has built yet
+            return _message(session, err)
+
+    def framed(session: Session) -> Any:
+        body = pn.Column(_loading(), sizing_mode="stretch_width")
+        errors = pn.Column(sizing_mode="stretch_width")
+        pn.config.exception_handler = lambda error: _show(errors, session, error)
+        page = frame(session, TITLES, [errors, body])
+        if not guarded and not _local():
+            body.objects = [pmui.Alert(_REFUSED, severity="error")]
+            return page
+
+        async def fill() -> None:
+            session.zone = _zone()
+            if COOKIE not in pn.state.cookies and getattr(pn.state.browser_info, "dark_mode", False):
+                page.dark_theme = True
+            body.objects = [await _page(session)]
+
+        pn.state.onload(fill)
+        return page
+
+    return build
+
+
+async def _page(session: Session) -> Any:
+    """Build a page; whatever that raises becomes what the page says."""
+    make = PAGES.get(session.page)
+    try:
+        if make is None:
+            known = ", ".join(PAGES)
+            raise AgilabError(f"there is no page {session.page!r:.60}; known: {known}")
+        return await make(session)
+    except Exception as err:  # the one guard of every page: no traceback reaches a browser
+        return _message(session, err)
+
+
+def _show(place: pn.Column, session: Session, error: Exception) -> None:
+    """Show what a callback raised, above the page; the next one replaces it."""
+    place.objects = [_message(session, error)]
+
+
+def _message(session: Session, error: BaseException) -> pmui.Alert:
+    """Return an error as a sentence; one that is not ours as a short id, under which the log has the rest."""
+    if isinstance(error, AgilabError):
+        return pmui.Alert(str(element("span", error)), severity="error", closeable=True, sizing_mode="stretch_width")
+    ident = secrets.token_hex(3)
+    log_to(session.log)
+    _LOG.error("%s: %s", ident, first_line(error), exc_info=error)
+    said = element("strong", f"Something went wrong (error {ident}).")
+    text = markup.join([said, f" Nothing was lost; try again. The details stand under {ident} in ", code(session.log)])
+    return pmui.Alert(str(text), severity="error", closeable=True, sizing_mode="stretch_width")
+
+
+def log_to(path: Path, *loggers: str) -> None:
+    """Write what our pages, and some other loggers, report into the server's log; once per process."""
+    if _LOG.handlers:
+        return
+    make_folder(path.parent)
+    path.touch(mode=0o600)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for logger in (_LOG, *map(logging.getLogger, loggers)):
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+class _Redacted(logging.Formatter):
+    """Leaves out what is in a URL's token."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return re.sub(r"token=[^&\s'\"]+", "token=(hidden)", super().format(record))
+
+
+def _query() -> dict[str, str]:
+    """Return the query of the request that opened the session."""
+    found: Mapping[str, Any] = pn.state.session_args or {}
+    texts = {name: values[0].decode("utf-8", "replace") for name, values in found.items() if values}
+    return {name: text for name, text in texts.items() if len(text) <= _LONGEST_QUERY}
+
+
+def _local() -> bool:
+    """Whether the request names this machine, as far as a server without our guard can tell."""
+    host = str(pn.state.headers.get("Host", "")).rpartition(":")[0].strip("[]")
+    return is_loopback(host)
+
+
+def _zone() -> str:
+    from zoneinfo import available_timezones
+
+    info = pn.state.browser_info
+    name = getattr(info, "timezone", "") or ""
+    return name if name in available_timezones() else ""
+
+
+def _loading() -> Any:
+    return pn.pane.HTML('<p role="status">Loading ...</p>', margin=(40, 0))
+
+
+_REFUSED = (
+    "This server was started by `panel serve`, which checks neither host nor login, and was reached by another name "
+    "than localhost. Start it with `agilab serve --address ... --basic-auth FILE --hosts NAME:PORT` instead."
+)

@@ -1,0 +1,215 @@
+"""Following a run while it goes on: its event log read in batches, added up once for all who look; it draws nothing.
+
+`Watch` is kept in Panel's cache, so that fifty sessions that look at one run
+read its log once. What is new since a session last looked it asks with a
+place in the list of spans, so that a page is sent batches and not a message
+each.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import panel as pn
+
+from agilab import events
+from agilab.cli.logs import EventLines
+from agilab.cli.outcome import NONSENSE
+from agilab.cli.progress import Tally
+from agilab.run import FINAL_STATES, Run
+from agilab_dashboards.markup import when
+
+FRESH_S = 0.2
+"""How old what a watch knows may be before it reads again [s]."""
+TAIL_BYTES = 65_536
+"""How much of a worker's log is looked at, from its end [bytes]."""
+MOST_LINES = 2000
+"""How many lines of the run's own log are kept."""
+ENDED = (*FINAL_STATES, "lost", "unreadable")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One attempt at a partition, from its dispatch to its end.
+
+    Parameters
+    ----------
+    partition, stage, worker
+        What ran where.
+    start_s, end_s
+        Seconds since the run was created.
+    outcome
+        ``"committed"``, ``"failed"`` or ``"retried"``.
+    """
+
+    partition: str
+    stage: str
+    worker: str
+    start_s: float
+    end_s: float
+    outcome: str
+
+
+class Watch:
+    """What is known of a run so far.
+
+    Attributes
+    ----------
+    tally
+        Stages with their counts.
+    spans
+        Attempts that have ended, in the order of their ends; it only grows.
+    running
+        Partition -> stage, worker and start [s] of what runs now.
+    lines
+        The last lines of the run's own log: source, time, text.
+    state
+        The run's.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.tally = Tally()
+        self.spans: list[Span] = []
+        self.running: dict[str, tuple[str, str, float]] = {}
+        self.lines: list[tuple[str, str, str]] = []
+        self.state = ""
+        self._offset = 0
+        self._origin: float | None = None
+        self._free: dict[str, float] = {}
+        self._say = EventLines(None)
+        self._read_at = 0.0
+        self._guard = threading.Lock()
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def now_s(self) -> float:
+        """Seconds since the run was created; of one that has ended, its last event."""
+        if self._origin is None:
+            return 0.0
+        if self.ended:
+            return max((span.end_s for span in self.spans), default=0.0)
+        return max(0.0, time.time() - self._origin)
+
+    def look(self) -> Watch:
+        """Read what is new, unless somebody has just done so; to be called from a thread."""
+        with self._guard:
+            if time.monotonic() - self._read_at < FRESH_S:
+                return self
+            state = self.run.state  # before the log, so that an ended run has been read to its end
+            self._read()
+            self.state = state
+            self._read_at = time.monotonic()
+        return self
+
+    def forget_end(self) -> None:
+        """Look again at once: somebody has made the run go on, or closed its record."""
+        with self._guard:
+            self._read_at = 0.0
+
+    def counts(self) -> list[dict[str, Any]]:
+        """Return a row per stage: partitions by state."""
+        failed = dict.fromkeys(self.tally.stages, 0)
+        for event in self.tally.failures:
+            failed[event.get("stage", "")] = failed.get(event.get("stage", ""), 0) + 1
+        rows = []
+        for stage in self.tally.stages.values():
+            known = stage.committed + len(stage.running) + failed.get(stage.name, 0)
+            rows.append(
+                {
+                    "stage": stage.name,
+                    "partitions": stage.partitions,
+                    "committed": stage.committed,
+                    "running": 0 if self.ended else len(stage.running),
+                    "failed": failed.get(stage.name, 0),
+                    "waiting": max(0, (stage.partitions or 0) - known),
+                    "retries": stage.retries,
+                    "done": stage.done,
+                }
+            )
+        return rows
+
+    def _read(self) -> None:
+        before = -1
+        while before != self._offset:
+            before = self._offset
+            found, self._offset = events.read(self.run.paths.events, self._offset)
+            for event in found:
+                with suppress(*NONSENSE):  # an event of a damaged folder
+                    self._take(event)
+        del self.lines[:-MOST_LINES]
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        name = event["event"]
+        at = datetime.fromisoformat(event["t"]).timestamp()
+        if self._origin is None:
+            self._origin = at
+        seconds = at - self._origin
+        if name == "dispatched":
+            self.running[event["partition"]] = (event["stage"], event["worker"], seconds)
+        elif name in ("committed", "failed") and event["partition"] in self.running:
+            stage, worker, start = self.running.pop(event["partition"])
+            start = max(start, self._free.get(worker, 0.0))  # a worker has more than one, and runs one after the other
+            self._free[worker] = max(seconds, start)
+            outcome = "committed" if name == "committed" else "retried" if event["retry"] else "failed"
+            self.spans.append(Span(event["partition"], stage, worker, start, max(seconds, start), outcome))
+        elif name == "resumed":
+            self.running.clear()
+        self.tally.apply(event)
+        self.lines += self._say(event)
+
+
+def watch(run: Run) -> Watch:
+    """Return the watch over a run that every session of this server shares."""
+    found: Watch = pn.state.as_cached(f"watch {run.paths.root}", lambda: Watch(run), ttl=3600)
+    return found
+
+
+def log_lines(found: Watch, *, source: str = "", words: str = "", zone: str = "") -> list[str]:
+    """Return the last lines that a run and its workers said, control characters shown.
+
+    Parameters
+    ----------
+    found
+        The watch over the run.
+    source
+        Only this worker, or ``run``; empty for all.
+    words
+        Only lines that contain this, whatever the case.
+    zone
+        Of the reader; empty for UTC.
+    """
+    lines = [
+        (name, f"{when(t, zone)} {text}" if t else text) for name, t, text in list(found.lines) if source in ("", name)
+    ]
+    for path in sorted(found.run.paths.logs.glob("*.log")):
+        if source in ("", path.stem) and not path.is_symlink():
+            lines += [(path.stem, line) for line in _tail(path).splitlines()]
+    told = [f"{name}: {events.visible(line)}" for name, line in lines]
+    return [line for line in told if words.lower() in line.lower()][-MOST_LINES:]
+
+
+def sources(run: Run) -> list[str]:
+    """Return whose lines there are: the run's own, then each worker's."""
+    return ["run", *sorted(path.stem for path in run.paths.logs.glob("*.log"))]
+
+
+def _tail(path: Any) -> str:
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - TAIL_BYTES))
+            data: bytes = file.read()
+    except OSError:
+        return ""
+    text = data.decode("utf-8", "replace")
+    return text.partition("\n")[2] if size > TAIL_BYTES else text

@@ -1,0 +1,19 @@
+"""The site map: every page by the name that its URL has."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from panel.viewable import Viewable
+
+from agilab_dashboards.pages import analysis, home, orchestrate, project, settings
+from agilab_dashboards.session import Session
+
+PAGES: Mapping[str, Callable[[Session], Awaitable[Viewable]]] = {
+    "home": home.page,
+    "project": project.page,
+    "orchestrate": orchestrate.page,
+    "analysis": analysis.page,
+    "settings": settings.page,
+}
+TITLES: Mapping[str, str] = {name: name.capitalize() for name in PAGES}

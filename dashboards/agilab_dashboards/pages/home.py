@@ -1,0 +1,127 @@
+"""`/`: run the first proof, open its run, make an app of your own; and what was run last."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+from panel.viewable import Viewable
+
+from agilab.agi import AGI
+from agilab.proof import APP, Proof, prove
+from agilab.run import Run
+from agilab.template import create
+from agilab_dashboards import markup, rows
+from agilab_dashboards.components import card, run_table
+from agilab_dashboards.form import html
+from agilab_dashboards.markup import Markup, code, element, link
+from agilab_dashboards.session import Session
+from agilab_dashboards.template import heading
+
+LAST = 5
+"""How many runs are shown."""
+
+
+async def page(session: Session) -> Viewable:
+    """Return the start page."""
+    runs = await asyncio.to_thread(session.env.runs.list)
+    last = html(await asyncio.to_thread(_last, session, runs))
+    return pn.Column(
+        heading("Reproducible runs, from one declaration", "Choose settings, look at the plan, run, keep evidence."),
+        pn.FlexBox(_proof(session, runs, last), _own_app(session), gap="20px", sizing_mode="stretch_width"),
+        card("Last runs", last),
+        sizing_mode="stretch_width",
+    )
+
+
+def _last(session: Session, runs: list[Run]) -> Markup:
+    """Return the newest runs, and how to go on from there."""
+    if not runs:
+        return markup.empty("Nothing has run yet", "Run the first proof above: it needs a minute and a network, once.")
+    to = link(session.href("orchestrate", app=runs[0].app), f"Run {runs[0].app} again")
+    on = markup.join([to, " or ", link(session.href("project"), "choose another app"), "."])
+    return run_table(session, rows.history(runs[:LAST])) + element("p", on, {"style": "margin-top:12px"})
+
+
+def _proof(session: Session, runs: list[Run], last: pn.pane.HTML) -> Viewable:
+    """Return the card that installs, runs and proves the shipped example."""
+    done = next((run for run in runs if run.app == APP), None)
+    button = pmui.Button(label="Run the first proof" if done is None else "Run it again", color="primary")
+    said = html(Markup(""))
+    bar = pmui.LinearProgress(active=True, visible=False, sizing_mode="stretch_width")
+    to_run = html(_next(session, done) if done else Markup(""))
+
+    def tell(line: str) -> None:
+        said.object = str(element("p", line, {"class": "soft wrap", "role": "status"}))
+
+    async def start(event: Any) -> None:
+        button.disabled, bar.visible = True, True
+        try:
+            proof = await asyncio.to_thread(_run_and_prove, session, tell)
+        finally:
+            button.disabled, bar.visible = False, False
+        said.object = str(_findings(proof))
+        to_run.object = str(_next(session, proof.run))
+        last.object = str(await asyncio.to_thread(lambda: _last(session, session.env.runs.list())))
+
+    button.on_click(start)
+    about = element(
+        "p",
+        "Installs flight_telemetry, runs it on real flights, hashes what it left again and compares its "
+        "numbers with an independent count.",
+        {"class": "soft"},
+    )
+    return _column(card("1. See it work", html(Markup(about)), button, bar, said, to_run))
+
+
+def _run_and_prove(session: Session, tell: Any) -> Proof:
+    env = session.env.select(APP)
+    AGI.install(env, report=tell)
+    tell("running")
+    run = AGI.submit(env, env.request())
+    tell(f"run {run.run_id} goes on by itself, even when this page is closed")
+    run.wait().check()
+    tell("comparing with an independent count")
+    return prove(env, run)
+
+
+def _findings(proof: Proof) -> Markup:
+    items = [(markup.chip("succeeded" if one.ok else "failed", one.name), one.detail) for one in proof.findings]
+    lead = "Proved." if proof.ok else "Something differs."
+    return markup.join([element("p", element("strong", lead), {"role": "status"}), markup.table(("", ""), items)])
+
+
+def _next(session: Session, run: Run) -> Markup:
+    opened = link(session.href("analysis", app=APP, run=run.run_id), f"Open run {run.run_id}")
+    changed = link(session.href("orchestrate", app=APP), "change its settings")
+    return Markup(element("p", markup.join([opened, " or ", changed, "."])))
+
+
+def _own_app(session: Session) -> Viewable:
+    """Return the card that writes a new app project."""
+    folder = Path.cwd()
+    name = pmui.TextInput(label="Name of your app", placeholder="my_app", sizing_mode="stretch_width", max_width=320)
+    button = pmui.Button(label="Make it", color="primary")
+    said = html(Markup(""))
+
+    async def make(event: Any) -> None:
+        project = await asyncio.to_thread(create, name.value.strip() or "my_app", folder)
+        to = link(session.href("project", app=str(project.root)), f"Open {project.name}")
+        said.object = str(element("p", markup.join(["Wrote ", code(project.root), ". ", to, "."]), {"role": "status"}))
+
+    button.on_click(make)
+    about = element(
+        "p",
+        markup.join(
+            ["Writes six short files that run at once into ", code(folder), ". Two of them are yours to change."]
+        ),
+        {"class": "soft"},
+    )
+    return _column(card("2. Make it yours", html(Markup(about)), name, button, said))
+
+
+def _column(content: Viewable) -> Viewable:
+    return pn.Column(content, sizing_mode="stretch_width", min_width=320, max_width=600, styles={"flex": "1 1 380px"})

@@ -1,0 +1,227 @@
+"""ORCHESTRATE: choose settings, look at the plan, run, watch; opening the page finds a run that goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+from panel.viewable import Viewable
+
+from agilab.agi import AGI, Distribution
+from agilab.cli.screen import count, size
+from agilab.env import AgiEnv
+from agilab.errors import DataError, RunNotFoundError
+from agilab.layers import Resolved
+from agilab.request import ClusterOptions, RunRequest
+from agilab.run import FINAL_STATES
+from agilab_dashboards import markup, snippets
+from agilab_dashboards.charts import legend, plan_chart
+from agilab_dashboards.components import app_cards, card, copy_text
+from agilab_dashboards.form import SettingsForm, html
+from agilab_dashboards.markup import Markup, code, element
+from agilab_dashboards.runview import RunView
+from agilab_dashboards.session import Session
+from agilab_dashboards.template import heading
+
+MOST_PARTITIONS = 200
+"""How many partitions the table of a plan lists of each stage; the chart has all."""
+
+
+async def page(session: Session) -> Viewable:
+    """Return the page of the session's app, or the apps to choose from."""
+    if not session.app:
+        projects = await asyncio.to_thread(session.env.apps)
+        return pn.Column(
+            heading("Which app shall run?", "Choose one; its settings, plan and runs come next."),
+            app_cards(session, projects, page="orchestrate"),
+            sizing_mode="stretch_width",
+        )
+    env = await asyncio.to_thread(session.select)
+    fields, settings, cluster = await asyncio.to_thread(_known, env)
+    form = SettingsForm(fields, settings, session.remembered("settings"))
+    options = SettingsForm(ClusterOptions.fields(), cluster, session.remembered("cluster"))
+    return await _Orchestration(session, env, form, options).view()
+
+
+def _known(env: AgiEnv) -> tuple[Any, Resolved, Resolved]:
+    return env.fields(), env.settings(), env.cluster()
+
+
+class _Orchestration:
+    """The page of one app."""
+
+    def __init__(self, session: Session, env: AgiEnv, form: SettingsForm, options: SettingsForm) -> None:
+        self.session, self.env, self.form, self.options = session, env, form, options
+        self.run = pmui.Button(label="Run", icon="play_arrow", color="primary")
+        self.plan = pmui.Button(label="Show the plan", variant="outlined")
+        self.install = pmui.Button(label="Install", variant="outlined", visible=False)
+        self.save = pmui.Button(label="Keep as my settings", variant="text")
+        self.reset = pmui.Button(label="Reset all", variant="text")
+        self.bar = pmui.LinearProgress(active=True, visible=False, sizing_mode="stretch_width")
+        self.said = html(Markup(""))
+        self.planned = pn.Column(sizing_mode="stretch_width")
+        self.running = pn.Column(sizing_mode="stretch_width")
+        for button, action in (
+            (self.run, self._run), (self.plan, self._plan), (self.install, self._install), (self.save, self._save),
+        ):  # fmt: skip
+            button.on_click(action)
+        self.reset.on_click(self._reset)
+        form.param.watch(self._changed, ["given", "errors"])
+        options.param.watch(self._changed, ["given", "errors"])
+        self._changed()
+
+    async def view(self) -> Viewable:
+        """Return the page; with a run in the URL, or one that goes on, that comes first."""
+        project = self.env.project
+        await self._find_run()
+        crumbs = ((self.session.href("orchestrate", app=""), "apps"), (self.session.href("project"), project.name))
+        actions = pn.FlexBox(
+            self.run, self.plan, self.install, self.save, self.reset, gap="8px", align_items="center",
+            sizing_mode="stretch_width",
+        )  # fmt: skip
+        snippets_card = pmui.Accordion(
+            ("The same as TOML, shell or Python", copy_text(self._texts, self.form, self.options)),
+            title_variant="subtitle1", sizing_mode="stretch_width", margin=(0, 0, 20, 0),
+        )  # fmt: skip
+        more = pmui.Accordion(
+            ("Where it runs", self.options),
+            title_variant="subtitle1",
+            sizing_mode="stretch_width",
+            margin=(0, 0, 12, 0),
+        )
+        return pn.Column(
+            heading(f"Run {project.name}", project.description, crumbs=crumbs),
+            self.running,
+            card("Settings", self.form, more, actions, self.bar, self.said),
+            self.planned,
+            snippets_card,
+            sizing_mode="stretch_width",
+        )
+
+    async def _find_run(self) -> None:
+        """Show the run of the URL, else the newest one of this app that goes on."""
+        if self.session.run:
+            run = await asyncio.to_thread(self.session.found_run)
+        else:
+            runs = await asyncio.to_thread(self.env.runs.list, self.env.project.name)
+            state = await asyncio.to_thread(lambda: runs[0].state) if runs else "succeeded"
+            if state in FINAL_STATES or state in ("unreadable", "lost"):
+                return
+            run = runs[0]
+        if run.app != self.env.project.name:
+            raise RunNotFoundError(f"run {run.run_id} is of {run.app}, not of {self.env.project.name}")
+        self.running.objects = [await RunView(self.session, run).start()]
+
+    def _changed(self, *events: Any) -> None:
+        """Keep what is set in the URL; nothing can be planned or run while something is wrong."""
+        wrong = bool(self.form.errors or self.options.errors)
+        self.run.disabled = self.plan.disabled = self.save.disabled = wrong
+        if events:
+            self.session.remember("settings", self.form.given or None)
+            self.session.remember("cluster", self.options.given or None)
+            self.planned.objects = []
+        text = "Correct what is marked above first, or reset it." if wrong else ""
+        self.said.object = str(element("p", text, {"class": "error"})) if wrong else ""
+
+    def _texts(self) -> dict[str, str]:
+        project = self.env.project
+        named = str(project.root) if project.source == "path" else project.name
+        tables = {
+            "settings": (self.form.fields, self.form.given),
+            "cluster": (self.options.fields, self.options.given),
+        }
+        return {
+            "Shell": snippets.shell(named, tables) + "\n",
+            "TOML": snippets.toml(tables),
+            "Python": snippets.python(named, self.form.given, self.options.given),
+        }
+
+    def _request(self) -> RunRequest:
+        return self.env.request(self.form.given, cluster=self.options.given)
+
+    def _tell(self, line: str) -> None:
+        self.said.object = str(element("p", line, {"class": "soft wrap", "role": "status"}))
+
+    async def _busy(self, work: Any) -> Any:
+        """Do something in a thread, with the bar moving and the buttons resting."""
+        self.bar.visible, self.run.disabled, self.plan.disabled = True, True, True
+        try:
+            return await asyncio.to_thread(work)
+        finally:
+            self.bar.visible = False
+            self.run.disabled = self.plan.disabled = bool(self.form.errors or self.options.errors)
+
+    async def _plan(self, event: Any) -> None:
+        try:
+            request, found = await self._busy(self._distribution)
+        except DataError as err:
+            self.install.visible = True
+            self._tell(f"{err}: or press Install")
+            return
+        self.said.object = ""
+        self.planned.objects = [card("Plan", *_plan_view(request, found))]
+
+    def _distribution(self) -> tuple[RunRequest, Distribution]:
+        request = self._request()
+        return request, AGI.get_distrib(self.env, request)
+
+    async def _run(self, event: Any) -> None:
+        self._tell("starting")
+        run = await self._busy(lambda: AGI.submit(self.env, self._request()))
+        self.session.run = run.run_id
+        self.session.remember("run", run.run_id)
+        self.said.object = ""
+        self.running.objects = [await RunView(self.session, run).start()]
+
+    def _reset(self, event: Any) -> None:
+        self.form.reset()
+        self.options.reset()
+
+    async def _install(self, event: Any) -> None:
+        await self._busy(lambda: AGI.install(self.env, report=self._tell))
+        self.install.visible = False
+        self._tell("installed; the plan can be shown now")
+
+    async def _save(self, event: Any) -> None:
+        given = dict(self.form.given)
+        path = await asyncio.to_thread(self.env.save_settings, given)
+        resolved = await asyncio.to_thread(self.env.settings)
+        self.form.rebase(resolved)
+        saved = markup.join(["Kept in ", code(path), ", where shell and Python find them too."])
+        self.said.object = str(element("p", saved, {"class": "soft", "role": "status"}))
+
+
+def _plan_view(request: RunRequest, found: Distribution) -> list[Any]:
+    """Return a plan as its numbers, a chart and a table."""
+    total = sum(max(ref.size_bytes, 0) for ref in found.inputs)
+    parts = sum(len(stage.partitions or ()) for stage in found.plan.stages)
+    facts = markup.facts(
+        [
+            (
+                "request",
+                element("span", markup.join(["sha256 ", code(request.digest)]), {"data-digest": request.digest}),
+            ),
+            ("inputs", f"{count(len(found.inputs), 'file')}, {size(total)}"),
+            ("stages", count(len(found.plan.stages), "stage")),
+            ("partitions", f"{parts:,}"),
+            ("planned later", ", ".join(found.later)),
+        ]
+    )
+    rows: list[tuple[object, ...]] = []
+    for stage in found.plan.stages:
+        worker_of = {i: worker for worker, ids in found.assignment.get(stage.name, {}).items() for i in ids}
+        listed = stage.partitions or ()
+        rows += [
+            (stage.name, part.id, f"{part.weight:g}", worker_of.get(part.id, "-"), count(len(part.inputs), "input"))
+            for part in listed[:MOST_PARTITIONS]
+        ]
+        if len(listed) > MOST_PARTITIONS:
+            rows.append((stage.name, f"and {len(listed) - MOST_PARTITIONS:,} more", "", "", ""))
+    table = markup.table(("stage", "partition", "weight", "planned worker", "reads"), rows, right=(2,))
+    listing = pn.Column(html(table), sizing_mode="stretch_width", max_height=420, scroll=True)
+    chart: list[Any] = [html(legend([stage.name for stage in found.plan.stages]))]
+    if parts:
+        chart.append(pn.pane.Bokeh(plan_chart(found), sizing_mode="stretch_width"))
+    return [html(facts), *chart, listing]

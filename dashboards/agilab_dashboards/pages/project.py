@@ -1,0 +1,198 @@
+"""PROJECT, first form: apps to choose from; one app with README, settings, source, contract, environment and runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+from panel.viewable import Viewable
+
+from agilab.agi import AGI
+from agilab.cli.screen import count
+from agilab.contract import check
+from agilab.digest import tree_files
+from agilab.errors import AgilabError, ProjectError
+from agilab.installation import has_worker, worker_environment
+from agilab.project import Project, locate
+from agilab_dashboards import markup, rows
+from agilab_dashboards.components import app_cards, card, run_table
+from agilab_dashboards.form import SettingsForm, html
+from agilab_dashboards.markup import Markup, chip, code, element, link
+from agilab_dashboards.session import Session
+from agilab_dashboards.template import heading
+
+LARGEST_FILE_BYTES = 200_000
+"""Of a longer source file only the beginning is shown."""
+LAST = 10
+"""How many of the app's runs are shown."""
+
+
+async def page(session: Session) -> Viewable:
+    """Return the apps, or the one of the URL."""
+    if not session.app:
+        projects = await asyncio.to_thread(session.env.apps)
+        return pn.Column(
+            heading("Apps", "Shipped ones, those that are installed, and yours."),
+            app_cards(session, projects),
+            sizing_mode="stretch_width",
+        )
+    project = await asyncio.to_thread(locate, session.app)
+    crumbs = ((session.href("project", app=""), "apps"),)
+    head = heading(project.name or project.root.name, project.description, crumbs=crumbs)
+    run = pmui.Button(label="Run it", icon="play_arrow", color="primary", href=session.href("orchestrate"))
+    tabs = [
+        ("README", html(await asyncio.to_thread(_readme, project))),
+        ("Settings", await _settings(session)),
+        ("Source", await asyncio.to_thread(_source, project)),
+        ("Contract", await asyncio.to_thread(_contract, session, project)),
+        ("Environment", await asyncio.to_thread(_environment, session, project)),
+        ("Runs", html(await asyncio.to_thread(_runs, session, project))),
+    ]
+    return pn.Column(
+        head,
+        card("", html(_facts(project)), *([] if project.breaches else [run])),
+        pmui.Tabs(*tabs, dynamic=True, sizing_mode="stretch_width"),
+        sizing_mode="stretch_width",
+    )
+
+
+def _facts(project: Project) -> Markup:
+    rights = "yours to edit" if project.writable else "read only; copy it to change it"
+    return markup.facts(
+        [
+            ("folder", code(project.root)),
+            ("version", project.version),
+            ("licence", project.license),
+            ("found", f"{project.source}, {rights}"),
+            ("id", code(project.uuid) if project.uuid else ""),
+        ]
+    )
+
+
+def _readme(project: Project) -> Markup:
+    try:
+        return markup.markdown((project.root / "README.md").read_text(encoding="utf-8")[:LARGEST_FILE_BYTES])
+    except (OSError, UnicodeDecodeError):
+        return markup.empty("No README", "Write README.md beside pyproject.toml: purpose, settings, one command.")
+
+
+async def _settings(session: Session) -> Viewable:
+    """Return the form of what the app is run with, whose values are kept in the workspace file."""
+    try:
+        env = await asyncio.to_thread(session.select)
+        fields = await asyncio.to_thread(env.fields)
+        resolved = await asyncio.to_thread(env.settings)
+    except AgilabError as err:
+        return html(element("p", err, {"class": "error", "role": "alert"}))
+    form = SettingsForm(fields, resolved)
+    if not fields:
+        return html(markup.empty("No settings", "Declare them as param attributes of the app's Settings class."))
+    save = pmui.Button(label="Keep as my settings", color="primary", disabled=True)
+    said = html(Markup(""))
+    form.param.watch(lambda event: setattr(save, "disabled", bool(form.errors) or not form.given), ["given", "errors"])
+
+    async def keep(event: Any) -> None:
+        path = await asyncio.to_thread(env.save_settings, dict(form.given))
+        form.rebase(await asyncio.to_thread(env.settings))
+        said.object = str(element("p", markup.join(["Kept in ", code(path), "."]), {"role": "status"}))
+
+    save.on_click(keep)
+    return pn.Column(form, save, said, sizing_mode="stretch_width", margin=(12, 0))
+
+
+def _files(project: Project) -> Iterator[tuple[str, Path]]:
+    """Yield the files of an app that are worth reading: what it declares, plans and does."""
+    for folder in (project.manager, project.worker):
+        if folder.is_dir():
+            for name in tree_files(folder):
+                path = folder / name
+                if path.suffix in (".py", ".toml", ".txt", ".md") and not path.is_symlink():
+                    yield f"{folder.name}/{name}", path
+    yield "pyproject.toml", project.pyproject
+
+
+def _source(project: Project) -> Viewable:
+    files = dict(_files(project))
+    choice = pmui.Select(label="File", options=list(files), sizing_mode="stretch_width", max_width=520)
+
+    def shown(name: str) -> pn.pane.HTML:
+        path = files.get(name)
+        if path is None:
+            return html(markup.empty("No source", "The project has no packages in src/ yet."))
+        where = element("p", markup.join(["Open ", code(path), " in your editor to change it."]), {"class": "soft"})
+        return html(where + element("pre", _text(path), {"class": "log", "tabindex": "0", "style": "max-height:none"}))
+
+    return pn.Column(choice, pn.bind(shown, choice), sizing_mode="stretch_width", margin=(12, 0))
+
+
+def _text(path: Path) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            text = file.read(LARGEST_FILE_BYTES + 1)
+    except OSError as err:
+        return f"cannot be read: {err.strerror}"
+    return text if len(text) <= LARGEST_FILE_BYTES else text[:LARGEST_FILE_BYTES] + "\n..."
+
+
+def _contract(session: Session, project: Project) -> Viewable:
+    found = list(
+        check(project, environment=None if project.breaches else worker_environment(project, session.env.wenv))
+    )
+    if not found:
+        return html(element("p", chip("succeeded", "keeps the app contract")))
+    table = [(f"{item.file.name}:{item.line}", item.message, item.fix) for item in found]
+    lead = chip("failed", count(len(found), "breach", "breaches"))
+    return html(element("p", lead) + markup.table(("where", "what is wrong", "what to do"), table))
+
+
+def _environment(session: Session, project: Project) -> Viewable:
+    """Return the state of worker package and environment, and the button that makes them."""
+    said = html(_installed(session, project))
+    button = pmui.Button(label="Install", variant="outlined", disabled=bool(project.breaches))
+    bar = pmui.LinearProgress(active=True, visible=False, sizing_mode="stretch_width")
+
+    def tell(line: str) -> None:
+        said.object = str(element("p", line, {"class": "soft wrap", "role": "status"}))
+
+    async def start(event: Any) -> None:
+        button.disabled, bar.visible = True, True
+        try:
+            await asyncio.to_thread(lambda: AGI.install(session.env.select(session.app), report=tell))
+        finally:
+            button.disabled, bar.visible = False, False
+        said.object = str(await asyncio.to_thread(_installed, session, project))
+
+    button.on_click(start)
+    return pn.Column(said, button, bar, sizing_mode="stretch_width", margin=(12, 0))
+
+
+def _installed(session: Session, project: Project) -> Markup:
+    try:
+        ready = not project.breaches and has_worker(project, session.env.wenv)
+    except ProjectError:
+        ready = False
+    made = None if project.breaches else worker_environment(project, session.env.wenv)
+    state = chip("succeeded", "ready") if ready else chip("waiting", "not installed yet; the first run does it too")
+    lock = project.worker / "requirements.lock"
+    pins = [line.split()[0] for line in _text(lock).splitlines() if "==" in line] if lock.is_file() else []
+    facts = markup.facts(
+        [
+            ("worker package", state),
+            ("environment", code(made) if made else ""),
+            ("locked", count(len(pins), "package")),
+        ]
+    )
+    return facts + (element("pre", "\n".join(pins), {"class": "log"}) if pins else Markup(""))
+
+
+def _runs(session: Session, project: Project) -> Markup:
+    found = rows.history(session.env.runs.list(project.name)[:LAST]) if project.name else []
+    if not found:
+        to = link(session.href("orchestrate"), "run it")
+        return markup.empty("It has not run yet", markup.join(["Look at its settings and ", to, "."]))
+    more = link(session.href("analysis", app=project.name), "all its runs")
+    return run_table(session, found) + element("p", more)

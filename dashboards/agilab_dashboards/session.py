@@ -1,0 +1,104 @@
+"""`Session`, what one browser session looks at: page, app, run and the state in its URL; it draws nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import panel as pn
+import param
+
+from agilab.env import AgiEnv
+from agilab.planner import Planner
+from agilab.run import Run
+
+
+class ServerEnv(AgiEnv):
+    """An environment whose app code is asked in a child process: a server that runs for weeks never imports it."""
+
+    @property
+    def planner(self) -> Planner:
+        """Asks the selected app's manager code, elsewhere."""
+        asked = super().planner
+        return Planner(asked.project, asked.home, asked.data_root, in_process=False)
+
+
+class Session(param.Parameterized):
+    """One browser session; pages are given it, nothing of it is global.
+
+    Parameters
+    ----------
+    query
+        The URL's query: page, app, run and what else a page keeps there.
+    guarded
+        Whether the server checks every request itself, as `agilab serve` does.
+    """
+
+    page = param.String("home", doc="Name of the page.")
+    app = param.String("", doc="Name or path of the app that is looked at.")
+    run = param.String("", doc="Id of the run that is looked at.")
+    zone = param.String("", doc="The browser's time zone; empty while it is not known, which means UTC.")
+    problem = param.Parameter(None, doc="The last error of a callback, as the page shows it.")
+
+    def __init__(self, query: Mapping[str, str], *, guarded: bool = False) -> None:
+        super().__init__(page=query.get("page", "home"), app=query.get("app", ""), run=query.get("run", ""))
+        self.query = dict(query)
+        self.guarded = guarded
+        self.env: AgiEnv = ServerEnv()
+
+    def select(self) -> AgiEnv:
+        """Return the environment with the session's app selected.
+
+        Raises
+        ------
+        ProjectError
+            There is no such app, or it breaks its contract.
+        """
+        self.env = self.env.select(self.app)
+        return self.env
+
+    def found_run(self) -> Run:
+        """Return the session's run.
+
+        Raises
+        ------
+        RunNotFoundError
+            There is no such run.
+        """
+        return self.env.runs.get(f"{self.app}/{self.run}" if self.app else self.run)
+
+    def href(self, page: str, *, app: str | None = None, run: str = "") -> str:
+        """Return the link to a page, with the app that is looked at unless another is named."""
+        return href(page, app=self.app if app is None else app, run=run)
+
+    def remember(self, name: str, value: Any) -> None:
+        """Keep a JSON value in the URL, so that a reload finds it again; None takes it out."""
+        text = None if value is None else value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        if text is None:
+            self.query.pop(name, None)
+        else:
+            self.query[name] = text
+        location = pn.state.location
+        if location is not None:
+            location.search = f"?{urlencode(self.query)}"
+
+    def remembered(self, name: str) -> Any:
+        """Return the JSON value that the URL keeps; None where there is none that makes sense."""
+        try:
+            return json.loads(self.query.get(name, "null"))
+        except (ValueError, RecursionError):
+            return None
+
+    @property
+    def log(self) -> Path:
+        """Where the server writes what went wrong."""
+        return self.env.home.server / "server.log"
+
+
+def href(page: str, *, app: str = "", run: str = "") -> str:
+    """Return the link to a page; what is empty is left out."""
+    named = {"page": page, "app": app, "run": run}
+    return "?" + urlencode({name: value for name, value in named.items() if value})

@@ -1,0 +1,217 @@
+"""Who may talk to the server: real requests against a real one."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from agilab_dashboards.options import ServerOptions, is_loopback, require_safe
+
+from agilab.errors import SettingError
+from tests.dashboards.conftest import Answer, Served
+
+WaitFor = Callable[..., object]
+
+
+def log_in(server: Served) -> str:
+    """Use the newest link; return the cookie as a browser sends it back."""
+    answer = server.ask(server.fresh_link().partition("/?")[2].join(["?", ""]))
+    assert answer.status == 302, answer.text
+    return answer.headers["Set-Cookie"].partition(";")[0]
+
+
+@pytest.fixture(scope="module")
+def cookie(server: Served) -> str:
+    return log_in(server)
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/?page=home", "/ws", "/static/js/bokeh.min.js", "/autoload.js", "/metadata", "/none", "/login"]
+)
+def test_every_route_is_denied_without_the_cookie(server: Served, path: str) -> None:
+    assert server.ask(path).status == 403
+
+
+def test_the_liveness_endpoint_is_the_only_open_one(server: Served) -> None:
+    answer = server.ask("/liveness")
+    assert (answer.status, json.loads(answer.text)) == (200, {"/liveness": True})
+
+
+def test_a_token_works_once_and_becomes_a_strict_cookie(server: Served, wait_for: WaitFor) -> None:
+    link = server.fresh_link()
+    query = "?" + link.partition("?")[2] + "&page=analysis&app=x"
+    answer = server.ask(query)
+    assert answer.status == 302
+    assert answer.headers["Location"] == "/?page=analysis&app=x"
+    made = answer.headers["Set-Cookie"]
+    assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= {part.strip() for part in made.split(";")[1:]}
+    again = server.ask(query)
+    assert again.status == 403
+    assert "has been used" in again.text
+    wait_for(lambda: server.fresh_link() != link)
+    assert server.ask("/", Cookie=made.partition(";")[0]).status == 200
+
+
+def test_a_wrong_token_is_refused(server: Served) -> None:
+    assert server.ask("/?token=wrong").status == 403
+
+
+def test_a_redirect_stays_on_this_server(server: Served) -> None:
+    query = server.fresh_link().partition("?")[2]
+    answer = server.ask(f"//evil.example/?{query}")
+    assert answer.status == 403
+    assert "Location" not in answer.headers
+
+
+def test_a_forged_cookie_is_refused(server: Served, cookie: str) -> None:
+    name, _, value = cookie.partition("=")
+    assert server.ask("/", Cookie=f"{name}={value[:-3]}000").status == 403
+    assert server.ask("/", Cookie=f"{name}=local").status == 403
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1.evil.example:{port}"])
+def test_another_host_name_is_refused(server: Served, cookie: str, host: str) -> None:
+    port = server.host.rpartition(":")[2]
+    assert server.ask("/", Cookie=cookie, Host=host.format(port=port)).status == 403
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "file://"])
+def test_another_origin_is_refused(server: Served, cookie: str, origin: str) -> None:
+    assert server.ask("/", Cookie=cookie, Origin=origin).status == 403
+
+
+def test_a_post_from_another_site_or_from_nowhere_is_refused(server: Served, cookie: str) -> None:
+    assert server.ask("/", method="POST", Cookie=cookie, Origin="http://evil.example").status == 403
+    assert server.ask("/", method="POST", Cookie=cookie).status == 403
+
+
+def handshake(server: Served, **headers: str) -> int:
+    """Try to open the websocket; return the status."""
+    host, _, port = server.host.partition(":")
+    lines = [
+        "GET /ws HTTP/1.1",
+        f"Host: {server.host}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        return int(connection.recv(100).split()[1])
+
+
+def test_the_websocket_needs_cookie_and_origin(server: Served, cookie: str) -> None:
+    ours = server.url.rstrip("/")
+    assert handshake(server, Origin=ours) == 403
+    assert handshake(server, Cookie=cookie) == 403
+    assert handshake(server, Cookie=cookie, Origin="null") == 403
+    assert handshake(server, Cookie=cookie, Origin="http://evil.example") == 403
+    # Past the guard, Bokeh asks for a signed session of its own.
+    assert handshake(server, Cookie=cookie, Origin=ours) in (101, 403)
+
+
+def test_answers_forbid_framing_sniffing_and_what_lies_elsewhere(server: Served, cookie: str) -> None:
+    for answer in (server.ask("/", Cookie=cookie), server.ask("/"), server.ask("/liveness")):
+        assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+        assert "Tornado" not in answer.headers["Server"]
+
+
+def test_no_answer_loads_anything_from_elsewhere(server: Served, cookie: str) -> None:
+    sources = re.findall(r'(?:src|href)="([^"]+)"', server.ask("/", Cookie=cookie).text)
+    assert sources
+    assert [source for source in sources if "//" in source] == []
+
+
+def test_no_log_holds_a_token_that_was_used(server: Served) -> None:
+    token = server.fresh_link().partition("token=")[2]
+    log_in(server)
+    log = server.home / "server" / "server.log"
+    assert token not in log.read_text()
+    assert set(server.said.splitlines()) == {line for line in server.said.splitlines() if line.startswith("link for")}
+
+
+def test_the_secret_is_only_mine(server: Served) -> None:
+    assert (server.home / "server" / "secret").stat().st_mode & 0o777 == 0o600
+    assert (server.home / "server").stat().st_mode & 0o777 == 0o700
+
+
+# --- with a login ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, environment: None) -> Iterator[Served]:
+    """Return a server on every address, with a login."""
+    folder = tmp_path_factory.mktemp("lab")
+    users = folder / "users.json"
+    users.write_text('{"ann": "correct horse"}')
+    users.chmod(0o600)
+    words = ("--address", "0.0.0.0", "--hosts", "lab.example:5006", "--basic-auth", str(users))
+    served = Served(folder, words).start()
+    yield served
+    served.stop()
+
+
+def try_login(lab: Served, password: str) -> Answer:
+    host = f"localhost:{lab.host.rpartition(':')[2]}"
+    return lab.ask(f"/login?username=ann&password={password}", method="POST", Host=host, Origin=f"http://{host}")
+
+
+def test_beyond_loopback_a_user_logs_in(lab: Served) -> None:
+    port = lab.host.rpartition(":")[2]
+    host = f"localhost:{port}"
+    assert "token" not in lab.link
+    assert lab.ask("/static/js/bokeh.min.js", Host=host).status == 403
+    sent = lab.ask("/", Host=host)
+    assert (sent.status, sent.headers["Location"]) == (302, "/login")
+    page = lab.ask("/login", Host=host)
+    assert page.status == 200
+    assert "http" not in page.text.replace("http-equiv", "")
+    wrong = try_login(lab, "wrong")
+    assert "error" in wrong.headers["Location"]
+    assert "user=" not in str(wrong.headers.get_all("Set-Cookie"))
+    right = try_login(lab, "correct%20horse")
+    cookies = [one for one in right.headers.get_all("Set-Cookie") or [] if not one.startswith("is_guest=")]
+    assert all("SameSite=Strict" in one and "HttpOnly" in one for one in cookies), cookies
+    user = next(one for one in cookies if one.startswith("user=")).partition(";")[0]
+    assert lab.ask("/", Host=host, Cookie=user).status == 200
+    assert lab.ask("/", Host="lab.example:5006", Cookie=user).status == 200
+    assert lab.ask("/", Host=f"0.0.0.0.evil.example:{port}", Cookie=user).status == 403
+
+
+def options(**values: object) -> ServerOptions:
+    made = ServerOptions.from_json(values)
+    assert isinstance(made, ServerOptions)
+    return made
+
+
+def test_another_bind_without_a_login_or_names_refuses_to_start(tmp_path: Path) -> None:
+    users = tmp_path / "users.json"
+    users.write_text("{}")
+    users.chmod(0o600)
+    with pytest.raises(SettingError, match="--basic-auth FILE"):
+        require_safe(options(address="0.0.0.0"))
+    with pytest.raises(SettingError, match="--hosts"):
+        require_safe(options(address="0.0.0.0", basic_auth=str(users)))
+    with pytest.raises(SettingError, match="no wildcard"):
+        require_safe(options(hosts=["*"]))
+    require_safe(options(address="0.0.0.0", basic_auth=str(users), hosts=["lab.example:5006"]))
+    users.chmod(0o644)
+    with pytest.raises(SettingError, match="chmod 600"):
+        require_safe(options(basic_auth=str(users)))
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("lab.example", False), ("", False)],
+)
+def test_loopback_is_told_from_the_rest(address: str, loopback: bool) -> None:
+    assert is_loopback(address) is loopback

@@ -1,0 +1,172 @@
+"""What pages show as numbers, from run folders without a server; and following a run of many partitions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from agilab_dashboards import markup, rows
+from agilab_dashboards.charts import Timeline
+from agilab_dashboards.live import Watch, log_lines, sources
+
+from agilab.events import EventLog
+from agilab.paths import HomePaths
+from agilab.run import Run, RunStore
+from tests.run_folder import RunFolder, sealed_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(sealed_run(tmp_path))
+
+
+def test_a_history_has_a_row_per_run_newest_first(tmp_path: Path) -> None:
+    old, new = sealed_run(tmp_path, moment=1_700_000_000), sealed_run(tmp_path, app="other", moment=1_700_000_100)
+    found = rows.history(RunStore(HomePaths(tmp_path)).list())
+    assert [(row["run"], row["app"], row["state"], row["partitions"]) for row in found] == [
+        (new.run_id, "other", "succeeded", "4/4"),
+        (old.run_id, "flights", "succeeded", "4/4"),
+    ]
+
+
+def test_a_damaged_run_stands_in_the_history_too(tmp_path: Path) -> None:
+    paths = sealed_run(tmp_path)
+    paths.manifest.write_text("{}")
+    (tmp_path / "runs" / "flights" / "20200101-000000-0000").mkdir()
+    found = rows.history(RunStore(HomePaths(tmp_path)).list())
+    assert [row["state"] for row in found] == ["unreadable", "lost"]
+
+
+def test_settings_have_their_source_and_secrets_stay_references(run: Run) -> None:
+    assert rows.settings(run) == [
+        {"name": "sample_s", "value": "60", "source": "workspace file", "where": "app_settings.toml:3"},
+        {"name": "token", "value": "env:TOKEN", "source": "default", "where": ""},
+    ]
+    assert {row["name"] for row in rows.settings(run, "cluster")} == {"backend", "workers", "timeout_s"}
+
+
+def test_artifacts_metrics_stages_and_environment_are_told(run: Run) -> None:
+    found = rows.artifacts(run)
+    assert [row["stage"] for row in found] == ["tracks"] * 6 + ["summary"]
+    assert found[0]["kind"] == "text"
+    assert len(found[0]["sha256"]) == 64
+    assert rows.kinds(run) == [
+        {"kind": "text", "count": 7, "size_bytes": sum(r["size_bytes"] for r in found), "doc": "UTF-8 text"}
+    ]
+    assert rows.metrics(run) == [{"name": "rows", "value": 3.0}]
+    assert [(row["stage"], row["committed"]) for row in rows.stages(run)] == [("tracks", 3), ("summary", 1)]
+    assert ("worker Python", "3.12.1 on linux-x86_64") in rows.environment(run)
+    assert rows.lock(run) == ["pyarrow==17.0.0"]
+    assert [row["worker"] for row in rows.partitions(run)] == ["local-0", "local-1", "local-0", "local-0"]
+
+
+def test_reading_leaves_a_run_folder_as_it_was(run: Run) -> None:
+    def state() -> dict[str, int]:
+        return {str(path): path.stat().st_mtime_ns for path in run.paths.root.rglob("*")}
+
+    before = state()
+    rows.history([run]), rows.artifacts(run), rows.partitions(run)
+    log_lines(Watch(run).look())
+    assert state() == before
+
+
+def test_a_watch_reads_what_is_new_and_keeps_batches(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, partitions=2)
+    watch = Watch(Run(folder.paths))
+    folder.commit("tracks", "p0", files={"points": b"1"})
+    folder.log.sync()
+    assert [span.partition for span in watch.look().spans] == ["p0"]
+    folder.commit("tracks", "p1", files={"points": b"2"})
+    folder.log.sync()
+    assert [span.partition for span in watch.look().spans] == ["p0"], "it was read a moment ago"
+    watch.forget_end()
+    assert [span.partition for span in watch.look().spans] == ["p0", "p1"]
+    assert watch.counts()[0]["committed"] == 2
+
+
+def test_a_worker_runs_one_partition_after_the_other_in_the_timeline(tmp_path: Path) -> None:
+    paths = RunFolder(tmp_path).paths
+    moments = iter([0.0, 1.0, 1.0, 3.0, 4.0])
+    paths.events.unlink()
+    with EventLog(paths.events, now=lambda: next(moments)) as log:
+        log.append("created", {"run_id": paths.run_id, "app": "flights"})
+        ids = [{"partition": name, "stage": "tracks", "worker": "local-0", "attempt": 1} for name in ("a", "b")]
+        for one in ids:
+            log.append("dispatched", one)
+        for one in ids:
+            log.append("committed", one)
+    spans = Watch(Run(paths)).look().spans
+    assert [(span.start_s, span.end_s) for span in spans] == [(1.0, 3.0), (3.0, 4.0)]
+
+
+def test_ten_thousand_partitions_are_sent_in_one_batch(tmp_path: Path) -> None:
+    paths = RunFolder(tmp_path).paths
+    with EventLog(paths.events) as log:
+        for number in range(10_000):
+            one = {"partition": f"p{number}", "stage": "tracks", "worker": f"local-{number % 8}", "attempt": 1}
+            log.append("dispatched", one)
+            log.append("committed", one)
+    watch = Watch(Run(paths)).look()
+    assert len(watch.spans) == 10_000
+    timeline = Timeline(["tracks"], [], partitions=10_000)
+    told: list[object] = []
+    timeline.figure.renderers[0].data_source.on_change("data", lambda attr, old, new: told.append(attr))
+    timeline.add(watch.spans)
+    timeline.add([])
+    assert (timeline.sent, len(told)) == (10_000, 1)
+    assert len(timeline.figure.y_range.factors) == 8
+    assert timeline.figure.output_backend == "webgl"
+
+
+def test_a_log_is_filtered_and_shows_control_characters(run: Run) -> None:
+    watch = Watch(run).look()
+    assert sources(run) == ["run", "local-0", "supervisor"]
+    assert log_lines(watch, source="local-0") == ["local-0: hello \\x1b[31mred\\x1b[0m"]
+    assert log_lines(watch, words="HELLO") == ["local-0: hello \\x1b[31mred\\x1b[0m"]
+    assert log_lines(watch, source="run", words="sealing", zone="Asia/Tokyo") == [
+        "run: 2023-11-15 07:13:20 state sealing: succeeded"
+    ]
+
+
+def test_an_event_that_makes_no_sense_is_passed_over(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.log.close()
+    with open(folder.paths.events, "a") as file:
+        for event in (
+            {"event": "committed"},
+            {"event": 3},
+            {"t": "x", "event": "state"},
+            {"event": "dispatched", "t": 1},
+        ):
+            file.write(json.dumps(event) + "\n")
+    assert Watch(Run(folder.paths)).look().spans == []
+
+
+@pytest.mark.parametrize("evil", ["<script>alert(1)</script>", '"><img src=x>', "a\x1b[31mb", "\u202egnp.exe"])
+def test_text_in_markup_stays_text(evil: str) -> None:
+    for made in (
+        markup.element("p", evil, {"title": evil}),
+        markup.table((evil,), [(evil,)]),
+        markup.facts([(evil, evil)]),
+        markup.link(evil, evil),
+        markup.markdown(evil),
+    ):
+        assert "<script" not in made
+        assert "<img" not in made
+        assert "\x1b" not in made
+        assert "\u202e" not in made
+
+
+def test_a_readme_has_no_scripts_pictures_or_script_links() -> None:
+    made = markup.markdown("# Hi\n\n![p](http://x/y.png) [l](javascript:alert(1)) <b>bold</b>\n\n| a |\n|---|\n| 1 |")
+    assert "<h1>Hi</h1>" in made
+    assert "<table>" in made
+    assert all(bad not in made for bad in ("<img", 'href="javascript', "<b>"))
+
+
+def test_times_are_in_the_zone_of_the_reader() -> None:
+    assert markup.when("2026-11-26T20:00:00Z", "Asia/Tokyo") == "2026-11-27 05:00:00"
+    assert markup.when("2026-11-26T20:00:00Z") == "2026-11-26 20:00:00 UTC"
+    assert markup.when(None) == "-"
+    assert markup.when("nonsense") == "nonsense"

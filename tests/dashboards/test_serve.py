@@ -1,0 +1,83 @@
+"""How the server is started and ended: by the command, by `panel serve`, with a port that is taken, without Panel."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from agilab.cli.root import call
+from tests.checkout import ROOT
+from tests.dashboards.conftest import Served
+
+
+def test_a_signal_ends_the_server_cleanly_and_the_port_is_free_again(tmp_path: Path) -> None:
+    (tmp_path / "apps").mkdir()
+    served = Served(tmp_path).start()
+    port = int(served.host.rpartition(":")[2])
+    taken = Served(tmp_path)
+    with pytest.raises(AssertionError, match=f"port {port} of 127.0.0.1 cannot be used"):
+        taken.start(port=port)
+    taken.stop()
+    assert served.stop(signal.SIGINT) == 0
+    assert "Traceback" not in served.said
+    again = Served(tmp_path).start(port=port)
+    assert again.ask("/liveness").status == 200
+    assert again.stop() == 0
+
+
+@pytest.mark.parametrize(
+    "app",
+    [ROOT / "dashboards" / "app.py", ROOT / "dashboards" / "agilab_dashboards" / "app.py"],
+    ids=["checkout", "wheel"],
+)
+def test_panel_serve_shows_the_pages_without_any_flag_and_says_what_they_lack(
+    tmp_path: Path, browser: Browser, app: Path
+) -> None:
+    command = [Path(sys.executable).with_name("panel"), "serve", app, "--port", "0"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=_variables(tmp_path)
+    )
+    try:
+        assert process.stdout is not None
+        found = next(match for line in process.stdout if (match := re.search(r"http://localhost:(\d+)/app", line)))
+        page = browser.new_page()
+        page.goto(f"{found[0]}?page=settings")
+        expect(page.get_by_text("answers this page without a login of ours")).to_be_visible(timeout=60_000)
+        page.get_by_role("link", name="Home").click()
+        expect(page.get_by_role("button", name="Run the first proof")).to_be_visible(timeout=60_000)
+        page.close()
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def _variables(home: Path) -> dict[str, str]:
+    return {**os.environ, "HOME": str(home), "AGILAB_HOME": str(home / ".agilab"), "AGILAB_WENV": str(home / "wenv")}
+
+
+def test_the_file_for_panel_serve_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["serve", "--print-app"]) == 0
+    assert Path(capsys.readouterr().out.strip()) == ROOT / "dashboards" / "agilab_dashboards" / "app.py"
+
+
+def test_without_panel_the_command_that_installs_it_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agilab_dashboards.command.find_spec", lambda name: None)
+    assert call(["serve"]) == 1
+    assert "pip install 'agilab-holoviz[ui]'" in capsys.readouterr().err
+
+
+def test_help_lists_every_server_option_without_loading_panel() -> None:
+    code = "import sys; from agilab.cli.root import call; call(['serve', '--help']); assert 'panel' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for flag in ("--port", "--address", "--basic-auth", "--hosts", "--open", "--print-app"):
+        assert flag in done.stdout
