@@ -18,12 +18,10 @@ from agilab_dashboards import markup
 from agilab_dashboards.markup import code, element
 from agilab_dashboards.options import is_loopback
 from agilab_dashboards.pages import PAGES, TITLES
-from agilab_dashboards.session import Session
+from agilab_dashboards.session import LONGEST, Session
 from agilab_dashboards.template import COOKIE, frame
 
 _LOG = logging.getLogger("agilab_dashboards")
-_LONGEST_QUERY = 16_384
-"""Longest query that is looked at [characters]."""
 
 
 def document(*, guarded: bool) -> Callable[[], Any]:
@@ -100,6 +98,7 @@ def log_to(path: Path, *loggers: str) -> None:
     make_folder(path.parent)
     path.touch(mode=0o600)
     handler = logging.FileHandler(path)
+    handler.setLevel(logging.WARNING)  # Panel tells every value that a browser sends
     handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for logger in (_LOG, *map(logging.getLogger, loggers)):
         logger.addHandler(handler)
@@ -117,7 +116,7 @@ def _query() -> dict[str, str]:
     """Return the query of the request that opened the session."""
     found: Mapping[str, Any] = pn.state.session_args or {}
     texts = {name: values[0].decode("utf-8", "replace") for name, values in found.items() if values}
-    return {name: text for name, text in texts.items() if len(text) <= _LONGEST_QUERY}
+    return {name: text for name, text in texts.items() if len(text) <= LONGEST}
 
 
 def _local() -> bool:

@@ -108,7 +108,9 @@ class RunView(Viewer):
 
     def _write(self, lines: list[str]) -> None:
         text = "\n".join(lines) if lines else "nothing was said"
-        _set(self._log, element("pre", text, {"class": "log", "tabindex": "0", "aria-label": "log"}))
+        _set(
+            self._log, element("div", element("pre", text), {"class": "log tail", "tabindex": "0", "aria-label": "log"})
+        )
 
     def _draw(self, found: Watch) -> None:
         counts = found.counts()

@@ -15,6 +15,9 @@ from agilab.env import AgiEnv
 from agilab.planner import Planner
 from agilab.run import Run
 
+LONGEST = 16_000
+"""Longest value that a URL keeps [characters]."""
+
 
 class ServerEnv(AgiEnv):
     """An environment whose app code is asked in a child process: a server that runs for weeks never imports it."""
@@ -41,7 +44,6 @@ class Session(param.Parameterized):
     app = param.String("", doc="Name or path of the app that is looked at.")
     run = param.String("", doc="Id of the run that is looked at.")
     zone = param.String("", doc="The browser's time zone; empty while it is not known, which means UTC.")
-    problem = param.Parameter(None, doc="The last error of a callback, as the page shows it.")
 
     def __init__(self, query: Mapping[str, str], *, guarded: bool = False) -> None:
         super().__init__(page=query.get("page", "home"), app=query.get("app", ""), run=query.get("run", ""))
@@ -75,9 +77,9 @@ class Session(param.Parameterized):
         return href(page, app=self.app if app is None else app, run=run)
 
     def remember(self, name: str, value: Any) -> None:
-        """Keep a JSON value in the URL, so that a reload finds it again; None takes it out."""
-        text = None if value is None else value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-        if text is None:
+        """Keep a JSON value in the URL, so that a reload finds it again; None, or what is too long, takes it out."""
+        text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        if value is None or len(text) > LONGEST:
             self.query.pop(name, None)
         else:
             self.query[name] = text

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import TimeoutError as TookTooLongError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 FLAGS = (
@@ -36,6 +38,7 @@ class Served:
     variables: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[str] | None = None
     link: str = ""
+    used: set[str] = field(default_factory=set)
 
     @property
     def home(self) -> Path:
@@ -85,9 +88,19 @@ class Served:
         self.process.stdout.close()
         return code
 
-    def fresh_link(self) -> str:
-        """Return the newest link that the server has printed."""
+    @property
+    def newest_link(self) -> str:
+        """The link that the server has printed last."""
         return [self.link, *LINK.findall(self.said)][-1]
+
+    def fresh_link(self) -> str:
+        """Return a link that nobody has used, waiting for it to be printed; it counts as used from now on."""
+        end = time.monotonic() + START_S
+        while self.newest_link in self.used:
+            assert time.monotonic() < end, "the server printed no further link"
+            time.sleep(0.02)
+        self.used.add(self.newest_link)
+        return self.newest_link
 
     def ask(self, path: str = "", *, method: str = "GET", **headers: str) -> Answer:
         """Send one request, follow no redirect, raise for no status."""
@@ -152,7 +165,10 @@ class Visitor:
     def open(self, query: str) -> Page:
         """Go to a page of the server and wait for its title."""
         self.page.goto(self.server.url + query)
-        self.page.locator("h1, .MuiAlert-root").first.wait_for(timeout=1000 * START_S)
+        try:
+            self.page.locator("h1, .MuiAlert-root").first.wait_for(timeout=1000 * START_S)
+        except TookTooLongError as err:
+            raise AssertionError(f"{query}: {self.page.inner_text('body')!r}, {self.complaints}") from err
         return self.page
 
 

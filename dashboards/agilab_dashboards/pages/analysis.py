@@ -48,11 +48,11 @@ async def _history(session: Session) -> Viewable:
             "started": markup.when(row["created"], session.zone),
             "took [s]": row["duration_s"],
             "partitions": row["partitions"],
-            "why": row["error"],
+            **({"why": row["error"]} if any(one["error"] for one in found) else {}),
         }
         for row in found
     ]
-    table = data_table(shown, {"run": 190, "state": 120, "started": 170, "took [s]": 105, "partitions": 115})
+    table = data_table(shown, {"run": 175, "state": 110, "started": 155, "took [s]": 95, "partitions": 105})
     table.formatters = {"run": "html"}
     return pn.Column(head, card("", table), sizing_mode="stretch_width")
 
