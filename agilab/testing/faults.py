@@ -221,14 +221,14 @@ class FaultTests(Suite):
     def test_a_partition_that_ignores_signals_is_ended_by_its_timeout(self, bench: Bench, retries: int) -> None:
         """F23."""
         good = str(bench.folder / "good")
-        hang = replace(do("hang", ["wait", good], ["hang", str(bench.folder / "pids")]), timeout_s=0.75)
+        hang = replace(do("hang", ["wait", good], ["hang", str(bench.folder / "pids")]), timeout_s=1.5)
         stage = Stage("first", [hang, do("good", ["write", "value", 1], ["touch", good])], retries=retries)
         if not self.promises.timeouts:
-            self._refuses(bench, stage, "cannot end a partition after its timeout, and 'hang' has one of 0.75 s")
+            self._refuses(bench, stage, "cannot end a partition after its timeout, and 'hang' has one of 1.5 s")
             return
         run = bench.run(stage)
         assert run.state == "failed"
-        assert str(run.error).startswith("partition 'hang' of stage 'first' failed: timeout after 0.75 s")
+        assert str(run.error).startswith("partition 'hang' of stage 'first' failed: timeout after 1.5 s")
         assert [one["reason"] for one in events(run, "failed")] == ["timeout"] * (retries + 1)
         assert [item.name for item in run.artifacts()] == ["value"]
         assert processes_marked(run.run_id) == []
