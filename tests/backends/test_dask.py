@@ -129,7 +129,7 @@ class TestItsOwnCluster(Suite):
             assert len(processes_marked(run.run_id)) > len(pids)
             process.kill()
         wait_until(lambda: not processes_marked(run.run_id), FAST_S)
-        assert not any(map(is_alive, pids))
+        wait_until(lambda: not any(map(is_alive, pids)), FAST_S)
         assert run.state == "lost"
         [sockets] = {json.loads(path.read_bytes())[3] for path in bench.env.home.tls.glob("*/owner.json")}
         assert Path(sockets).is_dir()

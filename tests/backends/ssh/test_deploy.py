@@ -190,8 +190,9 @@ def test_the_backplane_has_this_agilab_and_this_dask(hosts: Hosts, home: Path, p
     import os
     from importlib.metadata import version
 
-    cache = os.environ["UV_CACHE_DIR"]  # ours, so that nothing is downloaded again
-    with loopback_host("plane", UV_OFFLINE="1", UV_CACHE_DIR=cache, PATH=path_with_uv) as server:
+    cache = os.environ["UV_CACHE_DIR"]  # ours, so that nothing is downloaded twice
+    certificates = {name: os.environ[name] for name in ("SSL_CERT_FILE",) if name in os.environ}
+    with loopback_host("plane", UV_CACHE_DIR=cache, PATH=path_with_uv, **certificates) as server:
         introduce(server)
         there = hosts.deploy_backplane(["plane"])["plane"]
         code = "import agilab, distributed; print(agilab.__file__, distributed.__version__)"
