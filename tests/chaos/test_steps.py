@@ -20,7 +20,7 @@ def break_steps(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("how", HOW)
 def test_a_run_that_is_broken_at_a_step_is_honest_and_goes_on(how: str) -> None:
-    done = break_steps(how, "--first", str(1 + HOW.index(how)), "--every", "4")
+    done = break_steps(how, "--first", str(1 + HOW.index(how)), "--every", "8")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{how} at every step up to " in done.stdout
 
