@@ -9,9 +9,12 @@ import socket
 import ssl
 import stat
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
@@ -47,6 +50,11 @@ def host_of(run_id: str) -> int:
     """Return the process that holds scheduler and nannies."""
     [found] = [pid for pid in processes_marked(run_id) if "agilab.backends.dask.host" in command_line(pid)]
     return found
+
+
+def page_at(url: str) -> str:
+    with urlopen(url) as answer:
+        return answer.read().decode()
 
 
 def entries_of(run_id: str) -> list[int]:
@@ -119,6 +127,17 @@ class TestItsOwnCluster(Suite):
         run = going.result().check()
         assert [one["partition"] for one in events(run, "dispatched")] == ["good", "hold", "hold"]
         assert len(events(run, "cluster")) == 2
+
+    def test_the_pages_of_its_scheduler_come_up_when_somebody_asks(self, bench: Bench) -> None:
+        going = self.held(bench)
+        dashboard = going.until("cluster")["dashboard"]
+        with ThreadPoolExecutor(2) as at_once:
+            pages = list(at_once.map(page_at, [dashboard, dashboard.replace("status", "individual-task-stream")]))
+        assert all("bokeh" in page for page in pages)
+        with pytest.raises(HTTPError, match="404"):
+            page_at(dashboard.replace("status", "nothing"))
+        (bench.folder / "gate").touch()
+        going.result().check()
 
     def test_nothing_outlives_a_supervisor_that_is_killed(self, bench: Bench) -> None:
         """F4."""

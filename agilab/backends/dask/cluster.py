@@ -131,6 +131,7 @@ class HostProcess:
             "host": "127.0.0.1",
             "protocol": "tls",
             "dashboard_address": "127.0.0.1:0",
+            "scheduler_kwargs": {"dashboard": False},  # see `agilab.backends.dask.pages`
             "worker_dashboard_address": None,
             "silence_logs": False,
             "local_directory": str(make_folder(self._job.paths.staging / "dask")),

@@ -5,6 +5,10 @@ its sockets, or without arguments for a class of somebody else. One JSON line on
 standard input says which cluster, one on standard output where its scheduler
 is; the end of the input ends all of it. What it and the Dask workers print and
 log goes to the run's ``logs/``.
+
+Dask is imported once for a cluster of our own: in the process that scheduler
+and workers are forked from. Its pages cost as much again, and come up when
+somebody asks for them (`agilab.backends.dask.pages`).
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import sys
 import tempfile
 from importlib import import_module
 from importlib.util import find_spec
-from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 LOCAL = "distributed.LocalCluster"
@@ -25,7 +29,7 @@ OWN = "own"
 """First argument of the process when the cluster is the run's own, of class `LOCAL`."""
 
 PRELOADED = ["distributed", "agilab.backends.dask.lease"]
-"""What every Dask worker needs: imported once, in the process that all of them are forked from."""
+"""What scheduler and Dask workers need: imported once, in the process that all of them are forked from."""
 
 CONFIG = {
     "distributed.worker.multiprocessing-method": "forkserver",
@@ -37,20 +41,42 @@ CONFIG = {
 
 def main() -> int:
     """Hold one cluster until the manager closes the pipe."""
-    own = sys.argv[1:2] == [OWN]
-    if own:
-        tempfile.tempdir = sys.argv[2]
-        multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
-        forkserver.ensure_running()
-    out = os.fdopen(os.dup(1), "w")
+    pipe, out = Connection(os.dup(0), writable=False), Connection(os.dup(1), readable=False)
     os.dup2(2, 1)
-    import dask  # not before the fork server has begun: it imports at the same time
+    if sys.argv[1:2] == [OWN]:
+        tempfile.tempdir = sys.argv[2]
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        process = context.Process(target=hold, args=(pipe, out, sys.argv[2]))
+        process.start()
+        out.close()
+        process.join()
+    else:
+        hold(pipe, out)
+    os.killpg(0, signal.SIGKILL)
+    return 0
+
+
+def hold(pipe: Connection, out: Connection, folder: str = "") -> None:
+    """Hold one cluster in this process.
+
+    Parameters
+    ----------
+    pipe, out
+        To hear the manager and to answer it.
+    folder
+        For the sockets of a cluster of our own; empty for a class of somebody else.
+    """
+    with open(pipe.fileno(), "rb", closefd=False) as lines:
+        order = json.loads(lines.readline() or "null")
+    if order is None:
+        return
+    own = bool(folder)
+    import dask
     from distributed import Security
 
-    order = json.loads(sys.stdin.buffer.readline() or "null")
-    if order is None:
-        return 0
     if own:
+        tempfile.tempdir = folder
         dask.config.set(CONFIG)
     options = dict(order["options"])
     if order["security"] is not None:
@@ -63,18 +89,18 @@ def main() -> int:
         _say(out, {"error": f"{type(err).__name__}: {err}"})
         raise
     shown = find_spec("bokeh") is not None
-    _say(
-        out,
-        {
-            "scheduler": cluster.scheduler_address,
-            "dashboard": getattr(cluster, "dashboard_link", None) if shown else None,
-        },
-    )
-    sys.stdin.buffer.read()
+    if own and shown:
+        from agilab.backends.dask import pages
+
+        cluster.sync(pages.offer, cluster.scheduler)
+    link = getattr(cluster, "dashboard_link", None) if shown else None
+    _say(out, {"scheduler": cluster.scheduler_address, "dashboard": link})
+    manager: list[Any] = [pipe]
+    if (parent := multiprocessing.parent_process()) is not None:
+        manager.append(parent.sentinel)
+    wait(manager)
     if not own:  # it may have jobs elsewhere; what our own has is in this process group
         cluster.close()
-    os.killpg(0, signal.SIGKILL)
-    return 0
 
 
 def find_class(path: str) -> Any:
@@ -83,9 +109,9 @@ def find_class(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _say(out: Any, message: dict[str, Any]) -> None:
-    out.write(json.dumps(message) + "\n")
-    out.flush()
+def _say(out: Connection, message: dict[str, Any]) -> None:
+    with open(out.fileno(), "w", closefd=False) as file:
+        file.write(json.dumps(message) + "\n")
 
 
 if __name__ == "__main__":
