@@ -107,7 +107,7 @@ class Member:
             raise HostError(self.name, "link", f"no port can be forwarded: {err}", fix) from err
         self._server = await asyncio.start_server(self._relay, _LOOPBACK, 0)
         contact = self._server.sockets[0].getsockname()[1]
-        order = {
+        order: dict[str, Any] = {
             "run": self._job.paths.run_id,
             "name": self.name,
             "scheduler": f"tls://{_LOOPBACK}:{self._listener.get_port()}",
@@ -124,12 +124,13 @@ class Member:
             grace_s=GRACE_S,
         )
         self._running = await self.link.start(command, self._hear)
-        self._end = asyncio.ensure_future(self._watch(self._running))
+        self._end = asyncio.create_task(self._watch(self._running))
         either: set[asyncio.Future[Any]] = {self._end, self._ready}
         await asyncio.wait(either, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
         if not self._ready.done():
-            late = f"its Dask worker did not start in {START_S:g} s"
-            why: str = self._end.result() if self._end.done() else late
+            why = f"its Dask worker did not start in {START_S:g} s"
+            if self._end.done():
+                why = await self._end
             raise HostError(self.name, "link", why, "logs/scheduler.log of the run has all it said")
         self.paths = RunPaths(Path(self._ready.result()["folder"]))
         self.address = order["contact"]

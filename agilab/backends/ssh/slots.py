@@ -172,7 +172,8 @@ class HostLeases(Link):
             self._futile[member.name] = 0
             event = Done(slot.name, task["id"], done(record, artifacts, host=member.name))
         except EvidenceError as err:
-            event = Broken(str(err), "", "a wrong record")
+            self._put(Broken(str(err), "", "a wrong record"))
+            event = Failed(slot.name, task["id"], "protocol", str(err))
         except AgilabError as err:
             reason = "died" if isinstance(err, HostError) else "exception"
             event = Failed(slot.name, task["id"], reason, str(err))
