@@ -38,9 +38,9 @@ def partition_record(
     task
         What it was told to do, with ``read``: name, sha256 and size of each of its inputs.
     done
-        The ``done`` message of `agilab.entry`.
+        The ``done`` message of `agilab.entry`; ``host`` says where that was, if not here.
     worker
-        Who ran it, on this host.
+        Who ran it.
     metrics
         What it reported.
     """
@@ -51,7 +51,7 @@ def partition_record(
         "partition": ident,
         "stage": stage,
         "worker": worker,
-        "host": os.uname().nodename,
+        "host": done.get("host") or os.uname().nodename,
         "attempt": task["attempt"],
         "started": iso_time(done["started"]),
         "ended": iso_time(done["started"] + done["wall_s"]),

@@ -1,7 +1,8 @@
 """The process that holds a cluster for a run: scheduler and nannies live here, so that none of it is in the manager's.
 
 Started as ``python -m agilab.backends.dask.host own FOLDER``, with a folder for
-its sockets, or without arguments for a class of somebody else. One JSON line on
+its sockets, as ``alone FOLDER`` for a scheduler whose workers are elsewhere, or
+without arguments for a class of somebody else. One JSON line on
 standard input says which cluster, one on standard output where its scheduler
 is; the end of the input ends all of it. What it and the Dask workers print and
 log goes to the run's ``logs/``.
@@ -26,7 +27,8 @@ from typing import Any
 
 LOCAL = "distributed.LocalCluster"
 OWN = "own"
-"""First argument of the process when the cluster is the run's own, of class `LOCAL`."""
+ALONE = "alone"
+"""First argument of the process when the cluster is the run's own, of class `LOCAL`: with workers, or without."""
 
 PRELOADED = ["distributed", "agilab.backends.dask.lease"]
 """What scheduler and Dask workers need: imported once, in the process that all of them are forked from."""
@@ -52,7 +54,7 @@ def main() -> int:
         out.close()
         process.join()
     else:
-        hold(pipe, out)
+        hold(pipe, out, *sys.argv[2:])
     os.killpg(0, signal.SIGKILL)
     return 0
 
@@ -67,14 +69,14 @@ def hold(pipe: Connection, out: Connection, folder: str = "") -> None:
     folder
         For the sockets of a cluster of our own; empty for a class of somebody else.
     """
+    import dask  # while the manager finds out what it wants
+    from distributed import Security
+
     with open(pipe.fileno(), "rb", closefd=False) as lines:
         order = json.loads(lines.readline() or "null")
     if order is None:
         return
     own = bool(folder)
-    import dask
-    from distributed import Security
-
     if own:
         tempfile.tempdir = folder
         dask.config.set(CONFIG)
