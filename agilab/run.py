@@ -32,6 +32,7 @@ from agilab.paths import NAME_PATTERN, HomePaths, RunPaths, disk_errors, make_fo
 
 __all__ = [
     "FINAL_STATES",
+    "RESUMABLE",
     "Owner",
     "Run",
     "RunStore",
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
+RESUMABLE = frozenset({"failed", "cancelled", "lost"})
+"""States of runs that can go on; a lost run has no seal."""
 LOG_LIMIT = 16 << 20
 """How much of each log `Run.logs` returns, counted from the end [bytes]."""
 

@@ -7,6 +7,7 @@ balancing, retries and order stay in `agilab.state`, the same everywhere.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -247,6 +248,31 @@ class Backend(ABC):
         width = max(len(stage.partitions) if stage.partitions is not None else count for stage in plan.stages)
         most = count if self.capabilities.parallel else 1
         return tuple(f"{self.name}-{number}" for number in range(max(1, min(most, width))))
+
+    def host_of(self, worker: str, cluster: Mapping[str, Any]) -> str:
+        """Name the host of a worker: that in its own name, ``<host>-<n>``, where hosts are named, else this machine.
+
+        Parameters
+        ----------
+        worker
+            Its name.
+        cluster
+            The cluster options of its run.
+
+        Returns
+        -------
+        str
+            Empty where it cannot be known before the run.
+        """
+        return worker.rpartition("-")[0] if self.capabilities.needs_hosts else os.uname().nodename
+
+    def hosts(self, workers: Sequence[str], cluster: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+        """Return host -> its slots: the workers on it, in their order."""
+        found: dict[str, tuple[str, ...]] = {}
+        for worker in workers:
+            host = self.host_of(worker, cluster)
+            found[host] = (*found.get(host, ()), worker)
+        return found
 
     def check(self, partitions: Sequence[Partition], *, timeout_s: float | None) -> None:
         """Refuse partitions that ask for what this backend cannot promise.
