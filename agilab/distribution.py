@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agilab import edits, installation, slots, throughput
+from agilab import edits, installation, markup, slots, throughput
 from agilab.backends.base import backend
 from agilab.env import AgiEnv
 from agilab.errors import PlanError
@@ -115,6 +115,27 @@ class Distribution:
             request=replace(self.request, edits=changed),
             plan=plan,
             assignment=_assign(plan, self.hosts),
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the distribution at the end of a notebook cell: per stage, what each slot is going to do."""
+        weights = {part.id: part.weight for part in self.plan.partitions}
+        rows = [
+            (stage, host, worker, speed, len(workers[worker]), float(sum(weights[ident] for ident in workers[worker])))
+            for stage, workers in self.assignment.items()
+            for host, there in self.hosts.items()
+            for worker, speed in there.items()
+        ]
+        later = f"planned later, from what earlier stages leave: {', '.join(self.later)}" if self.later else ""
+        parts, files = len(self.plan.partitions), len(self.inputs)
+        return markup.frame(
+            f"{self.request.app} on {self.request.cluster['backend']}: {parts:,} partitions, {files:,} input files",
+            markup.table(("stage", "host", "slot", "capacity", "partitions", "load"), rows),
+            markup.table(
+                ("edited partition", "weight", "pin"),
+                ((part.id, part.weight, part.pin) for part in self.plan.partitions if part.id in self.request.edits),
+            ),
+            markup.line(later),
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def shares(planned: Mapping[str, int], done: Iterable[Mapping[str, Any]]) -> lis
         share["host"] = record["host"]
         share["committed"] += 1
         share["busy_s"] += record["wall_s"]
-    return [{**share, "busy_s": round(share["busy_s"], 3)} for share in found.values()]
+    return [{**share, "busy_s": round(share["busy_s"], 6)} for share in found.values()]
 
 
 def _share(worker: str, planned: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agilab import AGI, AgiEnv, Run, Stage, manifest
+from agilab import AGI, AgiEnv, Run, Stage, manifest, markup
 from agilab.backends.base import BACKENDS
 from agilab.backends.entries import EntryPool, Launch
 from agilab.backends.local import LocalBackend
@@ -123,6 +123,9 @@ def test_the_manifest_says_what_was_planned_for_each_worker_and_what_it_has_done
     assert [share["planned"] for share in stage["workers"]] == [2, 2, 2]
     done = [list(ran(run).values()).count(share["worker"]) for share in stage["workers"]]
     assert [share["committed"] for share in stage["workers"]] == done
+    shown = run._repr_html_()
+    assert shown.count("<td") == 6 * 3
+    assert f"succeeded: run {run.run_id} of probe in " in shown
     assert all(share["busy_s"] > 0 and share["host"] for share in stage["workers"] if share["committed"])
 
 
@@ -160,6 +163,17 @@ def test_only_weight_and_pin_of_a_written_plan_may_be_edited(bench: Bench) -> No
         with pytest.raises(PlanError) as caught:
             found.edit_as({**value, name: other})
         assert said in str(caught.value)
+
+
+def test_a_distribution_shows_itself_in_a_notebook_in_the_colours_of_the_page(bench: Bench) -> None:
+    found = AGI.get_distrib(bench.env, bench.request(WORK)).edit(pins={"p0": "alpha"})
+    shown = found._repr_html_()
+    assert "probe on local: 6 partitions, 0 input files" in shown
+    assert [name in shown for name in ("alpha-1", "beta-0", "edited partition")] == [True] * 3
+    for outside in ("<style", "<script", "http", "class=", "#", "rgb"):
+        assert outside not in shown
+    assert markup.table(("<b>",), [["<script>"]] * 21).count("<script>") == 0
+    assert "... and 1 more" in markup.table(("<b>",), [["<script>"]] * 21)
 
 
 # --- how fast hosts are ---------------------------------------------------------
