@@ -6,18 +6,16 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from agilab import installation, slots
 from agilab.backends.base import backend
+from agilab.distribution import Distribution, distribute
 from agilab.env import AgiEnv
 from agilab.errors import RequestError, RunStateError
-from agilab.inputs import InputHasher
 from agilab.installation import Installation
 from agilab.layers import resolve_secrets
 from agilab.paths import write_json
-from agilab.plan import InputRef, WorkPlan, assign
 from agilab.request import ClusterOptions, RunRequest
 from agilab.run import FINAL_STATES, Run, probe_owner, read_owner
 
@@ -28,47 +26,6 @@ if TYPE_CHECKING:
 GONE_S = 10.0
 """How long `AGI.cancel` waits for the last process of a run whose record is closed [s]."""
 POLL_S = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """What a request is going to do, before anything runs.
-
-    Parameters
-    ----------
-    plan
-        The work plan.
-    inputs
-        What the run reads, with digest and size [bytes].
-    assignment
-        Stage -> worker -> partition ids in their planned order; a hint that balancing may overrule.
-    later
-        Stages that are planned when those before them have ended.
-    matches
-        `Input` setting -> the files that it matches, with size [bytes].
-    """
-
-    plan: WorkPlan
-    inputs: tuple[InputRef, ...]
-    assignment: Mapping[str, Mapping[str, tuple[str, ...]]]
-    later: tuple[str, ...]
-    matches: Mapping[str, tuple[InputRef, ...]]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "schema": "agilab.distribution/1",
-            "plan": self.plan.to_json(),
-            "inputs": [{"path": ref.path, "sha256": ref.sha256, "size_bytes": ref.size_bytes} for ref in self.inputs],
-            "assignment": {
-                stage: {worker: list(ids) for worker, ids in workers.items()}
-                for stage, workers in self.assignment.items()
-            },
-            "later": list(self.later),
-            "matches": {
-                name: [{"path": ref.path, "size_bytes": ref.size_bytes} for ref in refs]
-                for name, refs in self.matches.items()
-            },
-        }
 
 
 class AGI:
@@ -105,31 +62,7 @@ class AGI:
             An input is missing; when the data set is not there yet, install the app first.
         """
         _check(env, request)
-        root = installation.require_data(env.project, env.home)
-        refs, plan = env.planner.plan(request.settings)
-        runs_on = backend(request.cluster["backend"])
-        runs_on.check(plan.partitions, timeout_s=request.cluster["timeout_s"])
-        more = [ref for part in plan.partitions for ref in part.inputs if isinstance(ref, InputRef)]
-        hashed = InputHasher(env.home.cache / "hashes.json").hash([*refs, *more], root)
-        inputs = tuple(
-            replace(InputRef(path, path), sha256=item.sha256, size_bytes=item.size_bytes)
-            for path, item in sorted(hashed.items())
-        )
-        cores, asked = slots.machine(os.environ)["cpu"], request.cluster["workers"]
-        hosts = asked if isinstance(asked, Mapping) else None
-        most = sum(hosts.values()) if hosts is not None else min(asked or cores, cores)
-        workers = runs_on.worker_names(most, plan, hosts=hosts)
-        assignment = {
-            stage.name: assign(stage.partitions, dict.fromkeys(workers, 1.0))
-            for stage in plan.stages
-            if stage.partitions is not None
-        }
-        matches = {
-            name: tuple(InputRef(path, path, size_bytes=(root / path).stat().st_size) for path in paths)
-            for name, paths in env.planner.input_matches(request.settings).items()
-        }
-        later = tuple(stage.name for stage in plan.stages if stage.planned_later)
-        return Distribution(plan, inputs, assignment, later, matches)
+        return distribute(env, request)
 
     @staticmethod
     def run(env: AgiEnv, request: RunRequest, *, on_event: Callable[[Mapping[str, Any]], None] | None = None) -> Run:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import stat
+import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,10 +29,14 @@ from agilab.paths import RunPaths, disk_errors, make_folder, sync_folder, write_
 from agilab.records import record_line
 from agilab.worker import RECORD_NAME
 
-_BATCH = 64
+_BATCH = 256
 _OPEN_FILES = 256
 _PATIENCE_S = 0.005
 _READ_BYTES = 1 << 20
+_MANY_FILES = 8
+"""From so many on, one call that writes out their filesystem costs less than waiting for each of them."""
+_SLOW_S = 1.0
+"""Once that call has taken longer [s], somebody else writes much to that filesystem: we wait for our own files only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,7 @@ class Committer:
     _defect: BaseException | None = None
     _records: dict[str, int] = field(default_factory=dict)
     _folders: set[str] = field(default_factory=set)
+    _disk: _Disk = field(default_factory=lambda: _Disk())
 
     def put(self, finished: Finished) -> None:
         """Hand over a finished partition."""
@@ -136,7 +144,7 @@ class Committer:
     def _commit(self, batch: list[Finished]) -> None:
         """Take a batch through every step; one that fails drops out with its reason."""
         sealed: list[tuple[Finished, bytes]] = []
-        for finished, outcome in zip(batch, _settle(batch), strict=True):
+        for finished, outcome in zip(batch, _settle(batch, self._disk), strict=True):
             try:
                 if isinstance(outcome, BaseException):
                     raise outcome
@@ -208,11 +216,11 @@ class Committer:
                 raise
 
 
-def _settle(batch: list[Finished]) -> list[bytes | BaseException]:
+def _settle(batch: list[Finished], disk: _Disk) -> list[bytes | BaseException]:
     """Hash and sync what partitions left; return the record line of each, or why it has none.
 
-    All files are hashed first, and all are given to the disk before the
-    first is waited for: syncing them one by one takes twice as long.
+    All files are hashed first, and all are given to the disk before any is
+    waited for; where they are many, together, which is ten times faster.
     """
     found: list[bytes | BaseException] = []
     opened: list[list[int]] = []
@@ -229,19 +237,20 @@ def _settle(batch: list[Finished]) -> list[bytes | BaseException]:
         except (OSError, EvidenceError) as err:
             found.append(err)
         if sum(map(len, opened)) > _OPEN_FILES:
-            _sync(batch, opened, found)
-    _sync(batch, opened, found)
+            _sync(batch, opened, found, disk=disk)
+    _sync(batch, opened, found, disk=disk)
     return found
 
 
-def _sync(batch: list[Finished], opened: list[list[int]], found: list[bytes | BaseException]) -> None:
+def _sync(batch: list[Finished], opened: list[list[int]], found: list[bytes | BaseException], *, disk: _Disk) -> None:
     """Wait until files and folders are on the disk, close the files, and put records beside them."""
+    together = disk.sync([fd for fds in opened for fd in fds])
     for index, fds in enumerate(opened):
         outcome = found[index]
         folder = batch[index].folder
         try:
             with disk_errors(Path(folder), "committing"):
-                for fd in fds:  # on Linux's filesystems this also keeps the names that lead to a new file
+                for fd in () if together else fds:  # on Linux's filesystems this also keeps the names of a new file
                     os.fsync(fd)
                 # The copy need not be durable: what counts is the line in partitions/, and it can be restored.
                 if isinstance(outcome, bytes):
@@ -251,6 +260,36 @@ def _sync(batch: list[Finished], opened: list[list[int]], found: list[bytes | Ba
         finally:
             while fds:
                 os.close(fds.pop())
+
+
+class _Disk:
+    """Knows whether many files may be waited for together."""
+
+    def __init__(self) -> None:
+        self._slow = False
+
+    def sync(self, fds: Sequence[int]) -> bool:
+        """Write out everything on the filesystems of many files; False when each has to be waited for instead."""
+        syncfs = _syncfs() if len(fds) >= _MANY_FILES and not self._slow else None
+        if syncfs is None:
+            return False
+        begun = time.monotonic()
+        if any(syncfs(fd) for fd in {os.fstat(fd).st_dev: fd for fd in fds}.values()):
+            return False  # it does not say which file it was about
+        self._slow = time.monotonic() - begun > _SLOW_S
+        return True
+
+
+@cache
+def _syncfs() -> Callable[[int], int] | None:
+    """Return the call of that name where it reports what could not be written. Source: syncfs(2), since Linux 5.8."""
+    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    if sys.platform != "linux" or release is None or (int(release[1]), int(release[2])) < (5, 8):
+        return None
+    import ctypes
+
+    call: Callable[[int], int] = ctypes.CDLL(None).syncfs
+    return call
 
 
 def _write_copy(path: str, line: bytes) -> None:

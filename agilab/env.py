@@ -171,6 +171,7 @@ class AgiEnv:
             A JSON file of schema ``agilab.request/1``, complete (as in a run
             folder) or with any of ``settings``, ``cluster`` and ``seed``;
             what it leaves out is as it would be without it. Arguments win.
+            Or what ``agilab plan --json`` printed: the request in it.
 
         Raises
         ------
@@ -179,6 +180,7 @@ class AgiEnv:
         RequestError
             The file is not a request, is for another app, or for other code than there is now.
         """
+        from agilab.edits import checked
         from agilab.request import ClusterOptions, RunRequest, checked_seed
 
         given = self._from_file(Path(file)) if file is not None else {}
@@ -193,6 +195,7 @@ class AgiEnv:
             settings=chosen.values,
             cluster=(recorded := ClusterOptions.recorded(options.values)),
             seed=number,
+            edits=checked(given.get("edits", {})),
             provenance=chosen.provenance,
             cluster_provenance={name: options.provenance[name] for name in recorded},
         )
@@ -273,6 +276,8 @@ class AgiEnv:
             raise RequestError(
                 f"{path} is not a request that can be read: {err}; it is JSON of schema {SCHEMA!r}"
             ) from err
+        if isinstance(value, dict) and value.get("schema") == PLAN_SCHEMA:
+            value = value.get("request")
         if not isinstance(value, dict) or value.get("schema") != SCHEMA:
             raise RequestError(f'{path} does not say "schema": "{SCHEMA}"; take request.json of a run as an example')
         app = value.get("app") or {"name": self.project.name, "uuid": self.project.uuid}
@@ -287,7 +292,7 @@ class AgiEnv:
                 f"{path} was made for code {code[:12]} of {self.project.name}, which is now "
                 f"{self.code_digest()[:12]}; remove code_digest and digest from a copy of it to run the new code"
             )
-        known = {"schema", "app", "settings", "cluster", "seed", "code_digest", "digest", "provenance"}
+        known = {"schema", "app", "settings", "cluster", "seed", "edits", "code_digest", "digest", "provenance"}
         unknown = sorted(value.keys() - known - {"cluster_provenance"})
         if unknown:
             raise RequestError(f"{path} holds {', '.join(unknown)}; a request has {', '.join(sorted(known))}")
@@ -307,6 +312,9 @@ VARIABLES: Mapping[str, str] = {
     "NO_COLOR": "Set to anything to get no colours in the terminal.",
 }
 """Every fixed environment variable that is read, and what it decides."""
+
+PLAN_SCHEMA = "agilab.cli.plan/1"
+"""Schema of what ``agilab plan --json`` prints."""
 
 _PREFIXES = {"settings": "AGILAB_SETTING_", "cluster": "AGILAB_CLUSTER_"}
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from agilab import __version__, environment
-from agilab.digest import of_bytes, of_file
+from agilab.digest import of_bytes
 from agilab.dispatch import now
 from agilab.inputs import Input
-from agilab.plan import InputRef
+from agilab.plan import InputRef, Stage
 from agilab.uv import current_interpreter
 
 if TYPE_CHECKING:
@@ -136,14 +137,20 @@ def _stages(run: Execution) -> list[dict[str, Any]]:
     """List the stages with the plans that lie in the run folder, whatever this process still knows of them."""
     found = []
     for stage in run.plan.stages if run.plan is not None else ():
-        path = run.paths.plan(stage.name)
-        recorded = stage.partitions is not None and path.is_file()
-        found.append(
-            {
-                "stage": stage.name,
-                "after": list(stage.after),
-                "partitions": len(stage.partitions or ()) if recorded else None,
-                "plan_sha256": of_file(path) if recorded else None,
+        data = _plan_of(run, stage)
+        recorded: dict[str, Any] = {"partitions": None, "plan_sha256": None}
+        if data is not None:
+            planned = {worker: len(ids) for worker, ids in json.loads(data)["assignment"].items()}
+            recorded = {
+                "partitions": len(stage.partitions or ()),
+                "plan_sha256": of_bytes(data),
+                "planned": planned,
             }
-        )
+        found.append({"stage": stage.name, "after": list(stage.after), **recorded})
     return found
+
+
+def _plan_of(run: Execution, stage: Stage) -> bytes | None:
+    """Return the recorded plan of a stage; None when it has none."""
+    path = run.paths.plan(stage.name)
+    return path.read_bytes() if stage.partitions is not None and path.is_file() else None

@@ -17,7 +17,7 @@ from agilab import digest, sums
 from agilab.errors import EvidenceError, RunStateError
 from agilab.events import plain
 from agilab.paths import RunPaths, disk_errors, make_folder, sync_folder, write_file
-from agilab.records import FIRST_RECORDS, read_records, record_line, records_digest
+from agilab.records import FIRST_RECORDS, read_records, record_line, records_digest, shares
 
 if TYPE_CHECKING:
     from agilab.verification import Verification
@@ -47,7 +47,7 @@ def build(
     ----------
     facts
         Every top-level field but ``schema``, ``partitions`` and ``artifacts``; in ``stages`` the field ``committed``
-        is counted here.
+        is counted here, and ``planned``, worker -> partitions, becomes ``workers``: what was planned and what was done.
     records
         The records of all committed partitions, in plan order.
     lines
@@ -61,13 +61,13 @@ def build(
     wrong = sorted(_FACTS.symmetric_difference(facts))
     if wrong:
         raise EvidenceError(f"a manifest cannot be built with {', '.join(wrong)} missing or unknown")
-    committed: dict[str, int] = {}
+    committed: dict[str, list[Mapping[str, Any]]] = {}
     artifacts = size_bytes = 0
     for record in records:
-        committed[record["stage"]] = committed.get(record["stage"], 0) + 1
+        committed.setdefault(record["stage"], []).append(record)
         artifacts += len(record["artifacts"])
         size_bytes += sum(artifact["size_bytes"] for artifact in record["artifacts"])
-    stages = [{**stage, "committed": committed.get(stage["stage"], 0)} for stage in facts["stages"]]
+    stages = [_stage(stage, committed.get(stage["stage"], ())) for stage in facts["stages"]]
     if lines is None:
         lines = [record_line(record) for record in records]
     return {
@@ -83,6 +83,12 @@ def build(
         },
         "artifacts": {"count": artifacts, "size_bytes": size_bytes},
     }
+
+
+def _stage(stage: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    known = {name: value for name, value in stage.items() if name != "planned"}
+    workers = {"workers": shares(stage["planned"], done)} if "planned" in stage else {}
+    return {**known, "committed": len(done), **workers}
 
 
 def seal(paths: RunPaths, manifest: Mapping[str, Any], known: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +88,7 @@ class Partition:
     weight
         Expected cost, in any unit common to the plan; longest first.
     pin
-        Name of the only worker that may run it; empty for any.
+        Name of the only worker that may run it, or of the host whose workers may; empty for any.
     resources
         What it occupies while it runs, such as ``{"gpu": 1}``.
     timeout_s
@@ -272,15 +272,22 @@ def reference_from_json(value: Mapping[str, Any]) -> InputRef | ArtifactRef:
     return InputRef(**fields) if value["type"] == "input" else ArtifactRef(**fields)
 
 
-def assign(partitions: Sequence[Partition], capacities: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
+def assign(
+    partitions: Sequence[Partition],
+    capacities: Mapping[str, float],
+    *,
+    hosts: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, tuple[str, ...]]:
     """Spread partitions over workers, longest first, onto the worker that would finish soonest.
 
     Parameters
     ----------
     partitions
-        What to spread; pinned ones go to their worker.
+        What to spread; those that are pinned come first, and go to their worker or stay on their host.
     capacities
         Worker name -> relative speed (> 0).
+    hosts
+        Host name -> its workers.
 
     Returns
     -------
@@ -291,7 +298,7 @@ def assign(partitions: Sequence[Partition], capacities: Mapping[str, float]) -> 
     Raises
     ------
     PlanError
-        There is no worker, or a partition is pinned to one that is not there.
+        There is no worker, or a partition is pinned to what is not there.
 
     Notes
     -----
@@ -299,25 +306,37 @@ def assign(partitions: Sequence[Partition], capacities: Mapping[str, float]) -> 
     """
     if not capacities:
         raise PlanError("no worker to assign partitions to; ask for at least one")
-    order = sorted(range(len(partitions)), key=lambda i: (-partitions[i].weight, i))
+    there = hosts or {}
+    check_pins(partitions, workers=capacities, hosts=there)
+    by_pin: dict[str, list[Partition]] = {}
+    for part in sorted(partitions, key=lambda part: -part.weight):
+        by_pin.setdefault(part.pin, []).append(part)
     chosen: dict[str, list[str]] = {name: [] for name in capacities}
     load = dict.fromkeys(capacities, 0.0)
-    for index in order:
-        part = partitions[index]
-        if part.pin:
-            if part.pin not in load:
-                raise PlanError(f"partition {part.id!r} is pinned to worker {part.pin!r}; there are {', '.join(load)}")
-            load[part.pin] += part.weight / capacities[part.pin]
-            chosen[part.pin].append(part.id)
-    heap = [(load[name], rank, name) for rank, name in enumerate(capacities)]
-    heapq.heapify(heap)
-    for index in order:
-        part = partitions[index]
-        if not part.pin:
+    # The less a partition can choose, the earlier it does.
+    for pin, parts in sorted(by_pin.items(), key=lambda item: (not item[0], item[0] not in capacities)):
+        names = (pin,) if pin in capacities else there[pin] if pin else tuple(capacities)
+        heap = [(load[name], rank, name) for rank, name in enumerate(names)]
+        heapq.heapify(heap)
+        for part in parts:
             busy, rank, name = heap[0]
             chosen[name].append(part.id)
-            heapq.heapreplace(heap, (busy + part.weight / capacities[name], rank, name))
+            load[name] = busy + part.weight / capacities[name]
+            heapq.heapreplace(heap, (load[name], rank, name))
     return {name: tuple(ids) for name, ids in chosen.items()}
+
+
+def check_pins(
+    partitions: Iterable[Partition], *, workers: Collection[str], hosts: Mapping[str, Sequence[str]]
+) -> None:
+    """Refuse a partition that is pinned to what is neither a worker nor a host of the run."""
+    for part in partitions:
+        if part.pin and part.pin not in workers and not hosts.get(part.pin):
+            where = f", on {', '.join(host for host in hosts if host)}" if any(hosts) else ""
+            raise PlanError(
+                f"partition {part.id!r} is pinned to {part.pin!r}, which is no worker and no host of this run; "
+                f"there are {', '.join(workers)}{where}"
+            )
 
 
 def _check(stages: Sequence[Stage]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -98,7 +98,32 @@ def records_digest(lines: Sequence[bytes]) -> str:
 def request_digest(request: Mapping[str, Any]) -> str:
     """Return the digest that the content of a ``request.json`` has, whatever it says itself."""
     content = {name: request[name] for name in ("schema", "code_digest", "settings", "cluster", "seed")}
+    if "edits" in request:
+        content["edits"] = request["edits"]
     return digest.of_json({**content, "app_uuid": request["app"]["uuid"]})
+
+
+def shares(planned: Mapping[str, int], done: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Say for each worker how much of a stage was planned for it, and what it has done.
+
+    Parameters
+    ----------
+    planned
+        Worker -> how many partitions it was planned to run.
+    done
+        The records of the stage.
+    """
+    found = {name: _share(name, count) for name, count in planned.items()}
+    for record in done:
+        share = found.setdefault(record["worker"], _share(record["worker"], 0))
+        share["host"] = record["host"]
+        share["committed"] += 1
+        share["busy_s"] += record["wall_s"]
+    return [{**share, "busy_s": round(share["busy_s"], 6)} for share in found.values()]
+
+
+def _share(worker: str, planned: int) -> dict[str, Any]:
+    return {"worker": worker, "host": "", "planned": planned, "committed": 0, "busy_s": 0.0}
 
 
 def read_records(paths: RunPaths) -> Iterator[dict[str, Any]]:

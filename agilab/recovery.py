@@ -17,9 +17,7 @@ from typing import Any
 from agilab import digest, events, manifest, prepared, records, sums
 from agilab.errors import EvidenceError, RunStateError
 from agilab.paths import RunPaths, disk_errors, make_folder, sync_folder, write_file
-
-RESUMABLE = frozenset({"failed", "cancelled"})
-"""States of sealed runs that can go on; a lost run has no seal."""
+from agilab.run import FINAL_STATES
 
 
 @dataclass(slots=True)
@@ -75,7 +73,7 @@ def require_resumable(paths: RunPaths) -> None:
     state = (records.parse(manifest.sealed_manifest(paths) or b"") or {}).get("state")
     if state == "succeeded":
         raise RunStateError(f"run {paths.run_id} has succeeded: there is nothing left to do")
-    if state not in RESUMABLE:
+    if state not in FINAL_STATES:
         raise EvidenceError(f"run {paths.run_id} cannot be read; see what is wrong with: agilab verify {paths.run_id}")
 
 

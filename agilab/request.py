@@ -10,7 +10,8 @@ from typing import Any
 
 import param
 
-from agilab import digest
+from agilab import digest, edits
+from agilab.edits import Edits
 from agilab.errors import RequestError
 from agilab.settings import Settings, Workers
 
@@ -113,6 +114,8 @@ class RunRequest:
         The cluster options, as JSON; see `ClusterOptions.recorded`.
     seed
         What the seeds of all partitions are made from.
+    edits
+        What of the app's plan is changed before it runs, see `agilab.edits`; recorded only when there is something.
     provenance, cluster_provenance
         Where each value came from; outside the digest.
     """
@@ -123,17 +126,18 @@ class RunRequest:
     settings: Mapping[str, Any]
     cluster: Mapping[str, Any]
     seed: int = 0
+    edits: Edits = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     cluster_provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Keep tables of its own, so that what the caller does with theirs later changes nothing."""
-        for name in _TABLES:
+        for name in (*_TABLES, "edits"):
             object.__setattr__(self, name, MappingProxyType(deepcopy(dict(getattr(self, name)))))
 
     @property
     def digest(self) -> str:
-        """sha256 over app uuid, code digest, setting values, cluster options and seed."""
+        """sha256 over app uuid, code digest, setting values, cluster options, seed, and edits if there are any."""
         return digest.of_json(
             {
                 "schema": SCHEMA,
@@ -142,6 +146,7 @@ class RunRequest:
                 "settings": dict(self.settings),
                 "cluster": dict(self.cluster),
                 "seed": self.seed,
+                **self._edits(),
             }
         )
 
@@ -153,8 +158,12 @@ class RunRequest:
             "code_digest": self.code_digest,
             **{name: deepcopy(dict(getattr(self, name))) for name in _TABLES},
             "seed": self.seed,
+            **self._edits(),
             "digest": self.digest,
         }
+
+    def _edits(self) -> dict[str, Any]:
+        return {"edits": deepcopy(dict(self.edits))} if self.edits else {}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunRequest:
@@ -171,6 +180,7 @@ class RunRequest:
                 app_uuid=str(value["app"]["uuid"]),
                 code_digest=str(value["code_digest"]),
                 seed=checked_seed(value["seed"]),
+                edits=edits.checked(value.get("edits", {})),
                 **{name: _table(value, name) for name in _TABLES},
             )
             found = made.digest

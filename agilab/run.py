@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from agilab import events, records, sums
+from agilab import events, markup, records, sums
 from agilab.artifact import Artifact
 from agilab.errors import (
     AgilabError,
@@ -32,6 +32,7 @@ from agilab.paths import NAME_PATTERN, HomePaths, RunPaths, disk_errors, make_fo
 
 __all__ = [
     "FINAL_STATES",
+    "RESUMABLE",
     "Owner",
     "Run",
     "RunStore",
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
+RESUMABLE = frozenset({"failed", "cancelled", "lost"})
+"""States of runs that can go on; a lost run has no seal."""
 LOG_LIMIT = 16 << 20
 """How much of each log `Run.logs` returns, counted from the end [bytes]."""
 
@@ -299,6 +302,20 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.run_id} of {self.app}: {self.state}>"
+
+    def _repr_html_(self) -> str:
+        """Show the run at the end of a notebook cell."""
+        final = self._final() or {}
+        shares = [{**stage, **share} for stage in final.get("stages", ()) for share in stage.get("workers", ())]
+        names = ("stage", "host", "worker", "planned", "committed", "busy_s")
+        took = f" in {final['duration_s']:g} s" if final else ""
+        return markup.frame(
+            f"{self.state}: run {self.run_id} of {self.app}{took}",
+            markup.line(events.visible(self.error or "")),
+            markup.table([*names[:-1], "busy [s]"], ([share[name] for name in names] for share in shares)),
+            markup.table(("metric", "value"), final.get("metrics", {}).items()),
+            markup.line(str(self.paths.root)),
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Run) and other.paths == self.paths

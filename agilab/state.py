@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agilab.errors import PlanError
-from agilab.plan import Partition, Stage, WorkPlan, assign
+from agilab.plan import Partition, Stage, WorkPlan, assign, check_pins
 
 RETRIES_AFTER_DEATH = 2
 RETRIES_AFTER_MEMORY = 1
@@ -133,6 +133,8 @@ class RunState:
         The work plan; stages planned later have no partitions yet.
     workers
         Worker name -> relative speed.
+    hosts
+        Host name -> its workers, as far as that is known.
     devices
         Countable resources of the machine, such as ``{"gpu": (0, 1)}``.
     committed
@@ -151,6 +153,7 @@ class RunState:
         plan: WorkPlan,
         workers: Mapping[str, float],
         *,
+        hosts: Mapping[str, Sequence[str]] | None = None,
         devices: Mapping[str, Sequence[int]] | None = None,
         committed: Collection[str] = (),
         attempts: Mapping[str, int] | None = None,
@@ -158,11 +161,13 @@ class RunState:
         self.plan = plan
         self.outcome: str | None = None
         self._workers = dict(workers)
+        self._hosts = dict(hosts or {})
+        self._host_of = {name: host for host, names in self._hosts.items() for name in names}
         self._all_devices = {name: len(numbers) for name, numbers in (devices or {}).items()}
         self._free = {name: list(numbers) for name, numbers in (devices or {}).items()}
         self._queues = {name: _Queue() for name in workers}
         self._loads = dict.fromkeys(workers, 0.0)
-        self._pinned = {name: _Queue() for name in workers}
+        self._pinned = {name: _Queue() for name in (*workers, *self._hosts)}
         self._demand: dict[str, int] = dict.fromkeys(workers, 0)
         self._committed = frozenset(committed)
         self._assigned: dict[str, dict[str, tuple[str, ...]]] = {}
@@ -308,7 +313,7 @@ class RunState:
     def assignment(self, stage: Stage) -> dict[str, tuple[str, ...]]:
         """Return worker -> partition ids of a stage, as they are planned to run; balancing may overrule it."""
         if stage.name not in self._assigned:
-            self._assigned[stage.name] = assign(self._open(stage), self._workers)
+            self._assigned[stage.name] = assign(self._open(stage), self._workers, hosts=self._hosts)
         return self._assigned[stage.name]
 
     def _open(self, stage: Stage) -> list[Partition]:
@@ -325,17 +330,15 @@ class RunState:
         for worker, ids in planned.items():
             for part_id in ids:
                 part = by_id[part_id]
-                (self._pinned if part.pin else self._queues)[worker].put(part)
+                (self._pinned[part.pin] if part.pin else self._queues[worker]).put(part)
                 self._loads[worker] += 0.0 if part.pin else part.weight
         self._remaining[stage.name] = len(partitions)
         return [StartStage(stage, planned), *self._serve()]
 
     def _check(self, partitions: Iterable[Partition]) -> None:
+        partitions = tuple(partitions)
+        check_pins(partitions, workers=self._workers, hosts=self._hosts)
         for part in partitions:
-            if part.pin and part.pin not in self._workers:
-                raise PlanError(
-                    f"partition {part.id!r} is pinned to worker {part.pin!r}; there are {', '.join(self._workers)}"
-                )
             for name, count in part.resources.items():
                 if count > self._all_devices.get(name, 0):
                     raise PlanError(
@@ -362,6 +365,8 @@ class RunState:
         for worker, count in self._demand.items():
             while count:
                 part = self._pinned[worker].take(self._free)
+                if part is None and worker in self._host_of:
+                    part = self._pinned[self._host_of[worker]].take(self._free)
                 if part is None and shared:
                     part = self._take_shared(worker)
                     shared = part is not None

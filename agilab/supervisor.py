@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from agilab import codec, evidence, installation, manifest, prepared, records, recovery, slots, trust
+from agilab import codec, edits, evidence, installation, manifest, prepared, records, recovery, slots, throughput, trust
 from agilab.artifact import Artifact
 from agilab.backends.base import Backend, Job, Pool, backend
 from agilab.committer import Committer
@@ -225,7 +225,8 @@ def plan(run: Execution) -> None:
     """Ask the app what there is to do, unless it was asked before, and hash what it reads."""
     if run.plan is not None:
         return
-    run.input_refs, run.plan = run.planner.plan(run.request.settings)
+    run.input_refs, own = run.planner.plan(run.request.settings)
+    run.plan = edits.apply(own, run.request.edits)
     _provide(run, run.plan.partitions, run.input_refs)
 
 
@@ -252,12 +253,14 @@ def execute(run: Execution) -> None:
     run.tell("state", {"state": "running"})
     run.started = run.started or now()
     devices = {name: numbers for name, numbers in run.held.numbers.items() if name != "cpu"}
+    workers, cluster = run.pool.workers, run.request.cluster
     run.committer = Committer(run.paths, dict(run.past.hashes))
     run.dispatcher = Dispatcher(
         paths=run.paths,
         state=RunState(
             run.plan,
-            dict.fromkeys(run.pool.workers, 1.0),
+            throughput.capacities(run.home, run.project.name, run.backend, workers=workers, cluster=cluster),
+            hosts=run.backend.hosts(workers, cluster),
             devices=devices,
             committed=run.past.records,
             attempts=run.past.attempts,
@@ -266,7 +269,7 @@ def execute(run: Execution) -> None:
         committer=run.committer,
         inputs=run.inputs,
         plan_stage=lambda stage, artifacts: _plan_later(run, stage, artifacts),
-        timeout_s=run.request.cluster["timeout_s"],
+        timeout_s=cluster["timeout_s"],
         tell=run.tell,
         flush=run.flush,
         cancelled=run.switch,

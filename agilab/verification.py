@@ -319,6 +319,12 @@ class _Check:
         self._same(_MANIFEST, "artifacts.count", manifest["artifacts"]["count"], len(artifacts))
         size_bytes = sum(artifact["size_bytes"] for artifact in artifacts)
         self._same(_MANIFEST, "artifacts.size_bytes", manifest["artifacts"]["size_bytes"], size_bytes)
+        for stage in manifest["stages"]:
+            if "workers" in stage:  # earlier releases did not say who has done what
+                planned = {share["worker"]: share["planned"] for share in stage["workers"]}
+                done = [record for record in self.by_id.values() if record["stage"] == stage["stage"]]
+                by_worker = _committed(records.shares(planned, done))
+                self._same(_MANIFEST, f"stages.{stage['stage']}.workers", _committed(stage["workers"]), by_worker)
         if manifest["state"] == "succeeded":
             self._same(_MANIFEST, "partitions.committed", partitions["committed"], partitions["count"])
             for artifact in artifacts:
@@ -454,6 +460,10 @@ class _Check:
     def _same(self, path: str, what: str, expected: object, found: object) -> None:
         if expected != found or isinstance(expected, bool) != isinstance(found, bool):
             self.add(path, "mismatch", f"{what}: {expected}", found)
+
+
+def _committed(shares: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {share["worker"]: share["committed"] for share in shares}
 
 
 def _words(value: object) -> str:

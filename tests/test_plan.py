@@ -7,6 +7,7 @@ import pytest
 from agilab import Artifact, ArtifactRef, InputRef, Partition, Stage, WorkPlan, partition_id
 from agilab.errors import PlanError
 from agilab.paths import NAME_PATTERN
+from agilab.plan import assign
 
 SCORE = Artifact("fit", "fit-0", "score", "json", "artifacts/fit/fit-0/score.json", 3, "0" * 64)
 
@@ -70,3 +71,19 @@ def test_texts_that_differ_in_what_is_replaced_have_different_ids() -> None:
 def test_an_id_that_is_not_allowed_says_what_makes_one() -> None:
     with pytest.raises(PlanError, match=r"partition id 'a/b' is not allowed; .* agilab\.partition_id\(text\)"):
         WorkPlan([Stage("read", [Partition("a/b")])])
+
+
+def test_a_faster_worker_is_planned_to_do_more() -> None:
+    parts = [Partition(f"p{number}", stage="one") for number in range(9)]
+    found = assign(parts, {"slow": 1.0, "fast": 2.0})
+    assert {name: len(ids) for name, ids in found.items()} == {"slow": 3, "fast": 6}
+    assert assign(parts, {"slow": 1.0, "fast": 2.0}) == found
+
+
+def test_what_is_pinned_to_a_host_is_spread_over_its_workers_and_the_rest_around_it() -> None:
+    parts = [Partition("free", weight=2.0), *(Partition(f"p{number}", pin="alpha") for number in range(4))]
+    hosts = {"alpha": ("alpha-0", "alpha-1"), "beta": ("beta-0",)}
+    found = assign(parts, dict.fromkeys(("alpha-0", "alpha-1", "beta-0"), 1.0), hosts=hosts)
+    assert found == {"alpha-0": ("p0", "p2"), "alpha-1": ("p1", "p3"), "beta-0": ("free",)}
+    with pytest.raises(PlanError, match=r"pinned to 'gamma'.* there are alpha-0, alpha-1, beta-0, on alpha, beta$"):
+        assign([Partition("x", pin="gamma")], {"alpha-0": 1.0, "alpha-1": 1.0, "beta-0": 1.0}, hosts=hosts)

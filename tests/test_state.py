@@ -34,6 +34,21 @@ def started(plan: WorkPlan, *workers: str, devices: Mapping[str, Sequence[int]] 
     return state
 
 
+def test_a_pin_names_a_worker_or_a_host_whose_workers_share_what_is_pinned_there() -> None:
+    pinned = [Partition(name, pin=pin) for name, pin in (("a", "alpha"), ("b", "alpha"), ("c", "beta-0"), ("d", ""))]
+    hosts = {"alpha": ("alpha-0", "alpha-1"), "beta": ("beta-0",)}
+    workers = dict.fromkeys(("alpha-0", "alpha-1", "beta-0"), 1.0)
+    state = RunState(WorkPlan([Stage("one", pinned)]), workers, hosts=hosts)
+    [start] = state.start()
+    assert isinstance(start, StartStage)
+    assert start.assignment == {"alpha-0": ("a", "d"), "alpha-1": ("b",), "beta-0": ("c",)}
+    assert dispatched(state.wanted("alpha-1", 2)) == [("a", "alpha-1"), ("b", "alpha-1")]
+    assert dispatched(state.wanted("beta-0", 2)) == [("c", "beta-0"), ("d", "beta-0")]
+    assert dispatched(state.failed("b", "died", "lost")) == []
+    assert dispatched(state.wanted("beta-0")) == []
+    assert dispatched(state.wanted("alpha-0")) == [("b", "alpha-0")]
+
+
 # --- one thing at a time ------------------------------------------------------
 
 
@@ -92,7 +107,7 @@ def test_a_stage_is_planned_later_when_those_before_have_ended() -> None:
 @pytest.mark.parametrize(
     ("part", "said"),
     [
-        (Partition("x", pin="nobody"), "pinned to worker 'nobody'; there are w0, w1"),
+        (Partition("x", pin="nobody"), "pinned to 'nobody', which is no worker and no host of this run"),
         (Partition("x", resources={"gpu": 3}), "'x' asks for 3 gpu; this machine offers 2"),
         (Partition("x", resources={"licence": 1}), "'x' asks for 1 licence; this machine offers 0"),
     ],

@@ -15,6 +15,7 @@ from agilab.backends.base import BACKENDS, Job, Pool
 from agilab.backends.entries import EntryPool, Launch
 from agilab.backends.inline import forget
 from agilab.backends.local import LocalBackend
+from agilab.compare import compare
 from agilab.template import create
 from agilab.testing import AppTests, BackendTests, Bench, make_probe
 
@@ -65,12 +66,15 @@ def test_a_plan_that_differs_from_process_to_process_is_caught(tmp_path: Path) -
         AppTests().test_the_plan_is_the_same_in_every_process(env)
 
 
-def test_artifacts_that_differ_from_run_to_run_are_caught(tmp_path: Path) -> None:
-    env = prepared(tmp_path, worker="import json => import json, os\nPID = os.getpid()")
+def test_an_app_with_a_planted_random_is_caught_and_reported_as_differing(tmp_path: Path) -> None:
+    env = prepared(tmp_path, worker="import json => import json\nimport random")
     file = env.project.worker / "__init__.py"
-    file.write_text(file.read_text().replace("sum(number * number", "PID + sum(number * number"))
+    file.write_text(file.read_text().replace("sum(number * number", "random.random() + sum(number * number"))
+    both = runs(env)
     with pytest.raises(AssertionError):
-        AppTests().test_it_leaves_equal_hashes_on_every_backend(runs(env))
+        AppTests().test_it_leaves_equal_hashes_on_every_backend(both)
+    found = compare(env, tuple(both.values()))
+    assert "total" in {row.name.rpartition("/")[2] for row in found.differences if row.section == "artifacts"}
 
 
 def test_a_run_that_was_changed_afterwards_is_caught(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ balancing, retries and order stay in `agilab.state`, the same everywhere.
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -287,6 +288,35 @@ class Backend(ABC):
                 f"workers names hosts, and backend {self.name!r} does not go to any; choose backend 'ssh', or give "
                 "workers as a number"
             )
+
+    def host_of(self, worker: str, cluster: Mapping[str, Any]) -> str:
+        """Name the host of a worker: that in its own name, ``<host>-<n>``, where hosts are named, else this machine.
+
+        Parameters
+        ----------
+        worker
+            Its name.
+        cluster
+            The cluster options of its run.
+
+        Returns
+        -------
+        str
+            Empty where it cannot be known before the run.
+        """
+        if not self.capabilities.needs_hosts:
+            return os.uname().nodename
+        asked = cluster["workers"]
+        named = on_hosts(asked) if isinstance(asked, Mapping) else {}
+        return named.get(worker) or worker.rpartition("-")[0]  # a worker of an earlier run, which had other hosts
+
+    def hosts(self, workers: Sequence[str], cluster: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+        """Return host -> its slots: the workers on it, in their order."""
+        found: dict[str, tuple[str, ...]] = {}
+        for worker in workers:
+            host = self.host_of(worker, cluster)
+            found[host] = (*found.get(host, ()), worker)
+        return found
 
     def check(self, partitions: Sequence[Partition], *, timeout_s: float | None) -> None:
         """Refuse partitions that ask for what this backend cannot promise.

@@ -11,7 +11,16 @@ import click
 
 from agilab.cli.flags import setting_value
 from agilab.cli.named import named_run
-from agilab.cli.outcome import GOES_ON, print_failures, print_metrics, record_of, request_of, run_json, tallied
+from agilab.cli.outcome import (
+    MOST_WORKERS,
+    edited,
+    print_failures,
+    print_metrics,
+    record_of,
+    request_of,
+    run_json,
+    tallied,
+)
 from agilab.cli.progress import Tally
 from agilab.cli.screen import (
     Column,
@@ -30,7 +39,7 @@ from agilab.cli.screen import (
 from agilab.env import AgiEnv
 from agilab.errors import AgilabError, EvidenceError, first_line
 from agilab.rows import NONSENSE
-from agilab.run import Run
+from agilab.run import RESUMABLE, Run
 from agilab.sidecar import read_tags
 
 
@@ -119,9 +128,11 @@ def _print_summary(run: Run, env: AgiEnv) -> None:
             ("started", _when(manifest)),
             ("request", f"sha256 {str(request.get('digest', '-'))[:16]}"),
             ("seed", request.get("seed")),
+            ("edited", edited(request.get("edits") or {})),
             *_where(manifest),
+            *_work(manifest),
             ("reproduce", _reproduce(run, env)),
-            ("next", f"agilab resume {run.run_id}" if run.state in GOES_ON else ""),
+            ("next", f"agilab resume {run.run_id}" if run.state in RESUMABLE else ""),
         )
     )
     out("settings")
@@ -180,6 +191,26 @@ def _where(manifest: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     artifacts = manifest.get("artifacts")
     if artifacts:
         yield "artifacts", f"{count(artifacts['count'], 'file')}, {size(artifacts['size_bytes'])}"
+
+
+def _work(manifest: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Yield for each host how many partitions its workers have run, and how many were planned for them."""
+    ran: dict[str, int] = {}
+    planned: dict[str, int] = {}
+    hosts: dict[str, str] = {}
+    for share in [share for stage in manifest.get("stages") or () for share in stage.get("workers") or ()]:
+        name = str(share["worker"])
+        ran[name] = ran.get(name, 0) + share["committed"]
+        planned[name] = planned.get(name, 0) + share["planned"]
+        hosts[name] = str(share["host"]) or hosts.get(name, "")
+    for host in sorted(set(hosts.values()), key=lambda host: (not host, host)):
+        busiest = sorted((name for name in hosts if hosts[name] == host), key=lambda name: -ran[name])
+        said = [
+            f"{name} {ran[name]}" + (f" ({planned[name]} planned)" if ran[name] != planned[name] else "")
+            for name in busiest[:MOST_WORKERS]
+        ]
+        more = f", and {len(busiest) - MOST_WORKERS} more" if len(busiest) > MOST_WORKERS else ""
+        yield f"ran on {host}" if host else "ran nothing", ", ".join(said) + more
 
 
 def _settings(request: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

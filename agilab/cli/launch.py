@@ -17,24 +17,26 @@ import click
 from agilab.agi import AGI
 from agilab.cli.flags import CHOSEN, CLUSTER, SETTINGS, Chosen, DeclaredCommand, assignments, options
 from agilab.cli.named import named_run
-from agilab.cli.outcome import exit_code, print_error, print_failures, print_run, run_json
+from agilab.cli.outcome import MOST_WORKERS, edited, exit_code, print_error, print_failures, print_run, run_json
 from agilab.cli.progress import watch
 from agilab.cli.screen import Column, count, document, json_option, out, pairs, size, table
 from agilab.cli.signals import Signals
 from agilab.cli.stdout import app_output_aside
-from agilab.env import AgiEnv
+from agilab.distribution import Distribution
+from agilab.env import PLAN_SCHEMA, AgiEnv
 from agilab.errors import RequestError
 from agilab.paths import read_json
+from agilab.plan import Partition, Stage
 from agilab.request import SCHEMA, ClusterOptions, RunRequest
 from agilab.rows import NONSENSE
 from agilab.run import Run
 
+PLAN = "agilab.plan"
+"""Key of `click.Context.meta`: the file that --plan names."""
 LISTED = 30
 """How many partitions `plan` lists of each stage, and how many inputs, unless all are asked for."""
-TAKEN = ("--help", "--json", "--request", "--set", "--seed", "--detach", "--all")
+TAKEN = ("--help", "--json", "--request", "--plan", "--set", "--seed", "--detach", "--all")
 """Flags of these commands; a setting of such a name is reached with --set."""
-MOST_WORKERS = 8
-"""How many workers `plan` lists with their load, the busiest first."""
 
 
 def introduction(command: str) -> str:
@@ -61,6 +63,8 @@ def choose(app: str | None, before: Mapping[str, str], *, taken: Sequence[str]) 
     """
     if app is None and before.get("--request"):
         app = _app_of(Path(before["--request"]))
+    if app is None and before.get("--plan"):
+        app = str(_plan_document(Path(before["--plan"]))["request"]["app"]["name"])
     if app is None:
         return Chosen(None, "", options(ClusterOptions.fields(), CLUSTER, taken=taken))
     env = AgiEnv(app)
@@ -78,6 +82,18 @@ def _app_of(file: Path) -> str:
         return str(read_json(file, SCHEMA)["app"]["name"])
     except (KeyError, TypeError):
         raise RequestError(f"{file} names no app; write `agilab run APP --request {file}`") from None
+
+
+def _plan_document(file: Path) -> dict[str, Any]:
+    """Return what `agilab plan --json` wrote to a file; RequestError when it is anything else."""
+    if not file.is_file():
+        raise RequestError(f"no file {file}; --plan takes what `agilab plan APP --json` printed")
+    value = read_json(file, PLAN_SCHEMA)
+    request, distribution = value.get("request"), value.get("distribution")
+    named = isinstance(request, dict) and isinstance(request.get("app"), dict) and "name" in request["app"]
+    if not named or not isinstance(distribution, dict):
+        raise RequestError(f"{file} lacks request or distribution; make it again with: agilab plan APP --json")
+    return value
 
 
 class AppCommand(DeclaredCommand):
@@ -112,8 +128,19 @@ def app_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+plan_option = click.option(
+    "--plan",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    expose_value=False,
+    callback=lambda ctx, _, value: ctx.meta.update({PLAN: value}),
+    help="Take all from what `agilab plan --json` printed, with weights and pins as edited there.",
+)
+
+
 @click.command("plan", cls=AppCommand)
 @app_options
+@plan_option
 @click.option("--all", "everything", is_flag=True, help="List every partition.")
 @click.pass_context
 def plan_command(
@@ -132,12 +159,13 @@ def plan_command(
     if as_json:
         document("plan", {"request": request.to_json(), "distribution": distribution.to_json()})
         return 0
-    _print_plan(request, distribution, limit=None if everything else LISTED)
+    _print_plan(distribution, limit=None if everything else LISTED)
     return 0
 
 
 @click.command("run", cls=AppCommand)
 @app_options
+@plan_option
 @click.option("--detach", is_flag=True, help="Return at once; the run goes on by itself.")
 @click.pass_context
 def run_command(
@@ -224,7 +252,7 @@ def read_request(
     ctx
         Of an `AppCommand`.
     seed, sets, file
-        What its options say.
+        What its options say; in the context, so does --plan.
     backend
         Instead of the cluster option of that name.
     """
@@ -232,11 +260,18 @@ def read_request(
     env = chosen.thing if chosen is not None else None
     if env is None:
         raise click.UsageError("name the app first, then its settings", ctx)
+    plan: Path | None = ctx.meta.get(PLAN)
+    if plan is not None and file is not None:
+        raise click.UsageError("give one of --request and --plan: a plan holds its request", ctx)
     given: dict[str, Any] = ctx.meta.get(SETTINGS, {})
     _merge(given, assignments(env.fields(), sets))
     with app_output_aside():
         cluster = {**ctx.meta.get(CLUSTER, {}), **({"backend": backend} if backend else {})}
-        return env, env.request(given, cluster=cluster, seed=seed, file=file)
+        if plan is None:
+            return env, env.request(given, cluster=cluster, seed=seed, file=file)
+        edited_plan = _plan_document(plan)["distribution"]
+        request = env.request(given, cluster=cluster, seed=seed, file=plan)
+        return env, AGI.get_distrib(env, request).edit_as(edited_plan).request
 
 
 def _merge(values: dict[str, Any], more: Mapping[str, Any]) -> None:
@@ -248,9 +283,9 @@ def _merge(values: dict[str, Any], more: Mapping[str, Any]) -> None:
             values[name] = value
 
 
-def _print_plan(request: RunRequest, distribution: Any, *, limit: int | None) -> None:
+def _print_plan(distribution: Distribution, *, limit: int | None) -> None:
     """Write inputs, stages, partitions with weights and workers, and what is planned later."""
-    inputs = distribution.inputs
+    inputs, request = distribution.inputs, distribution.request
     matched = [
         (f"setting {name}", f"{count(len(refs), 'file')}, {size(sum(ref.size_bytes for ref in refs))}")
         for name, refs in distribution.matches.items()
@@ -260,6 +295,7 @@ def _print_plan(request: RunRequest, distribution: Any, *, limit: int | None) ->
         (
             ("app", request.app),
             ("request", f"sha256 {request.digest[:16]}, seed {request.seed}"),
+            ("edited", edited(request.edits)),
             ("backend", request.cluster["backend"]),
             ("inputs", f"{count(len(inputs), 'file')}, {size(total)}"),
             *matched,
@@ -274,30 +310,47 @@ def _print_plan(request: RunRequest, distribution: Any, *, limit: int | None) ->
     if len(shown_inputs) < len(inputs):
         out(f"... and {len(inputs) - len(shown_inputs):,} more; --all lists them")
     for stage in distribution.plan.stages:
-        parts = stage.partitions
-        after = f", after {', '.join(stage.after)}" if stage.after else ""
-        if parts is None:
-            out("", f"stage {stage.name}: planned later, from what earlier stages leave{after}")
-            continue
-        assignment = distribution.assignment.get(stage.name, {})
-        worker_of = {ident: worker for worker, ids in assignment.items() for ident in ids}
-        out("", f"stage {stage.name}: {count(len(parts), 'partition')} on {count(len(assignment), 'worker')}{after}")
-        shown = parts if limit is None else parts[:limit]
-        rows = [(part.id, f"{part.weight:g}", worker_of.get(part.id, "-"), _reads(part)) for part in shown]
-        if rows:
-            columns = (Column("partition"), Column("weight", right=True), Column("worker"), Column("reads", cut=True))
-            table(columns, rows)
-        if len(shown) < len(parts):
-            out(f"... and {len(parts) - len(shown):,} more; --all lists them")
-        loads = dict.fromkeys(assignment, 0.0)
-        for part in parts:
-            if part.id in worker_of:
-                loads[worker_of[part.id]] += part.weight
-        busiest = sorted(loads.items(), key=lambda item: (-item[1], item[0]))
-        more = f", and {len(busiest) - MOST_WORKERS} more" if len(busiest) > MOST_WORKERS else ""
-        out(f"load: {', '.join(f'{worker} {load:g}' for worker, load in busiest[:MOST_WORKERS])}{more}")
+        _print_stage(stage, distribution, limit=limit)
 
 
-def _reads(part: Any) -> str:
-    names = [ref.name for ref in part.inputs]
+def _print_stage(stage: Stage, distribution: Distribution, *, limit: int | None) -> None:
+    """Write the partitions of a stage, and what each slot of each host is going to have of it."""
+    parts = stage.partitions
+    after = f", after {', '.join(stage.after)}" if stage.after else ""
+    if parts is None:
+        out("", f"stage {stage.name}: planned later, from what earlier stages leave{after}")
+        return
+    assignment = distribution.assignment[stage.name]
+    worker_of = {ident: worker for worker, ids in assignment.items() for ident in ids}
+    out("", f"stage {stage.name}: {count(len(parts), 'partition')} on {count(len(assignment), 'worker')}{after}")
+    shown = parts if limit is None else parts[:limit]
+    pinned = any(part.pin for part in shown)
+    columns = [Column("partition"), Column("weight", right=True), Column("worker"), Column("reads", cut=True)]
+    rows = [[part.id, f"{part.weight:g}", worker_of[part.id], _reads(part)] for part in shown]
+    if pinned:
+        columns.insert(3, Column("pin"))
+        for row, part in zip(rows, shown, strict=True):
+            row.insert(3, part.pin or "-")
+    if rows:
+        table(columns, rows)
+    if len(shown) < len(parts):
+        out(f"... and {len(parts) - len(shown):,} more; --all lists them")
+    loads = dict.fromkeys(assignment, 0.0)
+    for part in parts:
+        loads[worker_of[part.id]] += part.weight
+    slots = [
+        (host or "-", worker, f"{speed:g}", len(assignment[worker]), f"{loads[worker]:g}", loads[worker])
+        for host, workers in distribution.hosts.items()
+        for worker, speed in workers.items()
+    ]
+    busiest = sorted(slots, key=lambda slot: -slot[-1])[: None if limit is None else MOST_WORKERS]
+    numbers = (Column(name, right=True) for name in ("capacity", "partitions", "load"))
+    out("")
+    table((Column("host"), Column("slot"), *numbers), [slot[:-1] for slot in slots if slot in busiest])
+    if len(busiest) < len(slots):
+        out(f"... and {len(slots) - len(busiest):,} more, with less to do; --all lists them")
+
+
+def _reads(part: Partition) -> str:
+    names = [ref.name for ref in part.references]
     return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0] if names else "-"

@@ -13,6 +13,7 @@ from agilab.cli.screen import count, duration, note, number, out, pairs, size
 from agilab.errors import AgilabError, EvidenceError, RunStateError
 from agilab.package import WorkerSource, code_digest
 from agilab.rows import NONSENSE, read_row
+from agilab.run import RESUMABLE
 
 if TYPE_CHECKING:
     from agilab.env import AgiEnv
@@ -23,11 +24,11 @@ MOST_METRICS = 20
 TRACEBACK_LINES = 20
 """How much of a remote traceback is printed, from its end; the log has all."""
 
+MOST_WORKERS = 8
+"""How many workers are listed with what they have to do, or have done: the busiest."""
+
 EXIT = {"succeeded": 0, "cancelled": 130}
 """State -> exit code; every other state is a failure."""
-
-GOES_ON = ("failed", "cancelled", "lost")
-"""States of runs that `agilab resume` takes up."""
 
 
 def exit_code(run: Run, signal: int = 0) -> int:
@@ -49,6 +50,12 @@ def request_of(run: Run) -> Mapping[str, Any]:
         return record_of(run).get("request") or run.request
     except (AgilabError, OSError):
         return {}
+
+
+def edited(edits: Mapping[str, Any]) -> str:
+    """Say in a few words what of a plan was edited; empty when nothing was."""
+    found = {name: sum(name in edit for edit in edits.values()) for name in ("weight", "pin")}
+    return ", ".join(count(number, name) for name, number in found.items() if number)
 
 
 def run_json(run: Run) -> dict[str, Any]:
@@ -79,7 +86,7 @@ def print_run(run: Run) -> None:
         indent="  ",
     )
     print_metrics(run.metrics, limit=MOST_METRICS)
-    verbs = ("show", "verify", "logs", *(["resume"] if run.state in GOES_ON else []))
+    verbs = ("show", "verify", "logs", *(["resume"] if run.state in RESUMABLE else []))
     out("next", *(f"  agilab {verb} {run.run_id}" for verb in verbs))
 
 

@@ -141,8 +141,7 @@ def _added(name: str) -> click.Command | None:
         try:
             command: Any = point.load()
         except ImportError as err:
-            extra = "pip install 'agilab-holoviz[ui]'" if point.value.startswith("agilab_dashboards") else "install it"
-            raise AgilabError(f"command {name!r} needs {err.name or 'a package'} that is missing; {extra}") from err
+            raise AgilabError(f"command {name!r} needs {err.name or 'a package'} that is missing; install it") from err
         if not isinstance(command, click.Command):
             kind = type(command).__name__
             raise AgilabError(f"entry point {point.value!r} of command {name!r} is a {kind}, not a click command")

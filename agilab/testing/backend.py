@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from agilab import AGI, ArtifactRef, InputRef, Stage, manifest
+from agilab import AGI, ArtifactRef, InputRef, Run, Stage, manifest
 from agilab.testing.faults import FaultTests
 from agilab.testing.probe import Bench, do, events, hashes
 from agilab.testing.resume import ResumeTests
@@ -61,6 +61,38 @@ class BackendTests(FaultTests, ResumeTests):
         other = hashes(AGI.run(bench.env, bench.request(stage, seed=1)).check())
         assert other["first/a/numbers"] != found["local"]["first/a/numbers"]
         assert other["first/a/name"] == found["local"]["first/a/name"]
+
+    def test_neither_order_nor_workers_nor_a_retry_change_what_a_run_leaves(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Artifacts have the same hashes as with `inline`, and the event log tells of the same kinds of things."""
+        monkeypatch.setenv("AGILAB_SLOTS", "5")
+
+        def stages(order: str, tries: str = "") -> list[Stage]:
+            parts = [do(name, ["random", "numbers"], ["metric", "rows", 2], ["progress", 2]) for name in order]
+            if tries:
+                os.mkdir(bench.folder / tries)
+                steps = [*parts[2].params["steps"], ["raise_times", str(bench.folder / tries), 1, "value"]]
+                parts[2] = do(order[2], *steps)
+            first = Stage("first", parts, retries=1)
+            return [first, Stage("second", [replace(do("z", ["write", "value", 7]), inputs=made)], after="first")]
+
+        def kinds(run: Run) -> set[str]:
+            about_places = {"cluster", "note", "failed"}
+            return {event["event"] for event in run.events()} - about_places
+
+        made = tuple(ArtifactRef("first", name, "numbers") for name in "abcdefgh")
+        asked = (("abcdefgh", 1, ""), ("hbfdaecg", 2, "two"), ("hgfedcba", 5, "five"))
+        runs = [
+            AGI.run(bench.env, bench.request(*stages(order, tries), cluster={"workers": workers})).check()
+            for order, workers, tries in asked
+        ]
+        expected = replace(bench, backend="inline", cluster={}).run(*stages("abcdefgh")).check()
+        for run in runs:
+            assert hashes(run) == hashes(expected)
+            assert kinds(run) == kinds(expected)
+            assert len(events(run, "committed")) == 9
+        assert [len(events(run, "failed")) for run in runs] == [0, 1, 1]
 
     def test_what_a_partition_does_not_hand_over_is_dropped(self, bench: Bench) -> None:
         run = bench.run(Stage("first", [do("a", ["scatter", "junk.txt"], ["write", "kept", 1])])).check()
@@ -183,7 +215,8 @@ class BackendTests(FaultTests, ResumeTests):
         assert {one["worker"] for one in run.records() if one["partition"] != "free"} == {names[-1]}
         refused = bench.run(Stage("first", [replace(do("a"), pin="elsewhere-9")]))
         assert refused.state == "failed"
-        assert f"pinned to worker 'elsewhere-9'; there are {names[0]}" in str(refused.error)
+        assert "pinned to 'elsewhere-9', which is no worker and no host of this run" in str(refused.error)
+        assert f"; there are {names[0]}" in str(refused.error)
 
     def test_a_device_is_never_given_to_two_partitions_at_once(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,7 @@ from panel.viewable import Viewable, Viewer
 
 from agilab.agi import AGI
 from agilab.cli.screen import duration
-from agilab.run import Run
+from agilab.run import RESUMABLE, Run
 from agilab_dashboards import markup
 from agilab_dashboards.charts import Timeline, legend
 from agilab_dashboards.components import card
@@ -22,7 +22,6 @@ from agilab_dashboards.session import Session
 
 PERIOD_MS = 400
 """How often a page asks for what is new [ms]."""
-RESUMABLE = ("failed", "cancelled", "lost")
 
 
 class RunView(Viewer):

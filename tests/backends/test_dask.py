@@ -220,6 +220,15 @@ class TestItsOwnCluster(Suite):
         assert (bench.folder / "closed").exists()
         assert processes_marked(run.run_id) == []
 
+    def test_jobs_of_dask_jobqueue_run_what_a_queue_would(self, bench: Bench) -> None:
+        """Its class for this machine runs the script that its classes for Slurm and others submit."""
+        options = {"cores": 1, "processes": 1, "memory": "1 GiB", "local_directory": str(bench.folder)}
+        options |= {"scheduler_options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}}
+        cluster = {"cluster_class": "dask_jobqueue.local.LocalCluster", "cluster_options": options, "workers": 1}
+        run = AGI.run(bench.env, bench.request(Stage("first", [do("a", ["write", "x", 1])]), cluster=cluster)).check()
+        assert run.artifact("x").read_text() == "1\n"
+        assert processes_marked(run.run_id) == []
+
     def test_a_class_that_cannot_make_one_is_named_in_one_line(self, bench: Bench) -> None:
         for name, why in (
             ("distributed.NoSuchCluster", "AttributeError"),

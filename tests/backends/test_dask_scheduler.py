@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +16,17 @@ from agilab.backends.dask.backplane import DISTRIBUTION, compare
 from agilab.errors import BackendRefusedError
 from agilab.testing import Bench, do, processes_marked
 from agilab.testing.faults import Suite
-from agilab.testing.probe import events, hashes
+from agilab.testing.probe import events, hashes, wait_until
 from tests.backends.dask_cluster import packages, scheduler
+
+
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for path in found for child in path.read_text().split()]
+
+
+def command_line(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 class TestExistingScheduler(Suite):
@@ -64,6 +76,21 @@ class TestExistingScheduler(Suite):
         run = going.result()
         assert run.state == "cancelled"
         assert processes_marked(run.run_id) == []
+
+    def test_nothing_stays_on_its_workers_when_the_supervisor_is_killed(self, bench: Bench, address: str) -> None:
+        """F4: the workers live on, and so would what they drive, were it not ended there."""
+        gate = bench.folder / "never"
+        hold = do("hold", ["touch", str(bench.folder / "begun")], ["wait", str(gate)])
+        request = bench.request(Stage("first", [hold, do("b")]), cluster={"scheduler": address})
+        with bench.elsewhere(request) as process:
+            wait_until((bench.folder / "begun").exists)
+            run = bench.env.runs.get("last")
+            [reaper] = [pid for pid in children(process.pid) if b"reaper.py" in command_line(pid)]
+            os.kill(reaper, signal.SIGKILL)  # it sees this machine only
+            process.kill()
+        wait_until(lambda: not processes_marked(run.run_id))
+        assert run.state == "lost"
+        self.run(bench, address, Stage("first", [do("a")])).check()
 
 
 class TestOtherSchedulers(Suite):

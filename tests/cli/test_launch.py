@@ -201,7 +201,8 @@ def test_plan_shows_stages_partitions_weights_and_workers(cli: Cli, home: Path) 
     assert "inputs   0 files, 0 B" in done.stdout
     assert "stage work: 3 partitions on 2 workers" in done.stdout
     assert "p2              3  local-0  -" in done.stdout
-    assert "load: local-0 3, local-1 3" in done.stdout
+    slots = [line.split() for line in done.stdout.splitlines() if line.split()[1:2] in (["local-0"], ["local-1"])]
+    assert slots == [[os.uname().nodename, "local-0", "1", "1", "3"], [os.uname().nodename, "local-1", "1", "2", "3"]]
     assert "stage total: planned later, from what earlier stages leave, after work" in done.stdout
     assert not (home / "runs").exists()
 
@@ -209,6 +210,35 @@ def test_plan_shows_stages_partitions_weights_and_workers(cli: Cli, home: Path) 
 def test_plan_lists_as_many_partitions_as_one_can_read_unless_asked_for_all(cli: Cli) -> None:
     assert "... and 170 more; --all lists them" in cli("plan", "trouble", "--parts", "200").stdout
     assert "p199" in cli("plan", "trouble", "--parts", "200", "--all").stdout
+
+
+def test_a_plan_that_was_edited_is_run_and_one_that_was_changed_otherwise_is_not(cli: Cli, here: Path) -> None:
+    plan = json.loads(cli("plan", "trouble", "--workers", "2", "--parts", "4", "--json").stdout)
+    part = plan["distribution"]["plan"]["stages"][0]["partitions"][0]
+    part.update(weight=50, pin="local-1")
+    file = here / "plan.json"
+    file.write_text(json.dumps(plan))
+    shown = cli("plan", "--plan", file).stdout
+    assert "edited   1 weight, 1 pin" in shown
+    assert ["p0", "50", "local-1", "local-1", "-"] in [line.split() for line in shown.splitlines()]
+    run = json.loads(cli("run", "--plan", file, "--json").stdout)
+    assert run["state"] == "succeeded"
+    shown = cli("show", run["run_id"]).stdout
+    assert "1 weight, 1 pin" in shown
+    assert f"ran on {os.uname().nodename}" in shown
+    for words, said in (
+        (("--parts", "5"), "the partitions of stage 'work' are not those of the app's own plan ('p4')"),
+        (("--request", file), "give one of --request and --plan: a plan holds its request"),
+    ):
+        refused = cli("run", "trouble", "--plan", file, *words)
+        assert refused.returncode != 0
+        assert said in refused.stderr
+    part["pin"] = "nobody"
+    file.write_text(json.dumps(plan))
+    assert "pinned to 'nobody', which is no worker and no host" in cli("run", "trouble", "--plan", file).stderr
+    file.write_text("{}")
+    assert "this version of AGILAB reads 'agilab.cli.plan/1'" in cli("run", "--plan", file).stderr
+    assert "no file none.json; --plan takes what" in cli("run", "--plan", "none.json").stderr
 
 
 def test_plan_as_json_holds_request_and_distribution(cli: Cli) -> None:

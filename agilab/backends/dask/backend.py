@@ -25,6 +25,9 @@ class DaskBackend(Backend):
     def takes_slots(self, cluster: Mapping[str, Any]) -> bool:
         return not (cluster.get("scheduler") or cluster.get("cluster_class"))
 
+    def host_of(self, worker: str, cluster: Mapping[str, Any]) -> str:
+        return super().host_of(worker, cluster) if self.takes_slots(cluster) else ""
+
     def open(self, job: Job) -> Pool:
         if job.cluster.get("scheduler") and job.cluster.get("cluster_class"):
             raise BackendRefusedError(

@@ -50,6 +50,9 @@ MODULES = tuple(
 Said = list[Any]
 """What a runner tells the pool: its kind and what belongs to it, see `Runner`."""
 
+LOOK_EVERY_S = 1.0
+"""How often a runner on a cluster that is not ours looks whether its manager is still there [s]."""
+
 _ENTRY_KEYS = ("op", "id", "stage", "attempt", "params", "inputs", "resources", "folder")
 _MOST_COMMITTING = 128
 """When more than this wait for the disk, nothing more begins."""
@@ -86,13 +89,14 @@ class Runner:
         self._committer = Committer(RunPaths(Path(order["folder"])))
         self._entries = EntryPool(Launch(**launch), (self._name,))
         self._lock = threading.Lock()
+        self.watch: asyncio.Task[None] | None = None
         self._ending = self._restarting = False
         self._room = 0
         self._held: dict[str, Mapping[str, Any]] = {}
         self._metrics: dict[str, list[Mapping[str, Any]]] = {}
         self._committing: set[str] = set()
         self._said: list[Said] = []
-        self._finished = 0
+        self._finished = self._told = 0
         self._busy_since: float | None = None
         self._hear(self._entries.wait(0.0))
 
@@ -101,7 +105,7 @@ class Runner:
         said, self._said = self._said, []
         return said
 
-    def lease(self, order: Mapping[str, Any], tell: Callable[[list[Said]], None]) -> dict[str, Any]:
+    def lease(self, order: Mapping[str, Any], tell: Callable[[int, list[Said]], None]) -> dict[str, Any]:
         """Run some partitions.
 
         Parameters
@@ -110,13 +114,14 @@ class Runner:
             ``tasks``: pairs of task and timeout [s]; ``time_s``: when to give back what has not begun [s], None to wait
             for everything that this slot has.
         tell
-            Told reports while the lease goes on; everything else is in the answer, since this may get lost.
+            Told reports while the lease goes on, numbered; everything else is in the answer, since this may get lost.
 
         Returns
         -------
         dict
-            ``said``; ``running``, the partitions that still run; ``committing``, how many others the next lease will
-            speak of; ``finished``, how many came to an end, and ``busy_s``, how long that took [s].
+            ``said``; ``told``, the number of the last report before it; ``running``, the partitions that still run;
+            ``committing``, how many others the next lease will speak of; ``finished``, how many came to an end, and
+            ``busy_s``, how long that took [s].
         """
         with self._lock:
             begun, self._finished = time.monotonic(), 0
@@ -139,6 +144,7 @@ class Runner:
             self._said += [["returned", task["id"]] for task, _ in todo]
             return {
                 "said": self.take_said(),
+                "told": self._told,
                 "running": list(self._held),
                 "committing": len(self._committing),
                 "finished": self._finished,
@@ -156,11 +162,12 @@ class Runner:
         """Whether something has come to its end while a partition still runs, which the pool should not hear late."""
         return bool(self._held) and not self._committing and any(said[0] not in _MAY_BE_LOST for said in self._said)
 
-    def _tell(self, tell: Callable[[list[Said]], None]) -> None:
+    def _tell(self, tell: Callable[[int, list[Said]], None]) -> None:
         told = [said for said in self._said if said[0] in _MAY_BE_LOST]
         if told:
             self._said = [said for said in self._said if said[0] not in _MAY_BE_LOST]
-            tell(told)
+            self._told += 1
+            tell(self._told, told)
 
     def _submit(self, task: Mapping[str, Any], timeout_s: float | None) -> None:
         self._busy_since = self._busy_since or time.monotonic()  # not while the entry process starts
@@ -240,10 +247,11 @@ def lease(text: str) -> str:
     runner = _runners(worker).get((order["run"], order["slot"]))
     if runner is None:  # this worker has taken the place of the one that was meant
         returned: list[Said] = [["returned", task["id"]] for task, _ in order["tasks"]]
-        return json.dumps({"said": returned, "running": [], "committing": 0, "finished": 0, "busy_s": 0.0})
+        return json.dumps({"said": returned, "gone": True})
 
-    def tell(said: list[Said]) -> None:
-        worker.log_event(order["topic"], json.dumps({"slot": order["slot"], "said": said}))
+    def tell(number: int, said: list[Said]) -> None:
+        message = {"slot": order["slot"], "number": number, "said": said}
+        worker.log_event(order["topic"], json.dumps(message))
 
     return json.dumps(runner.lease(order, tell), separators=(",", ":"))
 
@@ -255,9 +263,23 @@ async def begin(text: str, dask_worker: Worker) -> str:
     if key in runners:  # this worker was out of reach for a while, and is back
         await asyncio.to_thread(runners.pop(key).end, 0.0)
     runner = runners[key] = Runner(order)
+    if order["pledge"]:
+        runner.watch = asyncio.ensure_future(_watch(dask_worker, key, order["pledge"]))
     pid = os.getpid()
     me = {"host": os.uname().nodename, "pid": pid, "start_time": start_time(pid)}
     return json.dumps({**me, "said": runner.take_said()})
+
+
+async def _watch(worker: Worker, key: tuple[str, str], pledge: str) -> None:
+    """End a runner once the manager has gone: then the scheduler drops what that had pledged here, or is gone too."""
+    runner = _runners(worker)[key]
+    try:
+        while pledge in worker.data and _runners(worker).get(key) is runner:
+            await asyncio.sleep(LOOK_EVERY_S)
+    finally:  # also when this worker closes
+        if _runners(worker).get(key) is runner:
+            del _runners(worker)[key]
+            runner.end(0.0)
 
 
 async def end(text: str, dask_worker: Worker) -> None:

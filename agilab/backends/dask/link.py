@@ -39,6 +39,8 @@ GROWTH = 8
 SPARE = 2.0
 """How many times longer than it was meant to a lease may take before it gives back what has not begun."""
 LOOK_EVERY_S = 0.1
+LATE_S = 0.5
+"""How long an answer waits for reports that were told before it [s]."""
 NO_WORKER_S = 60.0
 """How long a run waits when it has no worker at all [s]."""
 
@@ -67,6 +69,10 @@ class Slot:
         What it holds, by partition.
     leases
         Keys of those that have not come back.
+    heard
+        Number of the last report that came outside of an answer.
+    pledge
+        What its Dask worker holds as long as we are there, where that worker outlives us: see `lease`.
     """
 
     name: str
@@ -79,6 +85,8 @@ class Slot:
     held_up: bool = False
     tasks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     leases: set[str] = field(default_factory=set)
+    heard: int = 0
+    pledge: Any = None
 
 
 class Link:
@@ -198,7 +206,11 @@ class Link:
         except CancelledError:  # the scheduler has gone, which is noticed elsewhere
             return
         if not self._own:
+            if answer.get("gone"):
+                self._lose(slot, address)
+                return
             await asyncio.to_thread(self._hash_again, answer["said"])
+        await self._catch_up(slot, answer.get("told", 0))
         if slot.address != address:
             return
         slot.leases.discard(key)
@@ -226,12 +238,20 @@ class Link:
             slot.demand += missing * slot.size
             self._put(Wanted(slot.name, missing * slot.size))
 
+    async def _catch_up(self, slot: Slot, told: int) -> None:
+        """Wait for reports that were told before an answer and travel more slowly; they may also be lost."""
+        end = asyncio.get_running_loop().time() + LATE_S
+        while slot.heard < told and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.002)
+        slot.heard = max(slot.heard, told)
+
     # --- what is said ----------------------------------------------------------
 
     def _hear(self, event: tuple[float, str]) -> None:
         message = json.loads(event[1])
         slot = self._slots.get(message["slot"])
-        if slot is not None and slot.address:
+        if slot is not None and slot.address and message["number"] > slot.heard:  # else it comes too late
+            slot.heard = message["number"]
             self._take(slot, message["said"])
 
     def _take(self, slot: Slot, said: Sequence[lease.Said]) -> None:
@@ -330,21 +350,30 @@ class Link:
                 await asyncio.gather(*begun)
 
     async def _begin(self, slot: Slot, address: str) -> None:
-        answers = await self._client.run(lease.begin, json.dumps(self.order(slot)), workers=[address])
+        pledge = "" if self._own else await self._pledge(slot, address)
+        order = json.dumps({**self.order(slot), "pledge": pledge})
+        answers = await self._client.run(lease.begin, order, workers=[address])
         if address not in answers:  # it has gone in the meantime
             return
         answer = json.loads(answers[address])
         slot.address, slot.each_s, slot.size, slot.demand, slot.held_up = address, 0.0, 1, 0, False
         slot.process = (answer["host"], answer["pid"], answer["start_time"])
         slot.groups.clear()
+        slot.heard = 0
         self._take(slot, answer["said"])
         self._want(slot)
+
+    async def _pledge(self, slot: Slot, address: str) -> str:
+        """Leave something with a Dask worker that its scheduler drops when we are gone; return its key."""
+        key = f"{self._topic}-{slot.name}-pledge-{next(self._numbers)}"
+        slot.pledge = await self._client.scatter({key: 0}, workers=[address])
+        return key
 
     def _lose(self, slot: Slot, address: str) -> None:
         """A Dask worker has gone: make sure of that, and find out what became of what it held."""
         if slot.address != address:
             return
-        slot.address = ""
+        slot.address, slot.pledge = "", None
         slot.leases.clear()
         task = asyncio.ensure_future(self._find_out(slot, f"the Dask worker of {slot.name} was lost ({address})"))
         self._losses.add(task)
