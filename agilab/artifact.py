@@ -107,6 +107,21 @@ class Artifact:
         return cls(**value)
 
 
+def matches(pattern: str, key: str) -> bool:
+    """Say whether an artifact is meant by ``"all"``, by ``"none"``, or by a pattern as of a shell.
+
+    Parameters
+    ----------
+    pattern
+        ``*`` stands for any text, ``/`` included, ``?`` for a character, ``[abc]`` for one of some.
+    key
+        ``stage/partition/name``.
+    """
+    from fnmatch import fnmatchcase
+
+    return pattern == "all" or (pattern != "none" and fnmatchcase(key, pattern))
+
+
 def link(source: Path, target: Path) -> None:
     """Give a file a second name without copying it where the filesystem can, else copy it.
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from agilab import codec, evidence, installation, manifest, prepared, records, recovery, slots, trust
+from agilab import codec, evidence, fetching, installation, manifest, prepared, records, recovery, slots, trust
 from agilab.artifact import Artifact
 from agilab.backends.base import Backend, Job, Pool, backend
 from agilab.committer import Committer
@@ -422,6 +422,7 @@ def _steps(run: Execution) -> tuple[Callable[[Execution], None], ...]:
 
 def _take_up(run: Execution) -> None:
     """Learn what earlier attempts left, and end what they left running."""
+    fetching.finish(run.paths)
     if run.outcome and os.path.lexists(run.paths.sums):
         raise RunStateError(f"run {run.paths.run_id} has ended already; agilab show {run.paths.run_id}")
     end_marked(run.paths.run_id)

@@ -8,13 +8,15 @@ balancing, retries and order stay in `agilab.state`, the same everywhere.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agilab.errors import BackendRefusedError
-from agilab.paths import HomePaths, RunPaths
+from agilab.paths import HomePaths, RunPaths, WenvPaths
 from agilab.plan import Partition, WorkPlan
 
 if TYPE_CHECKING:
@@ -226,6 +228,35 @@ class Pool(ABC):
         """End every worker: politely first, by force after `grace_s` [s]. Idempotent."""
 
 
+class Keeper(ABC):
+    """Reaches what runs have left on hosts."""
+
+    @abstractmethod
+    def bring(self, host: str, folder: str, files: Sequence[tuple[str, str, int]], into: Path) -> None:
+        """Copy files from a host.
+
+        Parameters
+        ----------
+        host
+            Name of the host.
+        folder
+            Of the run there.
+        files
+            Path in it, sha256 and size [bytes] of each.
+        into
+            Folder here that gets them under the same paths, whole or not at all.
+
+        Raises
+        ------
+        HostError
+            It cannot be reached.
+        ArtifactNotFoundError
+            It does not have one of them.
+        EvidenceError
+            What it sent is something else.
+        """
+
+
 class Backend(ABC):
     """Opens pools of workers."""
 
@@ -247,6 +278,10 @@ class Backend(ABC):
         width = max(len(stage.partitions) if stage.partitions is not None else count for stage in plan.stages)
         most = count if self.capabilities.parallel else 1
         return tuple(f"{self.name}-{number}" for number in range(max(1, min(most, width))))
+
+    def keeper(self, wenv: WenvPaths, report: Callable[[str], None]) -> AbstractContextManager[Keeper]:
+        """Return what reaches the hosts that its runs leave artifacts on, connected while it is entered."""
+        raise BackendRefusedError(f"backend {self.name!r} leaves nothing on other hosts, so there is nothing to fetch")
 
     def check(self, partitions: Sequence[Partition], *, timeout_s: float | None) -> None:
         """Refuse partitions that ask for what this backend cannot promise.
