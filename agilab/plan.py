@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import heapq
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from agilab.errors import PlanError
@@ -272,7 +273,11 @@ def reference_from_json(value: Mapping[str, Any]) -> InputRef | ArtifactRef:
     return InputRef(**fields) if value["type"] == "input" else ArtifactRef(**fields)
 
 
-def assign(partitions: Sequence[Partition], capacities: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
+def assign(
+    partitions: Sequence[Partition],
+    capacities: Mapping[str, float],
+    near: Mapping[str, Collection[str]] = MappingProxyType({}),
+) -> dict[str, tuple[str, ...]]:
     """Spread partitions over workers, longest first, onto the worker that would finish soonest.
 
     Parameters
@@ -281,6 +286,8 @@ def assign(partitions: Sequence[Partition], capacities: Mapping[str, float]) -> 
         What to spread; pinned ones go to their worker.
     capacities
         Worker name -> relative speed (> 0).
+    near
+        Partition id -> workers that have what it reads, where some have more of it than others; it goes to one of them.
 
     Returns
     -------
@@ -302,6 +309,7 @@ def assign(partitions: Sequence[Partition], capacities: Mapping[str, float]) -> 
     order = sorted(range(len(partitions)), key=lambda i: (-partitions[i].weight, i))
     chosen: dict[str, list[str]] = {name: [] for name in capacities}
     load = dict.fromkeys(capacities, 0.0)
+    ranks = {name: rank for rank, name in enumerate(capacities)}
     for index in order:
         part = partitions[index]
         if part.pin:
@@ -309,11 +317,17 @@ def assign(partitions: Sequence[Partition], capacities: Mapping[str, float]) -> 
                 raise PlanError(f"partition {part.id!r} is pinned to worker {part.pin!r}; there are {', '.join(load)}")
             load[part.pin] += part.weight / capacities[part.pin]
             chosen[part.pin].append(part.id)
-    heap = [(load[name], rank, name) for rank, name in enumerate(capacities)]
+    for index in order:
+        part = partitions[index]
+        if not part.pin and part.id in near:
+            name = min(near[part.id], key=lambda name: (load[name] + part.weight / capacities[name], ranks[name]))
+            load[name] += part.weight / capacities[name]
+            chosen[name].append(part.id)
+    heap = [(load[name], rank, name) for name, rank in ranks.items()]
     heapq.heapify(heap)
     for index in order:
         part = partitions[index]
-        if not part.pin:
+        if not part.pin and part.id not in near:
             busy, rank, name = heap[0]
             chosen[name].append(part.id)
             heapq.heapreplace(heap, (busy + part.weight / capacities[name], rank, name))

@@ -213,7 +213,11 @@ class Pool(ABC):
 
     @abstractmethod
     def submit(self, worker: str, task: Mapping[str, Any], *, timeout_s: float | None) -> None:
-        """Hand a ``run`` task of `agilab.entry` to a worker that wanted one."""
+        """Hand a ``run`` task of `agilab.entry` to a worker that wanted one.
+
+        Artifacts that have stayed on hosts have no file under their path in ``inputs``; ``away`` says where they are:
+        name -> host, path there, and size [bytes].
+        """
 
     @abstractmethod
     def wait(self, timeout_s: float) -> Sequence[Event]:

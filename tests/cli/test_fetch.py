@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 
@@ -30,7 +31,7 @@ def paths(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> RunPaths:
 
 def test_every_command_about_a_run_names_the_host_and_what_to_do(cli: Cli, paths: RunPaths) -> None:
     hint = f"4 artifacts lie on host alpha; to have that here: agilab fetch {paths.run_id}\n"
-    assert "artifacts    7 files, 828 B; 4 of them on alpha\n" in cli("show", "last").stdout
+    assert re.search(r"artifacts +7 files, 828 B; 4 of them on alpha\n", cli("show", "last").stdout)
     listed = cli("show", "last", "--artifacts").stdout
     assert listed.splitlines()[1].split()[-2:] == ["alpha", "artifacts/tracks/p0/points.txt"]
     assert listed.endswith(hint)
@@ -57,6 +58,6 @@ def test_fetch_says_what_came_and_what_is_left(cli: Cli, paths: RunPaths) -> Non
 
 def test_a_fetch_that_cannot_be_done_is_one_line(cli: Cli, paths: RunPaths) -> None:
     done = cli("fetch", "last", "tracks/p9/*")
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"agilab: error: no artifact of run {paths.run_id} matches 'tracks/p9/*'; ")
     assert done.stderr.count("\n") == 1
