@@ -18,7 +18,7 @@ from agilab.installation import Installation
 from agilab.layers import resolve_secrets
 from agilab.paths import write_json
 from agilab.plan import InputRef, WorkPlan, assign
-from agilab.request import RunRequest
+from agilab.request import ClusterOptions, RunRequest
 from agilab.run import FINAL_STATES, Run, probe_owner, read_owner
 
 if TYPE_CHECKING:
@@ -116,8 +116,10 @@ class AGI:
             replace(InputRef(path, path), sha256=item.sha256, size_bytes=item.size_bytes)
             for path, item in sorted(hashed.items())
         )
-        cores = slots.machine(os.environ)["cpu"]
-        workers = runs_on.worker_names(min(request.cluster["workers"] or cores, cores), plan)
+        cores, asked = slots.machine(os.environ)["cpu"], request.cluster["workers"]
+        hosts = asked if isinstance(asked, Mapping) else None
+        most = sum(hosts.values()) if hosts is not None else min(asked or cores, cores)
+        workers = runs_on.worker_names(most, plan, hosts=hosts)
         assignment = {
             stage.name: assign(stage.partitions, dict.fromkeys(workers, 1.0))
             for stage in plan.stages
@@ -350,6 +352,7 @@ def _check(env: AgiEnv, request: RunRequest) -> None:
             f"the request is for app {request.app!r} ({request.app_uuid}), the environment has {project.name!r} "
             f"({project.uuid}); use env.select({request.app!r})"
         )
+    backend(request.cluster["backend"]).admit(ClusterOptions.complete(request.cluster))
     env.prepare()
 
 

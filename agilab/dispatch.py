@@ -289,6 +289,7 @@ class Dispatcher:
     def _on_done(self, event: Done) -> None:
         task, message = self._tasks.pop(event.partition), event.message
         metrics = self._metrics.pop(task["id"], [])
+        metrics = message.get("metrics", metrics)  # reports from afar may have been lost
         if message["cancelled"]:  # it may have left early
             self._carry_out(self.state.cancel())
             return

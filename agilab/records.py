@@ -41,7 +41,7 @@ def partition_record(
         The ``done`` message of `agilab.entry`. From another host it also has ``host``; its artifacts that stayed there
         have ``location`` (that host), ``sha256`` and ``size_bytes``, and ``folder`` says where the run lies there.
     worker
-        Who ran it, on this host.
+        Who ran it.
     metrics
         What it reported.
     """

@@ -12,7 +12,7 @@ import param
 
 from agilab import digest
 from agilab.errors import RequestError
-from agilab.settings import Settings
+from agilab.settings import Settings, Workers
 
 SCHEMA = "agilab.request/1"
 
@@ -25,14 +25,14 @@ class ClusterOptions(Settings):
 
     backend: Any = param.Selector(
         default="local",
-        objects=["local", "inline", "dask"],
-        doc="Where partitions run: worker processes on this machine, inside this process for a debugger, or Dask.",
+        objects=["local", "inline", "dask", "ssh"],
+        doc="Where partitions run: worker processes on this machine, inside this process for a debugger, Dask, or "
+        "hosts over SSH.",
     )
-    workers = param.Integer(
+    workers: Any = Workers(
         default=None,
-        bounds=(1, 4096),
-        allow_None=True,
-        doc="Workers that run partitions at the same time; none means one per slot of the machine.",
+        doc="Workers that run partitions at the same time; none means one per slot of the machine. "
+        "With ssh: the hosts and how many run on each, such as alpha=2,beta=4",
     )
     timeout_s = param.Number(
         default=None,
@@ -83,6 +83,7 @@ class ClusterOptions(Settings):
         check_exists=False,
         doc="With Dask: folder with ca.pem, cert.pem and key.pem for a scheduler that wants them",
     )
+    allow_partial_hosts = param.Boolean(False, doc="With ssh: go on with the hosts that are ready, when others are not")
 
     @classmethod
     def recorded(cls, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agilab.codec import Field, allowed
+from agilab.values import MAX_WORKERS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -89,6 +90,8 @@ def _list(c: Mapping[str, Any]) -> Schema:
     return {**_array(items), **low, **({"maxItems": c["max_length"]} if "max_length" in c else {})}
 
 
+_SLOTS: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_WORKERS}
+
 _ITEMS: Mapping[str, Schema] = {
     "any": {},
     "integer": {"type": "integer"},
@@ -121,4 +124,5 @@ _SCHEMAS: Mapping[str, Callable[[Mapping[str, Any]], Schema]] = {
     "dict": lambda c: {"type": "object"},
     "secret": lambda c: {"type": "string", "pattern": "^(env|file):"},
     "input": _text,
+    "workers": lambda c: {"anyOf": [_SLOTS, {"type": "object", "minProperties": 1, "additionalProperties": _SLOTS}]},
 }

@@ -32,6 +32,7 @@ __all__ = [
     "Resolved",
     "Secret",
     "Settings",
+    "Workers",
     "environment_layer",
     "json_schema",
     "read_toml",
@@ -44,8 +45,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     _String = param.String[str | None]
+    _Parameter = param.Parameter[Any]
 else:
-    _String = param.String  # which cannot be subscripted in param 2.2
+    _String, _Parameter = param.String, param.Parameter  # which cannot be subscripted in param 2.2
 
 
 class Secret(_String):
@@ -95,6 +97,15 @@ class Input(_String):
 
     def _validate(self, val: Any) -> None:
         _validate_text(self, "input", {"kind": self.kind}, val)
+
+
+class Workers(_Parameter):
+    """How many workers run at the same time: a number, or a table of hosts and their slots."""
+
+    _slot_defaults = {**param.Parameter._slot_defaults, "allow_None": True}  # noqa: RUF012, as above
+
+    def _validate(self, val: Any) -> None:
+        _validate_text(self, "workers", {}, val)
 
 
 def _validate_text(parameter: Any, kind: str, constraints: Mapping[str, Any], value: Any) -> None:
@@ -425,6 +436,7 @@ _KINDS: Mapping[type, Callable[[Any], tuple[str, dict[str, Any]]]] = {
         "input",
         {"kind": parameter.kind} | ({"allow_empty": True} if parameter.allow_empty else {}),
     ),
+    Workers: _plain("workers"),
     param.Integer: _numeric("integer", "integer"),
     param.Date: _numeric("datetime", "datetime"),
     param.CalendarDate: _numeric("date", "date"),

@@ -148,6 +148,7 @@ class Execution:
 def choose_backend(run: Execution) -> None:
     """Find the backend that the request names."""
     run.backend = backend(run.request.cluster["backend"])
+    run.backend.admit(ClusterOptions.complete(run.request.cluster))
 
 
 def wait_for_slots(run: Execution) -> None:
@@ -216,7 +217,7 @@ def open_first_worker(run: Execution) -> None:
     name, _, marker = run.watcher.marker.partition("=")
     slots_held = len(run.held.numbers.get("cpu", (0,)))
     options = ClusterOptions.complete(run.request.cluster)
-    job = Job(run.paths, run.installed.worker, init, slots_held, {name: marker}, options, run.home)
+    job = Job(run.paths, run.installed.worker, init, slots_held, {name: marker}, options, run.home, run.wenv)
     run.pool = run.backend.open(job)
 
 
@@ -234,7 +235,7 @@ def open_workers(run: Execution) -> None:
     assert run.pool is not None
     held = run.held.numbers.get("cpu")
     most = len(held) if held is not None else run.pool.most
-    workers = run.backend.worker_names(most, run.plan)
+    workers = run.backend.worker_names(most, run.plan, hosts=run.pool.hosts)
     run.held.shrink("cpu", len(workers))
     run.pool.add(workers[len(run.pool.workers) :])
 

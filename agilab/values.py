@@ -21,6 +21,8 @@ MAX_ITEMS = 100_000
 """Most items in a value, counted through all levels."""
 MAX_TEXT = 1_000_000
 """Longest text in a value [characters]."""
+MAX_WORKERS = 4096
+"""Most workers of a run on one host."""
 MAX_BITS = 3000
 """Largest whole number, about 900 digits [bits]."""
 
@@ -32,6 +34,7 @@ _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _DATE = r"(?a:\d{4}-\d\d-\d\d)"
 _TIME = r"\d\d:\d\d(:\d\d(\.\d{1,6})?)?"
 _DATETIME = rf"(?a:\d{{4}}-\d\d-\d\d([T ](?!24){_TIME}(Z|[+-]{_TIME})?)?)"
+_HOST = r"[A-Za-z0-9_:][A-Za-z0-9_.:@-]{0,317}"
 _SECRET = r"env:[A-Za-z_][A-Za-z0-9_]*|file:[^\x00-\x1f]+"
 
 
@@ -472,6 +475,25 @@ class _Nested(_Dict):
         return "a table of " + (", ".join(names[:12]) + (", ..." if len(names) > 12 else "") or "nothing")
 
 
+class _Workers(_Dict):
+    """How many workers, or host -> how many there; as text ``4`` or ``alpha=2,beta=4``."""
+
+    def canonical(self, c: Constraints, value: Any) -> Any:
+        plain = _plain(value)
+        hosts = plain if isinstance(plain, dict) else {"a": plain}
+        for host, slots in hosts.items() or [("", 0)]:
+            if not re.fullmatch(_HOST, host) or not 1 <= _whole(slots) <= MAX_WORKERS:
+                raise NotAllowedError
+        return plain
+
+    def parse(self, c: Constraints, text: str) -> Any:
+        hosts = [part.strip().rpartition("=") for part in text.split(",")]
+        return {host: _int_from_text(slots) for host, _, slots in hosts} if "=" in text else _any_from_text(text)
+
+    def write(self, c: Constraints, value: Any) -> str:
+        return ",".join(f"{host}={slots}" for host, slots in value.items()) if isinstance(value, dict) else str(value)
+
+
 def _secret(value: Any) -> str:
     text = _text(value)
     if not re.fullmatch(_SECRET, text):
@@ -545,6 +567,7 @@ CODECS: Mapping[str, Codec] = MappingProxyType(
         "settings": _Nested(),
         "secret": _Text(_secret, "env:NAME or file:PATH, which says where the secret is"),
         "input": _Input(_text),
+        "workers": _Workers(words=f"a whole number from 1 to {MAX_WORKERS}, or such a number for each host"),
     }
 )
 """Every type of setting, by `Field.type`."""

@@ -73,7 +73,7 @@ def reading(ident: str, *names: str) -> Partition:
 
 
 def second_stage(*partitions: Partition) -> RunState:
-    """Return a state where ``p`` has left 10 bytes on alpha, ``q`` 9 and ``r`` 2 on beta, as the second stage starts."""
+    """Return a state where ``p`` has left 10 bytes on alpha, ``q`` 9 and ``r`` 2 on beta, at the start of stage two."""
     plan = WorkPlan([Stage("one", [Partition(name) for name in "pqr"]), Stage("two", partitions, after="one")])
     state = RunState(plan, dict.fromkeys(ON_HOSTS, 1.0), hosts=ON_HOSTS)
     state.start()

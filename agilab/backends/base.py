@@ -7,6 +7,7 @@ balancing, retries and order stay in `agilab.state`, the same everywhere.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -26,6 +27,7 @@ BACKENDS: Mapping[str, str] = {
     "dask": "agilab.backends.dask.backend:DaskBackend",
     "inline": "agilab.backends.inline:InlineBackend",
     "local": "agilab.backends.local:LocalBackend",
+    "ssh": "agilab.backends.ssh.backend:SshBackend",
 }
 """Name -> where its class lives; imported only when it is chosen."""
 
@@ -73,8 +75,8 @@ class Job:
         Variables that worker processes get, beyond the allowed ones of the manager.
     cluster
         The request's cluster options.
-    home
-        The user's workspace, for what must not lie in the run folder; None where a backend has no need of it.
+    home, wenv
+        The user's folders, for what does not lie in the run folder; None where a backend has no need of them.
     """
 
     paths: RunPaths
@@ -84,6 +86,7 @@ class Job:
     environment: Mapping[str, str] = field(default_factory=dict)
     cluster: Mapping[str, Any] = field(default_factory=dict)
     home: HomePaths | None = None
+    wenv: WenvPaths | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +210,11 @@ class Pool(ABC):
         """How many workers it could have, where the slots of this machine do not decide that."""
         return 1
 
+    @property
+    def hosts(self) -> Mapping[str, int] | None:
+        """Host -> how many workers it could have there; None where hosts do not have names of ours."""
+        return None
+
     @abstractmethod
     def add(self, workers: Sequence[str]) -> None:
         """Start more workers, of these names."""
@@ -275,13 +283,41 @@ class Backend(ABC):
         """Say whether a run with these cluster options uses the slots of this machine."""
         return self.capabilities.parallel
 
-    def worker_names(self, count: int, plan: WorkPlan | None = None) -> tuple[str, ...]:
-        """Name the workers of a run: at most `count`, and no more than its widest stage can use; one without a plan."""
+    def worker_names(
+        self, count: int, plan: WorkPlan | None = None, *, hosts: Mapping[str, int] | None = None
+    ) -> tuple[str, ...]:
+        """Name the workers of a run.
+
+        Parameters
+        ----------
+        count
+            The most there can be.
+        plan
+            There are no more than its widest stage can use, and one without a plan.
+        hosts
+            Host -> how many can be there; few workers are spread over all hosts.
+        """
         if plan is None:
             return (f"{self.name}-0",)
         width = max(len(stage.partitions) if stage.partitions is not None else count for stage in plan.stages)
-        most = count if self.capabilities.parallel else 1
-        return tuple(f"{self.name}-{number}" for number in range(max(1, min(most, width))))
+        most = max(1, min(count if self.capabilities.parallel else 1, width))
+        if hosts is not None:
+            return tuple(on_hosts(hosts))[:most]
+        return tuple(f"{self.name}-{number}" for number in range(most))
+
+    def admit(self, cluster: Mapping[str, Any]) -> None:
+        """Refuse cluster options that do not fit together here, before anything starts.
+
+        Raises
+        ------
+        BackendRefusedError
+            Names them, and what would do.
+        """
+        if isinstance(cluster["workers"], Mapping) and not self.capabilities.needs_hosts:
+            raise BackendRefusedError(
+                f"workers names hosts, and backend {self.name!r} does not go to any; choose backend 'ssh', or give "
+                "workers as a number"
+            )
 
     def keeper(self, wenv: WenvPaths, report: Callable[[str], None]) -> AbstractContextManager[Keeper]:
         """Return what reaches the hosts that its runs leave artifacts on, connected while it is entered."""
@@ -311,6 +347,13 @@ class Backend(ABC):
                     f"backend {self.name!r} cannot end a partition after its timeout, and {part.id!r} "
                     f"has one of {limit:g} s; choose another backend, such as 'local'"
                 )
+
+
+def on_hosts(hosts: Mapping[str, int]) -> dict[str, str]:
+    """Return name of a worker -> its host, hosts in turn."""
+    turns = sorted((number, order) for order, slots in enumerate(hosts.values()) for number in range(slots))
+    names = list(hosts)
+    return {f"{re.sub('[^A-Za-z0-9_.-]', '-', names[order])}-{number}": names[order] for number, order in turns}
 
 
 def backend(name: str) -> Backend:

@@ -46,6 +46,7 @@ METAVARS: Mapping[str, str] = {
     "dict": "json",
     "secret": "reference",
     "input": "path",
+    "workers": "number or host=number,...",
 }
 """What help shows after a flag, where the name of the type would say less."""
 

@@ -31,7 +31,7 @@ def paths(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> RunPaths:
 
 def test_every_command_about_a_run_names_the_host_and_what_to_do(cli: Cli, paths: RunPaths) -> None:
     hint = f"4 artifacts lie on host alpha; to have that here: agilab fetch {paths.run_id}\n"
-    assert re.search(r"artifacts +7 files, 828 B; 4 of them on alpha\n", cli("show", "last").stdout)
+    assert re.search(r"artifacts +7 files, .* B; 4 of them on alpha\n", cli("show", "last").stdout)
     listed = cli("show", "last", "--artifacts").stdout
     assert listed.splitlines()[1].split()[-2:] == ["alpha", "artifacts/tracks/p0/points.txt"]
     assert listed.endswith(hint)

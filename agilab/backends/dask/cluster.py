@@ -16,7 +16,7 @@ from typing import Any
 
 from agilab.backends.base import Job
 from agilab.backends.dask import tls
-from agilab.backends.dask.host import LOCAL, OWN
+from agilab.backends.dask.host import ALONE, LOCAL, OWN
 from agilab.backends.dask.logs import NAME
 from agilab.errors import BackendRefusedError
 from agilab.paths import make_folder
@@ -35,9 +35,11 @@ class HostProcess:
     ----------
     job
         The run, and its cluster options.
+    alone
+        Whether it is to hold a scheduler only: the workers are elsewhere.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, alone: bool = False) -> None:
         self._job = job
         self.is_own = not job.cluster.get("cluster_class")
         # In the run folder the path of a socket may be too long.
@@ -45,7 +47,7 @@ class HostProcess:
         self.security: Mapping[str, Any] | None = None
         self._keys: tls.Certificates | None = None
         log = os.open(make_folder(job.paths.logs) / NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        kind = (OWN, str(self._sockets)) if self._sockets is not None else ()
+        kind = (ALONE if alone else OWN, str(self._sockets)) if self._sockets is not None else ()
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "agilab.backends.dask.host", *kind],
@@ -77,7 +79,7 @@ class HostProcess:
         cluster = self._job.cluster
         order = {
             "class": LOCAL if self.is_own else cluster["cluster_class"],
-            "options": self._local(workers or 1) if self.is_own else cluster["cluster_options"],
+            "options": self._local(1 if workers is None else workers) if self.is_own else cluster["cluster_options"],
             "security": self.security,
             "workers": workers,
         }

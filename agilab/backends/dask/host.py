@@ -1,7 +1,8 @@
 """The process that holds a cluster for a run: scheduler and nannies live here, so that none of it is in the manager's.
 
 Started as ``python -m agilab.backends.dask.host own FOLDER``, with a folder for
-its sockets, or without arguments for a class of somebody else. One JSON line on
+its sockets, as ``alone FOLDER`` for a scheduler whose workers are elsewhere, or
+without arguments for a class of somebody else. One JSON line on
 standard input says which cluster, one on standard output where its scheduler
 is; the end of the input ends all of it. What it and the Dask workers print and
 log goes to the run's ``logs/``.
@@ -22,7 +23,8 @@ from typing import Any
 
 LOCAL = "distributed.LocalCluster"
 OWN = "own"
-"""First argument of the process when the cluster is the run's own, of class `LOCAL`."""
+ALONE = "alone"
+"""First argument of the process when the cluster is the run's own, of class `LOCAL`: with workers, or without."""
 
 PRELOADED = ["distributed", "agilab.backends.dask.lease"]
 """What every Dask worker needs: imported once, in the process that all of them are forked from."""
@@ -37,9 +39,10 @@ CONFIG = {
 
 def main() -> int:
     """Hold one cluster until the manager closes the pipe."""
-    own = sys.argv[1:2] == [OWN]
+    own = sys.argv[1:2] in ([OWN], [ALONE])
     if own:
         tempfile.tempdir = sys.argv[2]
+    if sys.argv[1:2] == [OWN]:
         multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
         forkserver.ensure_running()
     out = os.fdopen(os.dup(1), "w")

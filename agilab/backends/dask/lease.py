@@ -83,7 +83,7 @@ class Runner:
         if launch["environment"] is None:  # this host's own
             launch["environment"] = worker_environment(order["slots"], order["marker"])
         self._name: str = order["slot"]
-        self._committer = Committer(RunPaths(Path(order["run"])))
+        self._committer = Committer(RunPaths(Path(order["folder"])))
         self._entries = EntryPool(Launch(**launch), (self._name,))
         self._lock = threading.Lock()
         self._ending = self._restarting = False
@@ -261,10 +261,10 @@ async def begin(text: str, dask_worker: Worker) -> str:
 
 
 async def end(text: str, dask_worker: Worker) -> None:
-    """End every runner that a run has in this Dask worker."""
+    """End every runner that a run has in this Dask worker; all there are when no run is named."""
     order = json.loads(text)
     runners = _runners(dask_worker)
-    mine = [runners.pop(key) for key in [key for key in runners if key[0] == order["run"]]]
+    mine = [runners.pop(key) for key in [key for key in runners if order["run"] in (key[0], None)]]
     await asyncio.gather(*(asyncio.to_thread(runner.end, order["grace_s"]) for runner in mine))
 
 

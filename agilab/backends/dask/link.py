@@ -176,18 +176,22 @@ class Link:
 
     def _lease(self, slot: Slot, tasks: Sequence[Task], *, time_s: float | None) -> None:
         key = f"{self._topic}-{slot.name}-{next(self._numbers)}"
-        order = {"run": str(self._job.paths.root), "slot": slot.name, "topic": self._topic, "time_s": time_s}
-        text = json.dumps({**order, "tasks": tasks}, separators=(",", ":"))
         slot.tasks.update((task["id"], task) for task, _ in tasks)
         slot.leases.add(key)
-        future = self._client.submit(
-            lease.lease, text, key=key, workers=[slot.address], allow_other_workers=False, retries=0, pure=False
-        )
-        self._spawn(self._follow(slot, slot.address, key, future))
+        self._spawn(self._follow(slot, slot.address, key, tasks=tasks, time_s=time_s))
 
-    async def _follow(self, slot: Slot, address: str, key: str, future: Any) -> None:
+    async def _follow(self, slot: Slot, address: str, key: str, *, tasks: Sequence[Task], time_s: float | None) -> None:
+        tasks = await self.provide(slot, tasks)
+        if slot.address != address:  # what it held has been reported
+            return
+        order = {"run": str(self._job.paths.root), "slot": slot.name, "topic": self._topic, "time_s": time_s}
+        text = json.dumps({**order, "tasks": tasks}, separators=(",", ":"))
         try:
-            answer = json.loads(await future)
+            answer = json.loads(
+                await self._client.submit(
+                    lease.lease, text, key=key, workers=[address], allow_other_workers=False, retries=0, pure=False
+                )
+            )
         except KilledWorker:
             self._lose(slot, address)
             return
@@ -237,7 +241,7 @@ class Link:
                 case "report":
                     self._put(Report(name, what[0]))
                 case "committed":
-                    self._committed(slot, *what)
+                    self.committed(slot, *what)
                 case "failed":
                     slot.tasks.pop(what[0], None)
                     self._put(Failed(name, *what))
@@ -257,7 +261,8 @@ class Link:
                 case "broken":
                     self._put(Broken(*what))
 
-    def _committed(self, slot: Slot, record: Mapping[str, Any], sha256: str) -> None:
+    def committed(self, slot: Slot, record: Mapping[str, Any], sha256: str) -> None:
+        """Take a record and the digest of its line: a partition has been committed where it ran."""
         slot.tasks.pop(record["partition"], None)
         hashes = {item["path"]: item["sha256"] for item in record["artifacts"]}
         hashes[f"artifacts/{record['stage']}/{record['partition']}/{RECORD_NAME}"] = sha256
@@ -316,19 +321,16 @@ class Link:
             with suppress(OSError):
                 threads = await self._client.nthreads()
                 free = [at for at, number in sorted(threads.items()) for _ in range(number - used.count(at))]
-                await asyncio.gather(*(self._begin(slot, at) for slot, at in zip(vacant, free, strict=False)))
+                begun = []
+                for slot in vacant:
+                    address = next((at for at in free if self.admits(slot, at)), None)
+                    if address is not None:
+                        free.remove(address)
+                        begun.append(self._begin(slot, address))
+                await asyncio.gather(*begun)
 
     async def _begin(self, slot: Slot, address: str) -> None:
-        job = self._job
-        launch = asdict(Launch.of(job))
-        order = {
-            "run": str(job.paths.root),
-            "slot": slot.name,
-            "launch": launch if self._own else {**launch, "environment": None},
-            "slots": len(self._slots),
-            "marker": dict(job.environment),
-        }
-        answers = await self._client.run(lease.begin, json.dumps(order), workers=[address])
+        answers = await self._client.run(lease.begin, json.dumps(self.order(slot)), workers=[address])
         if address not in answers:  # it has gone in the meantime
             return
         answer = json.loads(answers[address])
@@ -349,17 +351,44 @@ class Link:
         task.add_done_callback(self._losses.discard)
 
     async def _find_out(self, slot: Slot, message: str) -> None:
+        for event in await self.bury(slot, message):
+            self._put(event)
+        slot.tasks.clear()
+        if not self._ended.is_set():
+            self.match()
+
+    # --- what depends on where the slots are ---------------------------------------
+
+    def order(self, slot: Slot) -> dict[str, Any]:
+        """Return what a Dask worker is told to begin a slot with."""
+        job = self._job
+        launch = asdict(Launch.of(job))
+        return {
+            "run": str(job.paths.root),
+            "folder": str(job.paths.root),
+            "slot": slot.name,
+            "launch": launch if self._own else {**launch, "environment": None},
+            "slots": len(self._slots),
+            "marker": dict(job.environment),
+        }
+
+    def admits(self, slot: Slot, address: str) -> bool:
+        """Say whether a slot may live in the Dask worker at an address."""
+        return True
+
+    async def provide(self, slot: Slot, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Make sure that a slot has what partitions read; return their tasks as that slot understands them."""
+        return tasks
+
+    async def bury(self, slot: Slot, message: str) -> list[Event]:
+        """Make sure that nothing of a lost Dask worker goes on; say what became of everything it held."""
         kill_groups(slot.groups)
         _, pid, started = slot.process
         while self._own and start_time(pid) == started:  # nothing it held may be committed from here on
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             await asyncio.sleep(0.005)
-        for event in lost(self._job, slot, message):
-            self._put(event)
-        slot.tasks.clear()
-        if not self._ended.is_set():
-            self.match()
+        return lost(self._job, slot, message)
 
     async def lose_all(self) -> None:
         """The scheduler has gone, and every Dask worker with it."""

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from distributed import Client, Security
 from distributed.versions import VersionMismatchWarning
@@ -20,7 +20,7 @@ from agilab.backends.dask import backplane, lease
 from agilab.backends.dask.cluster import HostProcess, certificates
 from agilab.backends.dask.link import Link, Slot, kill_groups
 from agilab.backends.dask.logs import NAME, logged
-from agilab.errors import BackendRefusedError, first_line
+from agilab.errors import AgilabError, BackendRefusedError, first_line
 from agilab.paths import make_folder
 
 CONNECT_S = 10.0
@@ -46,6 +46,8 @@ class DaskPool(Pool):
     """
 
     commits = True
+    leaving_s: ClassVar[float] = 2.0
+    """How long it may take to leave a cluster, once its runners have ended [s]."""
 
     def __init__(self, job: Job, host: HostProcess | None) -> None:
         self._job, self._host = job, host
@@ -70,12 +72,17 @@ class DaskPool(Pool):
         asked: int | None = self._job.cluster["workers"]
         if self._host is not None and asked:  # its jobs may wait long for their turn
             return asked
+        found = self.found()
+        return min(found, asked or found)
+
+    def found(self) -> int:
+        """Wait until it is known how many workers there could be; return that number."""
         ends: tuple[Future[Any], ...] = (self._found, self._done)
         wait(ends, return_when=FIRST_COMPLETED)
         if not self._found.done():
             self._done.result()
             raise BackendRefusedError("the connection to the scheduler ended before the run began; run again")
-        return min(self._found.result(), asked or self._found.result())
+        return self._found.result()
 
     def add(self, workers: Sequence[str]) -> None:
         self._slots.update((name, Slot(name)) for name in workers)
@@ -114,7 +121,7 @@ class DaskPool(Pool):
         if not self._named.done():
             self._named.set_result(0)
         self._tell_loop(self._leave, grace_s)
-        wait([self._done], grace_s + 2.0)
+        wait([self._done], grace_s + self.leaving_s)
         for slot in self._slots.values():
             kill_groups(slot.groups)
         if self._host is not None:
@@ -153,17 +160,14 @@ class DaskPool(Pool):
                 assert self._host is not None
                 self._host.close()
                 self._inbox.put(Told("note", {"text": "scheduler lost; it is started once more"}))
-                self._host = HostProcess(self._job)
+                self._host = self.new_host()
         except BackendRefusedError as err:
-            if self._own or self._named.done():
-                self._inbox.put(Broken(str(err), "", "Dask"))
-            if not self._found.done():
-                self._found.set_exception(err)
+            self.refuse(err, "Dask")
 
     async def _serve_once(self) -> bool:
         """Connect and serve until the pool closes; False when the scheduler was lost before."""
         client = await self._connect(*await self._find())
-        link = Link(self._job, client, self._slots, put=self._inbox.put, own=self._own)
+        link = self.new_link(client)
         try:
             if not self._own and not self._found.done():
                 await self._check(client)
@@ -208,12 +212,39 @@ class DaskPool(Pool):
         if self._host is None:
             return options["scheduler"], certificates(options)
         self._inbox.put(Started("", self._host.pgid, self._host.start_time))
-        asked = await asyncio.wrap_future(self._named) if self._own else options["workers"]
-        answer = await asyncio.to_thread(self._host.ask, asked)
+        answer = await self.ask(self._host)
         if "error" in answer:
             raise BackendRefusedError(f"the cluster does not start: {answer['error']}")
-        self._inbox.put(Told("cluster", {"scheduler": answer["scheduler"], "dashboard": answer["dashboard"]}))
+        self.tell({"scheduler": answer["scheduler"], "dashboard": answer["dashboard"]})
         return answer["scheduler"], self._host.security
+
+    def refuse(self, error: AgilabError, what: str) -> None:
+        """Tell whoever waits that there will be no workers."""
+        if self._own or self._named.done():
+            self._inbox.put(Broken(str(error), "", what))
+        if not self._found.done():
+            self._found.set_exception(error)
+
+    # --- what depends on where the workers are -------------------------------------
+
+    def new_host(self) -> HostProcess:
+        """Start the process that holds the cluster once more."""
+        return HostProcess(self._job)
+
+    def new_link(self, client: Client) -> Link:
+        """Return what serves one connection to the scheduler."""
+        return Link(self._job, client, self._slots, put=self._inbox.put, own=self._own)
+
+    async def ask(self, host: HostProcess) -> Mapping[str, Any]:
+        """Let the cluster start; return what it says of itself."""
+        asked: int | None = self._job.cluster["workers"]
+        if self._own:
+            asked = await asyncio.wrap_future(self._named)
+        return await asyncio.to_thread(host.ask, asked)
+
+    def tell(self, cluster: Mapping[str, Any]) -> None:
+        """Say where the cluster is."""
+        self._inbox.put(Told("cluster", cluster))
 
     async def _check(self, client: Client) -> None:
         """Make sure that a cluster which is not ours can do the work, before any of it is sent."""

@@ -313,7 +313,13 @@ def _copy_agilab(target: Path) -> None:
 
 
 async def _all(*steps: Any) -> Sequence[Any]:
-    """Take steps at the same time; the first failure ends the others."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(step) for step in steps]
+    """Take steps at the same time; the first failure ends the others, and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(step) for step in steps]
+    except BaseExceptionGroup as group_error:
+        error: BaseException = group_error
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
     return [task.result() for task in tasks]

@@ -213,17 +213,10 @@ class Hosts:
             answers = await asyncio.gather(*map(step, hosts), return_exceptions=True)
             for answer in answers:  # every host was given its time, so that none is left half way
                 if isinstance(answer, BaseException):
-                    raise _innermost(answer)
+                    raise answer
             return [answer for answer in answers if not isinstance(answer, BaseException)]
 
         return dict(zip(names, self._loop.run(each()), strict=True))
 
     def _link(self, name: str) -> Link:
         return self._links.setdefault(name, Link(name, self._connections))
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """Return the first failure of steps that were taken together."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

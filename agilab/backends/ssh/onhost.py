@@ -283,8 +283,9 @@ class Target:
     Parameters
     ----------
     request
-        ``sha256`` of the bytes; ``tool``, a program's name; or ``folder`` and ``tree``: where a tar archive is
-        unpacked, relative to AGILAB_WENV, and the digest its tree must have; ``python`` compiles its modules.
+        ``sha256`` of the bytes; ``tool``, a program's name; ``run`` and ``name``: the run that reads them, and under
+        which name; or ``folder`` and ``tree``: where a tar archive is unpacked, relative to AGILAB_WENV, and the
+        digest its tree must have; ``python`` compiles its modules.
     wenv
         AGILAB_WENV.
     """
@@ -292,17 +293,23 @@ class Target:
     def __init__(self, request: Mapping[str, Any], wenv: WenvPaths) -> None:
         self._request = request
         self._sha256: str = request["sha256"]
+        self._cached = wenv.data / self._sha256
         if "tree" in request:
             self.path = wenv.root / request["folder"]
         elif "tool" in request:
             self.path = wenv.tools / self._sha256 / request["tool"]
+        elif "run" in request:
+            self.path = wenv.results / request["run"] / ".inputs" / self._sha256 / request["name"]
         else:
-            self.path = wenv.data / self._sha256
+            self.path = self._cached
 
     def is_there(self) -> bool:
         """Whether it is here with the right bytes; they are hashed."""
         if "tree" in self._request:
             return self._is_whole(self.path)
+        if "run" in self._request and self._cached.is_file() and digest.of_file(self._cached) == self._sha256:
+            self._name()
+            return True
         return self.path.is_file() and digest.of_file(self.path) == self._sha256
 
     def place(self, aside: Path) -> None:
@@ -313,7 +320,17 @@ class Target:
         aside.chmod(0o500 if "tool" in self._request else 0o400)
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(aside, self.path)
+        if "run" in self._request:
+            os.replace(aside, self._cached)
+            self._name()
+        else:
+            os.replace(aside, self.path)
+
+    def _name(self) -> None:
+        """Give cached bytes the name that a run reads them by."""
+        make_folder(self.path.parent)
+        self.path.unlink(missing_ok=True)
+        os.link(self._cached, self.path)
 
     def _is_whole(self, folder: Path) -> bool:
         return folder.is_dir() and digest.of_tree(folder) == self._request["tree"]

@@ -79,16 +79,24 @@ async def put(link: Link, parcels: Sequence[Parcel], *, report: Report) -> list[
     async def send(number: int, to: str) -> None:
         file = parcels[number].file
         report(f"{link.name}: sending {parcels[number].label or file.name} ({file.stat().st_size / 2**20:.1f}MiB)")
-        async with _sftp(link) as sftp:
-            block = min(BLOCK_BYTES, sftp.limits.max_write_len or BLOCK_BYTES)
-            await sftp.put(str(file), to, block_size=block)
+        async with sftp(link) as client:
+            block = min(BLOCK_BYTES, client.limits.max_write_len or BLOCK_BYTES)
+            await client.put(str(file), to, block_size=block)
 
     request = {"items": [item.to_json() for item in parcels]}
     done = await link.ask("receive", request, report=report, send=send)
     return [(item["path"], item["sent"]) for item in done["items"]]
 
 
-async def fetch(link: Link, folder: str, name: str, *, into: Path, sha256: str = "") -> tuple[Path, str]:
+async def fetch(
+    link: Link,
+    folder: str,
+    name: str,
+    *,
+    into: Path,
+    sha256: str = "",
+    client: asyncssh.SFTPClient | None = None,
+) -> tuple[Path, str]:
     """Copy a file from a host.
 
     Parameters
@@ -103,6 +111,8 @@ async def fetch(link: Link, folder: str, name: str, *, into: Path, sha256: str =
         Folder here; the file gets the same name in it, whole or not at all.
     sha256
         What it must be; empty to take what comes.
+    client
+        What it is read with; None for one of its own.
 
     Returns
     -------
@@ -129,7 +139,11 @@ async def fetch(link: Link, folder: str, name: str, *, into: Path, sha256: str =
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with disk_errors(target, "writing"):
-            found = await _copy(link, f"{folder}/{name}", aside)
+            if client is not None:
+                found = await _copy(link, f"{folder}/{name}", aside, client)
+            else:
+                async with sftp(link) as own:
+                    found = await _copy(link, f"{folder}/{name}", aside, own)
             if sha256 and found != sha256:
                 raise EvidenceError(
                     f"host {link.name} sent {folder}/{name} with sha256 {found} instead of {sha256}; it was thrown away"
@@ -141,7 +155,7 @@ async def fetch(link: Link, folder: str, name: str, *, into: Path, sha256: str =
     return target, found
 
 
-async def _copy(link: Link, source: str, aside: Path) -> str:
+async def _copy(link: Link, source: str, aside: Path, client: asyncssh.SFTPClient) -> str:
     """Write a remote file aside, hashing what comes while more is on its way; return its sha256."""
     total = hashlib.sha256()
     with open(aside, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as local:
@@ -152,7 +166,7 @@ async def _copy(link: Link, source: str, aside: Path) -> str:
             local.write(block)
 
         try:
-            async with _sftp(link) as sftp, sftp.open(source, "rb", block_size=BLOCK_BYTES) as remote:
+            async with client.open(source, "rb", block_size=BLOCK_BYTES) as remote:
                 block = await remote.read(_CHUNK_BYTES)
                 while block:
                     taking = asyncio.create_task(asyncio.to_thread(take, block))
@@ -170,7 +184,8 @@ async def _copy(link: Link, source: str, aside: Path) -> str:
 
 
 @asynccontextmanager
-async def _sftp(link: Link) -> AsyncIterator[asyncssh.SFTPClient]:
+async def sftp(link: Link) -> AsyncIterator[asyncssh.SFTPClient]:
+    """Open a client for the files of a host, in a session of its own; HostError when that cannot be."""
     try:
         client = await (await link.connection()).start_sftp_client()
     except (asyncssh.Error, OSError) as err:

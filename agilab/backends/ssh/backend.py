@@ -1,0 +1,53 @@
+"""Backend `ssh`, as the supervisor finds it: a Dask cluster of one run, whose workers are on hosts reached over SSH.
+
+`pool` checks hosts, deploys to them and starts the scheduler, on this machine.
+`member` keeps one Dask worker running on a host (`daskworker`, there), with a
+tunnel each way; `slots` is what a pool's event loop does differently where
+slots are on hosts. `supply` takes to a host what partitions read, `collect`
+brings back what they wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agilab.backends.base import Backend, Capabilities, Job, Pool, on_hosts
+from agilab.backends.ssh.names import split_host
+from agilab.errors import BackendRefusedError
+
+_OF_DASK = ("scheduler", "cluster_class", "certificates")
+
+
+class SshBackend(Backend):
+    """Runs partitions in entry processes on hosts, driven by lease runners in one Dask worker on each."""
+
+    name = "ssh"
+    capabilities = Capabilities(needs_hosts=True)
+
+    def takes_slots(self, cluster: Mapping[str, Any]) -> bool:
+        return False
+
+    def admit(self, cluster: Mapping[str, Any]) -> None:
+        hosts = cluster["workers"]
+        if not isinstance(hosts, Mapping):
+            raise BackendRefusedError(
+                "backend 'ssh' needs the hosts and how many workers each may run; write --workers alpha=2,beta=4, or "
+                "workers = {alpha = 2, beta = 4} under [cluster]"
+            )
+        for host in hosts:
+            split_host(host)
+        if len(on_hosts(hosts)) < sum(hosts.values()):
+            raise BackendRefusedError(
+                f"workers names hosts that only differ in signs: {', '.join(hosts)}; give them other names in "
+                "~/.ssh/config"
+            )
+        if given := [name for name in _OF_DASK if cluster.get(name)]:
+            raise BackendRefusedError(
+                f"{given[0]} is for backend 'dask'; backend 'ssh' starts scheduler and workers itself: leave it out"
+            )
+
+    def open(self, job: Job) -> Pool:
+        from agilab.backends.ssh.pool import SshPool  # asyncssh and Dask are imported with it
+
+        return SshPool(job)

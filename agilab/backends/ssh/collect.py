@@ -1,0 +1,105 @@
+"""Brings what partitions wrote on a host to the manager, which hashes what it receives; decides what is brought."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+from agilab.backends.ssh import transfer
+from agilab.backends.ssh.link import Link
+from agilab.paths import RunPaths, make_folder
+
+AT_ONCE = 8
+"""How many files of a host are on their way at the same time."""
+
+
+def is_collected(artifact: Mapping[str, Any]) -> bool:
+    """Say whether an artifact of a record comes to the manager when its partition has committed; else it stays."""
+    return True
+
+
+class Collector:
+    """The artifacts of one host.
+
+    Parameters
+    ----------
+    link
+        The host.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self._opening = asyncio.Lock()
+        self._stack = AsyncExitStack()
+        self._client: tuple[asyncssh.SSHClientConnection, asyncssh.SFTPClient] | None = None
+
+    async def collect(
+        self, record: Mapping[str, Any], task: Mapping[str, Any], there: RunPaths
+    ) -> list[dict[str, Any]]:
+        """Put the artifacts of a partition into the folder of its attempt here.
+
+        Parameters
+        ----------
+        record
+            As the host has committed it.
+        task
+            What it was told to do, with the folder here.
+        there
+            The run's folder on the host.
+
+        Returns
+        -------
+        list of dict
+            ``name``, ``kind``, ``path`` and ``size_bytes`` of each, as `agilab.entry` says them; with ``location`` and
+            ``sha256`` where it stayed.
+
+        Raises
+        ------
+        EvidenceError
+            What came is not what was recorded.
+        HostError
+            The link was lost.
+        NoSpaceError
+            The disk here is full.
+        """
+        into = make_folder(Path(task["folder"]))
+        source = str(there.partition(task["stage"], task["id"]))
+        found = []
+        for item in record["artifacts"]:
+            name = str(item["path"]).rpartition("/")[2]
+            one = {"name": item["name"], "kind": item["kind"], "path": name, "size_bytes": item["size_bytes"]}
+            if not is_collected(item):
+                one |= {"location": self._link.name, "sha256": item["sha256"]}
+            found.append((item, one))
+        await asyncio.gather(
+            *(
+                self._fetch(source, one["path"], into=into, sha256=item["sha256"])
+                for item, one in found
+                if "location" not in one
+            )
+        )
+        return [one for _, one in found]
+
+    async def close(self) -> None:
+        """Close its session."""
+        await self._stack.aclose()
+
+    async def _fetch(self, folder: str, name: str, *, into: Path, sha256: str) -> None:
+        async with self._room:
+            client = await self._open()
+            await transfer.fetch(self._link, folder, name, into=into, sha256=sha256, client=client)
+
+    async def _open(self) -> asyncssh.SFTPClient:
+        """Return one session for all files, opened anew when the connection is another one."""
+        async with self._opening:
+            connection = await self._link.connection()
+            if self._client is None or self._client[0] is not connection:
+                await self._stack.aclose()
+                self._client = connection, await self._stack.enter_async_context(transfer.sftp(self._link))
+            return self._client[1]

@@ -1,0 +1,222 @@
+"""One host of a run's cluster: the Dask worker that is kept there, and the tunnels between it and the scheduler.
+
+Nothing listens beyond loopback, on either side: the host reaches the
+scheduler by a port that its sshd forwards to us, and the scheduler reaches the
+Dask worker by a port of ours that leads there. So a firewall, a jump host or a
+manager that no host can reach makes no difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+from agilab.backends.base import Job, on_hosts
+from agilab.backends.dask.logs import NAME
+from agilab.backends.ssh.deploy import Backplane
+from agilab.backends.ssh.link import Command, Link, Running
+from agilab.errors import HostError
+from agilab.package import Installed
+from agilab.paths import RunPaths, make_folder
+from agilab.records import read_records
+
+START_S = 60.0
+"""How long a Dask worker may take to start [s]; most of it waiting for one of a lost link to end."""
+END_S = 8.0
+"""How long it may take to hear that what ran on a host has ended [s]."""
+GRACE_S = 2.0
+"""How long a Dask worker may take to end after it was told to [s]."""
+
+_LOOPBACK = "127.0.0.1"
+
+
+class Member:
+    """The Dask worker of one host.
+
+    Parameters
+    ----------
+    link
+        The host.
+    job
+        The run.
+    installed, backplane
+        What was deployed there.
+    note
+        Told what is worth a line in the event log.
+
+    Attributes
+    ----------
+    address
+        Where the scheduler reaches it; empty while there is none.
+    paths
+        The run's folder on the host, known once it has started.
+    """
+
+    def __init__(
+        self, link: Link, job: Job, *, installed: Installed, backplane: Backplane, note: Callable[[str], None]
+    ) -> None:
+        self.link, self.name, self.installed, self.note = link, link.name, installed, note
+        self.run_id = job.paths.run_id
+        self._job, self._backplane = job, backplane
+        hosts: Mapping[str, int] = job.cluster["workers"]
+        self.slots = hosts[self.name]
+        self._logs = {f"{name}.log" for name, host in on_hosts(hosts).items() if host == self.name}
+        self.address, self.paths = "", RunPaths(Path())
+        self._ready: asyncio.Future[Mapping[str, Any]] = asyncio.Future()
+        self._running: Running | None = None
+        self._end: asyncio.Task[str] | None = None
+        self._server: asyncio.Server | None = None
+        self._listener: asyncssh.SSHListener | None = None
+        self._relays: set[asyncio.Task[None]] = set()
+        self._said = ""
+
+    async def start(self, scheduler: str, keys: Mapping[str, str]) -> None:
+        """Start the Dask worker; it tells the scheduler of itself.
+
+        Parameters
+        ----------
+        scheduler
+            Address on this machine.
+        keys
+            ``ca``, ``cert`` and ``key`` of the run, as PEM.
+
+        Raises
+        ------
+        HostError
+            The host is not there, forwards no ports, or the Dask worker does not start.
+        AgilabError
+            What the host says.
+        """
+        self._ready, self._said = asyncio.get_running_loop().create_future(), ""
+        connection = await self.link.connection()
+        try:
+            self._listener = await connection.forward_remote_port(
+                _LOOPBACK, 0, _LOOPBACK, int(scheduler.rpartition(":")[2])
+            )
+        except (asyncssh.Error, OSError) as err:
+            fix = "its sshd must forward ports for you: AllowTcpForwarding yes"
+            raise HostError(self.name, "link", f"no port can be forwarded: {err}", fix) from err
+        self._server = await asyncio.start_server(self._relay, _LOOPBACK, 0)
+        contact = self._server.sockets[0].getsockname()[1]
+        order = {
+            "run": self._job.paths.run_id,
+            "name": self.name,
+            "scheduler": f"tls://{_LOOPBACK}:{self._listener.get_port()}",
+            "contact": f"tls://{_LOOPBACK}:{contact}",
+            "threads": self.slots,
+            "keys": dict(keys),
+            "keep": self.kept(),
+        }
+        command = Command(
+            (self._backplane.python, "-P", "-m", "agilab.backends.ssh.daskworker"),
+            self._job.paths.run_id,
+            environment={"PYTHONPATH": self._backplane.code},
+            input=json.dumps(order),
+            grace_s=GRACE_S,
+        )
+        self._running = await self.link.start(command, self._hear)
+        self._end = asyncio.ensure_future(self._watch(self._running))
+        either: set[asyncio.Future[Any]] = {self._end, self._ready}
+        await asyncio.wait(either, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+        if not self._ready.done():
+            late = f"its Dask worker did not start in {START_S:g} s"
+            why: str = self._end.result() if self._end.done() else late
+            raise HostError(self.name, "link", why, "logs/scheduler.log of the run has all it said")
+        self.paths = RunPaths(Path(self._ready.result()["folder"]))
+        self.address = order["contact"]
+
+    async def ended(self) -> str:
+        """Wait until the Dask worker has ended; say how."""
+        assert self._end is not None
+        return await asyncio.shield(self._end)
+
+    async def _watch(self, running: Running) -> str:
+        try:
+            code = await running.wait()
+        except HostError as err:
+            return f"{err.problem}"
+        return f"its Dask worker ended with exit code {code}{f': {self._said}' if self._said else ''}"
+
+    async def end(self) -> None:
+        """End the Dask worker, if there is one, with everything it has started; then the tunnels."""
+        self.address = ""
+        running, self._running = self._running, None
+        if running is not None:
+            with suppress(HostError, TimeoutError):
+                async with asyncio.timeout(END_S):
+                    await running.end()
+        if self._end is not None:
+            self._end.cancel()
+        for relay in self._relays:
+            relay.cancel()
+        await asyncio.gather(*self._relays, return_exceptions=True)
+        if self._server is not None:
+            self._server.close()
+        if self._listener is not None:
+            self._listener.close()
+        self._server = self._listener = None
+
+    def kept(self) -> list[str]:
+        """Name the partition folders whose artifacts stay on the host, by what is recorded here."""
+        return sorted(
+            f"{record['stage']}/{record['partition']}"
+            for record in read_records(self._job.paths)
+            if any(item["location"] == self.name for item in record["artifacts"])
+        )
+
+    def _hear(self, stream: str, line: str) -> None:
+        message: Any = None
+        if stream == "stdout":
+            with suppress(ValueError):
+                message = json.loads(line)
+        match message:
+            case {"port": int(), "folder": str()}:
+                if not self._ready.done():
+                    self._ready.set_result(message)
+            case {"log": str(name), "text": str(text)} if name in self._logs:
+                self._write(name, text)
+            case _:
+                self._said = line.strip()[:500] or self._said
+                self._write(NAME, f"{self.name}: {line}\n")
+
+    def _write(self, name: str, text: str) -> None:
+        with open(make_folder(self._job.paths.logs) / name, "a", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Join a connection of the scheduler's to the Dask worker."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._relays.add(task)
+        task.add_done_callback(self._relays.discard)
+        try:
+            port = (await asyncio.shield(self._ready))["port"]
+            connection = await self.link.connection()
+            there = await connection.open_connection(_LOOPBACK, port)
+            ways = {
+                asyncio.ensure_future(_copy(reader, there[1])),
+                asyncio.ensure_future(_copy(there[0], writer)),
+            }
+            try:
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for way in ways:
+                    way.cancel()
+                there[1].close()
+        except (asyncssh.Error, OSError) as err:
+            self._hear("stderr", f"no connection to its Dask worker: {err}")
+        finally:
+            writer.close()
+
+
+async def _copy(reader: Any, writer: Any) -> None:
+    with suppress(asyncssh.Error, OSError):
+        while data := await reader.read(1 << 18):
+            writer.write(data)
+            await writer.drain()

@@ -1,0 +1,148 @@
+"""The pool of a run on hosts: checks them, deploys, starts the scheduler here, then serves as any Dask pool does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distributed import Client
+
+from agilab.backends.base import Job, Told
+from agilab.backends.dask.cluster import HostProcess
+from agilab.backends.dask.link import Link as Leases
+from agilab.backends.dask.pool import DaskPool
+from agilab.backends.ssh.connection import Connections
+from agilab.backends.ssh.deploy import Deployment, backplane_lock
+from agilab.backends.ssh.link import Link
+from agilab.backends.ssh.member import Member
+from agilab.backends.ssh.preflight import HostCheck, check_all
+from agilab.backends.ssh.slots import HostLeases
+from agilab.errors import AgilabError, BackendRefusedError
+
+
+class SshPool(DaskPool):
+    """Entry processes on hosts.
+
+    The scheduler runs on this machine and listens on loopback; what hosts and
+    scheduler say to each other goes through the SSH connections.
+
+    Parameters
+    ----------
+    job
+        The run.
+    """
+
+    commits = False
+    leaving_s = 10.0
+
+    def __init__(self, job: Job) -> None:
+        self._links: dict[str, Link] = {}
+        self._members: dict[str, Member] = {}
+        self._checks: Sequence[HostCheck] = ()
+        self._asked: dict[HostProcess, asyncio.Future[Mapping[str, Any]]] = {}
+        super().__init__(job, HostProcess(job, alone=True))
+
+    @property
+    def most(self) -> int:
+        return self.found()
+
+    @property
+    def hosts(self) -> Mapping[str, int]:
+        """Those that are ready."""
+        return {name: member.slots for name, member in self._members.items()}
+
+    def kill(self) -> None:
+        super().kill()
+        self._tell_loop(self._leave, 0.0)
+
+    # --- in the thread of the event loop ------------------------------------------
+
+    async def _serve(self) -> None:
+        connections = Connections()
+        assert self._host is not None
+        self._ask(self._host)
+        try:
+            await self._prepare(connections)
+            self._found.set_result(sum(self.hosts.values()))
+            await super()._serve()
+        except AgilabError as err:
+            self.refuse(err, "hosts")
+        finally:
+            await connections.close()
+
+    async def _prepare(self, connections: Connections) -> None:
+        """Check all hosts before anything is done on any, then give them what they lack."""
+        wanted: Mapping[str, int] = self._job.cluster["workers"]
+        self._links = {name: Link(name, connections) for name in wanted}
+        self._checks = await check_all(list(self._links.values()))
+        self._judge()
+        ready = [check.host for check in self._checks if check.ok]
+        assert self._job.wenv is not None
+        lock = await asyncio.to_thread(backplane_lock, self._job.wenv, self._note)
+        made = await asyncio.gather(*(self._deploy(name, lock) for name in ready), return_exceptions=True)
+        for one in made:  # every host was given its time, so that none is left half way
+            if isinstance(one, BaseException):
+                raise one
+            self._members[one.name] = one
+
+    def _judge(self) -> None:
+        """Say what is not as it should be; refuse the run unless it may go on without hosts that are not ready.
+
+        Raises
+        ------
+        BackendRefusedError
+            Names every host that is not ready, how far it came, and what mends it.
+        """
+        for check in self._checks:
+            for warning in check.warnings:
+                self._note(f"host {check.host}: {warning}")
+        bad = [f"{one.host}: {one.step}: {one.problem}; {one.fix}" for one in self._checks if not one.ok]
+        if not bad:
+            return
+        partial = self._job.cluster["allow_partial_hosts"]
+        if partial and len(bad) < len(self._checks):
+            for line in bad:
+                self._note(f"host {line}; the run goes on without it")
+            return
+        others = "" if partial or len(bad) == len(self._checks) else " (or go on without, with allow_partial_hosts)"
+        raise BackendRefusedError(f"{len(bad)} of {len(self._checks)} hosts not ready{others}: {' | '.join(bad)}")
+
+    async def _deploy(self, name: str, lock: str) -> Member:
+        job = self._job
+        assert job.wenv is not None
+        host = Deployment(self._links[name], job.wenv, self._note)
+        installed, backplane = await asyncio.gather(host.worker(job.installed, ""), host.backplane(lock))
+        return Member(self._links[name], job, installed=installed, backplane=backplane, note=self._note)
+
+    def _note(self, text: str) -> None:
+        self._inbox.put(Told("note", {"text": text}))
+
+    # --- what is different from a cluster on this machine -----------------------------
+
+    def new_host(self) -> HostProcess:
+        host = HostProcess(self._job, alone=True)
+        self._ask(host)
+        return host
+
+    def _ask(self, host: HostProcess) -> None:
+        """Let a scheduler start, while hosts are made ready."""
+        self._asked[host] = asyncio.ensure_future(asyncio.to_thread(host.ask, 0))
+
+    def new_link(self, client: Client) -> Leases:
+        assert self._host is not None
+        return HostLeases(
+            self._job, client, self._slots, put=self._inbox.put, members=self._members, keys=self._host.security or {}
+        )
+
+    async def ask(self, host: HostProcess) -> Mapping[str, Any]:
+        return await self._asked[host]
+
+    def tell(self, cluster: Mapping[str, object]) -> None:
+        hosts = [
+            {"name": one.host, "address": one.address, "slots": self._members[one.host].slots}
+            | {"python": one.python, "platform": one.platform, "cores": one.cores, "skew_s": one.skew_s}
+            for one in self._checks
+            if one.ok
+        ]
+        super().tell({**cluster, "hosts": hosts})

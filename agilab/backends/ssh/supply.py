@@ -1,0 +1,92 @@
+"""Takes to one host what partitions read, by digest and only what it lacks; it knows no leases."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agilab.backends.ssh import transfer
+from agilab.backends.ssh.member import Member
+from agilab.backends.ssh.transfer import Parcel
+
+Key = tuple[str, str]
+"""sha256 of a file, and its name."""
+
+
+class Supply:
+    """What one host has of a run's inputs, from the start of its Dask worker to its end.
+
+    Parameters
+    ----------
+    member
+        The host.
+    """
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self._there: dict[Key, asyncio.Future[str]] = {}
+
+    async def bring(self, tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Make sure that the host has what partitions read; return their tasks with the paths of the host.
+
+        Raises
+        ------
+        HostError
+            The link was lost.
+        NoSpaceError
+            The host's disk is full.
+        InstallError
+            What arrived is something else: a file has changed meanwhile.
+        """
+        wanted = {_key(path, sha): path for task in tasks for path, sha in task["inputs"].values()}
+        if missing := {key: path for key, path in wanted.items() if key not in self._there}:
+            await self._put(missing)
+        there = {key: await asyncio.shield(self._there[key]) for key in wanted}
+        return [self._task(task, there) for task in tasks]
+
+    def _task(self, task: Mapping[str, Any], there: Mapping[Key, str]) -> dict[str, Any]:
+        inputs: Mapping[str, tuple[str, str]] = task["inputs"]
+        read = [
+            {"name": name, "sha256": sha, "size_bytes": os.stat(path).st_size} for name, (path, sha) in inputs.items()
+        ]
+        return {
+            **task,
+            "inputs": {name: (there[_key(path, sha)], sha) for name, (path, sha) in inputs.items()},
+            "folder": str(self._member.paths.attempt(task["id"], task["attempt"])),
+            "read": read,
+            "files": [],
+        }
+
+    def has(self, record: Mapping[str, Any], task: Mapping[str, Any]) -> None:
+        """Remember that what a partition wrote is on the host already."""
+        folder = self._member.paths.partition(task["stage"], task["id"])
+        for item in record["artifacts"]:
+            path = str(folder / str(item["path"]).rpartition("/")[2])
+            known = self._there[_key(path, item["sha256"])] = asyncio.get_running_loop().create_future()
+            known.set_result(path)
+
+    async def _put(self, files: Mapping[Key, str]) -> None:
+        """Send files; whoever wants one of them meanwhile waits for it."""
+        loop = asyncio.get_running_loop()
+        self._there.update((key, loop.create_future()) for key in files)
+        parcels = [
+            Parcel(Path(path), sha, {"run": self._member.run_id, "name": name}) for (sha, name), path in files.items()
+        ]
+        try:
+            done = await transfer.put(self._member.link, parcels, report=self._member.note)
+        except BaseException as err:
+            for key in files:
+                waiting = self._there.pop(key)
+                waiting.set_exception(err)
+                waiting.exception()  # whoever waits gets it; nobody has to
+            raise
+        for key, (path, _) in zip(files, done, strict=True):
+            self._there[key].set_result(path)
+
+
+def _key(path: str, sha256: str) -> Key:
+    """Return what names bytes on a host: a worker reads them by the name that they have here."""
+    return sha256, os.path.basename(path)
