@@ -17,7 +17,7 @@ from typing import Any
 
 from agilab import manifest, records, recovery, sums
 from agilab.artifact import Artifact, matches
-from agilab.backends.base import Keeper
+from agilab.backends.base import Keeper, Remote
 from agilab.errors import ArtifactNotFoundError, EvidenceError, NoSpaceError, RunStateError
 from agilab.events import EventLog
 from agilab.owner import hold_owner
@@ -181,8 +181,8 @@ def _bring(paths: RunPaths, wanted: Sequence[Mapping[str, Any]], keeper: Reach) 
     make_folder(paths.fetched)
     with keeper() as hosts:
         for (host, folder), items in missing.items():
-            files = [(item["path"], item["sha256"], item["size_bytes"]) for item in items]
-            hosts.bring(host, folder, files, paths.fetched)
+            files = [Remote(item["path"], item["sha256"], item["size_bytes"]) for item in items]
+            hosts.bring(host, folder, files, into=paths.fetched)
     for items in missing.values():  # hosts say what they like: this is what counts
         for item in items:
             if not _has_arrived(paths, item):

@@ -17,7 +17,7 @@ from typing import Any
 
 from agilab import codec, evidence, fetching, installation, manifest, prepared, records, recovery, slots, trust
 from agilab.artifact import Artifact
-from agilab.backends.base import Backend, Job, Pool, backend
+from agilab.backends.base import Backend, Job, Pool, backend, on_hosts
 from agilab.committer import Committer
 from agilab.dispatch import Dispatcher, now
 from agilab.entry import PROTOCOL
@@ -256,6 +256,7 @@ def execute(run: Execution) -> None:
             devices=devices,
             committed=run.past.records,
             attempts=run.past.attempts,
+            hosts=on_hosts(run.pool.hosts or {}),
         ),
         pool=run.pool,
         committer=run.committer,

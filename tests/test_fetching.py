@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agilab import Run, fetching, manifest
-from agilab.backends.base import Keeper
+from agilab.backends.base import Keeper, Remote
 from agilab.errors import AgilabError, ArtifactNotFoundError, EvidenceError, HostError, NoSpaceError, RunStateError
 from agilab.fetching import Fetched
 from agilab.owner import hold_owner
@@ -39,8 +39,8 @@ class Folders(Keeper):
         self.brought: list[str] = []
         self.spoil: Callable[[Path], object] = lambda path: None
 
-    def bring(self, host: str, folder: str, files: Sequence[tuple[str, str, int]], into: Path) -> None:
-        for path, _, _ in files:
+    def bring(self, host: str, folder: str, files: Sequence[Remote], *, into: Path) -> None:
+        for path in [file.path for file in files]:
             self.brought.append(path)
             target = into / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ def no_space(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def away(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def bring(*arguments: object) -> None:
+    def bring(*arguments: object, into: Path) -> None:
         raise HostError("alpha", "connection", "nothing answers", "start it")
 
     monkeypatch.setattr(Folders, "bring", bring)

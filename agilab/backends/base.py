@@ -240,11 +240,30 @@ class Pool(ABC):
         """End every worker: politely first, by force after `grace_s` [s]. Idempotent."""
 
 
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A file on a host.
+
+    Parameters
+    ----------
+    path
+        Where it is, in a folder of that host.
+    sha256
+        What it must be; empty for anything.
+    size_bytes
+        How long it may be [bytes]; -1 for any size.
+    """
+
+    path: str
+    sha256: str = ""
+    size_bytes: int = -1
+
+
 class Keeper(ABC):
     """Reaches what runs have left on hosts."""
 
     @abstractmethod
-    def bring(self, host: str, folder: str, files: Sequence[tuple[str, str, int]], into: Path) -> None:
+    def bring(self, host: str, folder: str, files: Sequence[Remote], *, into: Path) -> None:
         """Copy files from a host.
 
         Parameters
@@ -254,7 +273,7 @@ class Keeper(ABC):
         folder
             Of the run there.
         files
-            Path in it, sha256 and size [bytes] of each.
+            Which.
         into
             Folder here that gets them under the same paths, whole or not at all.
 

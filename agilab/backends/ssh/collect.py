@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import asyncssh
 
+from agilab.artifact import matches
+from agilab.backends.base import Remote
 from agilab.backends.ssh import transfer
 from agilab.backends.ssh.link import Link
 from agilab.paths import RunPaths, make_folder
@@ -18,9 +20,13 @@ AT_ONCE = 8
 """How many files of a host are on their way at the same time."""
 
 
-def is_collected(artifact: Mapping[str, Any]) -> bool:
-    """Say whether an artifact of a record comes to the manager when its partition has committed; else it stays."""
-    return True
+async def bring(link: Link, folder: str, files: Sequence[Remote], *, into: Path) -> None:
+    """Copy files of a run from a host; see `agilab.backends.base.Keeper.bring`."""
+    collector = Collector(link)
+    try:
+        await asyncio.gather(*(collector.fetch(folder, file, into=into) for file in files))
+    finally:
+        await collector.close()
 
 
 class Collector:
@@ -30,10 +36,12 @@ class Collector:
     ----------
     link
         The host.
+    wanted
+        Which of them come here: ``"all"``, ``"none"`` or a pattern; see `agilab.artifact.matches`.
     """
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, link: Link, wanted: str = "all") -> None:
+        self._link, self._wanted = link, wanted
         self._room = asyncio.Semaphore(AT_ONCE)
         self._opening = asyncio.Lock()
         self._stack = AsyncExitStack()
@@ -74,28 +82,25 @@ class Collector:
         for item in record["artifacts"]:
             name = str(item["path"]).rpartition("/")[2]
             one = {"name": item["name"], "kind": item["kind"], "path": name, "size_bytes": item["size_bytes"]}
-            if not is_collected(item):
+            if not matches(self._wanted, f"{task['stage']}/{task['id']}/{item['name']}"):
                 one |= {"location": self._link.name, "sha256": item["sha256"]}
             found.append((item, one))
-        await asyncio.gather(
-            *(
-                self._fetch(source, one["path"], into=into, sha256=item["sha256"])
-                for item, one in found
-                if "location" not in one
-            )
-        )
+        coming = [
+            Remote(one["path"], item["sha256"], one["size_bytes"]) for item, one in found if "location" not in one
+        ]
+        await asyncio.gather(*(self.fetch(source, file, into=into) for file in coming))
         return [one for _, one in found]
 
     async def close(self) -> None:
         """Close its session."""
         await self._stack.aclose()
 
-    async def _fetch(self, folder: str, name: str, *, into: Path, sha256: str) -> None:
+    async def fetch(self, folder: str, file: Remote, *, into: Path) -> None:
+        """Copy a file here; a few at a time."""
         async with self._room:
-            client = await self._open()
-            await transfer.fetch(self._link, folder, name, into=into, sha256=sha256, client=client)
+            await transfer.fetch(self._link, folder, file, into=into, client=await self.client())
 
-    async def _open(self) -> asyncssh.SFTPClient:
+    async def client(self) -> asyncssh.SFTPClient:
         """Return one session for all files, opened anew when the connection is another one."""
         async with self._opening:
             connection = await self._link.connection()

@@ -75,6 +75,7 @@ class Member:
         self._listener: asyncssh.SSHListener | None = None
         self._relays: set[asyncio.Task[None]] = set()
         self._said = ""
+        self._handed_over: set[str] = set()
 
     async def start(self, scheduler: str, keys: Mapping[str, str]) -> None:
         """Start the Dask worker; it tells the scheduler of itself.
@@ -104,7 +105,7 @@ class Member:
             raise HostError(self.name, "link", f"no port can be forwarded: {err}", fix) from err
         self._server = await asyncio.start_server(self._relay, _LOOPBACK, 0)
         contact = self._server.sockets[0].getsockname()[1]
-        order = {
+        order: dict[str, Any] = {
             "run": self._job.paths.run_id,
             "name": self.name,
             "scheduler": f"tls://{_LOOPBACK}:{self._listener.get_port()}",
@@ -125,8 +126,7 @@ class Member:
         either: set[asyncio.Future[Any]] = {self._end, self._ready}
         await asyncio.wait(either, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
         if not self._ready.done():
-            late = f"its Dask worker did not start in {START_S:g} s"
-            why: str = self._end.result() if self._end.done() else late
+            why = self._end.result() if self._end.done() else f"its Dask worker did not start in {START_S:g} s"
             raise HostError(self.name, "link", why, "logs/scheduler.log of the run has all it said")
         self.paths = RunPaths(Path(self._ready.result()["folder"]))
         self.address = order["contact"]
@@ -163,12 +163,17 @@ class Member:
         self._server = self._listener = None
 
     def kept(self) -> list[str]:
-        """Name the partition folders whose artifacts stay on the host, by what is recorded here."""
-        return sorted(
-            f"{record['stage']}/{record['partition']}"
-            for record in read_records(self._job.paths)
-            if any(item["location"] == self.name for item in record["artifacts"])
-        )
+        """Name the partition folders whose artifacts stay on the host, by what is recorded here or about to be."""
+        found = set(self._handed_over)
+        for record in read_records(self._job.paths):
+            if any(item["location"] == self.name for item in record["artifacts"]):
+                found.add(f"{record['stage']}/{record['partition']}")
+        return sorted(found)
+
+    def handed_over(self, task: Mapping[str, Any], message: Mapping[str, Any]) -> None:
+        """Remember a partition that is going to be recorded here, if its artifacts stay on the host."""
+        if any("location" in item for item in message["artifacts"]):
+            self._handed_over.add(f"{task['stage']}/{task['id']}")
 
     def _hear(self, stream: str, line: str) -> None:
         message: Any = None

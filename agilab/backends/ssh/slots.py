@@ -60,7 +60,8 @@ class HostLeases(Link):
             for name, key in (("ca", "ca_file"), ("cert", "worker_cert"), ("key", "worker_key"))
         }
         self._supplies: dict[str, Supply] = {}
-        self._collectors = {name: Collector(member.link) for name, member in members.items()}
+        wanted = job.cluster["collect"]
+        self._collectors = {name: Collector(member.link, wanted) for name, member in members.items()}
         self._lost: dict[str, str] = {}
 
     async def serve(self) -> bool:
@@ -94,7 +95,7 @@ class HostLeases(Link):
         while True:
             begun = loop.time()
             try:
-                self._supplies[member.name] = Supply(member)
+                self._supplies[member.name] = Supply(member, self._collectors)
                 await member.start(str(self._scheduler), self._keys)
                 self._lost.pop(member.name, None)
                 why = await member.ended()
@@ -169,7 +170,8 @@ class HostLeases(Link):
         try:
             artifacts = await self._collectors[member.name].collect(record, task, member.paths)
             self._supplies[member.name].has(record, task)
-            event = Done(slot.name, task["id"], done(record, artifacts, host=member.name))
+            folder = str(member.paths.root)
+            event = Done(slot.name, task["id"], done(record, artifacts, host=member.name, folder=folder))
         except EvidenceError as err:
             event = Broken(str(err), "", "a wrong record")
         except AgilabError as err:
@@ -177,10 +179,14 @@ class HostLeases(Link):
             event = Failed(slot.name, task["id"], reason, str(err))
         if slot.tasks.get(task["id"]) is task:  # else it was lost meanwhile, and that has been reported
             del slot.tasks[task["id"]]
+            if isinstance(event, Done):
+                member.handed_over(task, event.message)
             self._put(event)
 
 
-def done(record: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]], *, host: str) -> dict[str, Any]:
+def done(
+    record: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]], *, host: str, folder: str
+) -> dict[str, Any]:
     """Return the message that a partition is done, from its record on a host.
 
     Parameters
@@ -189,8 +195,8 @@ def done(record: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]], *, h
         As the host has committed it.
     artifacts
         What became of its artifacts, as `Collector.collect` says.
-    host
-        Its name.
+    host, folder
+        Its name, and where the run lies there.
     """
     from datetime import datetime
 
@@ -199,6 +205,7 @@ def done(record: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]], *, h
         "id": record["partition"],
         "cancelled": False,
         "host": host,
+        "folder": folder,
         "started": datetime.fromisoformat(record["started"]).timestamp(),
         **{name: record[name] for name in ("wall_s", "cpu_s", "peak_rss_bytes", "metrics")},
         "artifacts": list(artifacts),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agilab.backends.base import Remote
 from agilab.backends.ssh import transfer
+from agilab.backends.ssh.collect import Collector
 from agilab.backends.ssh.member import Member
-from agilab.backends.ssh.transfer import Parcel
+from agilab.backends.ssh.transfer import Elsewhere, Parcel
+from agilab.errors import HostError
 
 Key = tuple[str, str]
 """sha256 of a file, and its name."""
@@ -23,10 +26,12 @@ class Supply:
     ----------
     member
         The host.
+    sources
+        What reads files of the run's hosts, by name: an artifact that has stayed on one is read there.
     """
 
-    def __init__(self, member: Member) -> None:
-        self._member = member
+    def __init__(self, member: Member, sources: Mapping[str, Collector]) -> None:
+        self._member, self._sources = member, sources
         self._there: dict[Key, asyncio.Future[str]] = {}
 
     async def bring(self, tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -41,20 +46,34 @@ class Supply:
         InstallError
             What arrived is something else: a file has changed meanwhile.
         """
-        wanted = {_key(path, sha): path for task in tasks for path, sha in task["inputs"].values()}
-        if missing := {key: path for key, path in wanted.items() if key not in self._there}:
+        wanted = {_key(path, sha): self._source(task, name) for task in tasks for name, (path, sha) in _inputs(task)}
+        if missing := {key: file for key, file in wanted.items() if key not in self._there}:
             await self._put(missing)
         there = {key: await asyncio.shield(self._there[key]) for key in wanted}
         return [self._task(task, there) for task in tasks]
 
+    def _source(self, task: Mapping[str, Any], name: str) -> Path | Elsewhere | str:
+        """Say where something lies that a partition reads: here, on another host, or as a path on this one."""
+        if name not in task.get("away", ()):
+            return Path(task["inputs"][name][0])
+        host, path, size_bytes = task["away"][name]
+        if host == self._member.name:
+            return str(path)
+        if host not in self._sources:
+            raise HostError(
+                host, "link", f"has {name} and takes no part in this run", "bring it back, or run again without it"
+            )
+        return Elsewhere(host, Remote(path, size_bytes=size_bytes), self._sources[host].client)
+
     def _task(self, task: Mapping[str, Any], there: Mapping[Key, str]) -> dict[str, Any]:
-        inputs: Mapping[str, tuple[str, str]] = task["inputs"]
+        away = task.get("away", {})
         read = [
-            {"name": name, "sha256": sha, "size_bytes": os.stat(path).st_size} for name, (path, sha) in inputs.items()
+            {"name": name, "sha256": sha, "size_bytes": away[name][2] if name in away else os.stat(path).st_size}
+            for name, (path, sha) in _inputs(task)
         ]
         return {
             **task,
-            "inputs": {name: (there[_key(path, sha)], sha) for name, (path, sha) in inputs.items()},
+            "inputs": {name: (there[_key(path, sha)], sha) for name, (path, sha) in _inputs(task)},
             "folder": str(self._member.paths.attempt(task["id"], task["attempt"])),
             "read": read,
             "files": [],
@@ -68,13 +87,18 @@ class Supply:
             known = self._there[_key(path, item["sha256"])] = asyncio.get_running_loop().create_future()
             known.set_result(path)
 
-    async def _put(self, files: Mapping[Key, str]) -> None:
+    async def _put(self, wanted: Mapping[Key, Path | Elsewhere | str]) -> None:
         """Send files; whoever wants one of them meanwhile waits for it."""
         loop = asyncio.get_running_loop()
-        self._there.update((key, loop.create_future()) for key in files)
-        parcels = [
-            Parcel(Path(path), sha, {"run": self._member.run_id, "name": name}) for (sha, name), path in files.items()
-        ]
+        self._there.update((key, loop.create_future()) for key in wanted)
+        files = {}
+        for key, source in wanted.items():
+            if isinstance(source, str):
+                self._there[key].set_result(source)
+            else:
+                files[key] = source
+        run_id = self._member.run_id
+        parcels = [Parcel(file, sha, {"run": run_id, "name": name}, name) for (sha, name), file in files.items()]
         try:
             done = await transfer.put(self._member.link, parcels, report=self._member.note)
         except BaseException as err:
@@ -85,6 +109,12 @@ class Supply:
             raise
         for key, (path, _) in zip(files, done, strict=True):
             self._there[key].set_result(path)
+
+
+def _inputs(task: Mapping[str, Any]) -> Iterable[tuple[str, tuple[str, str]]]:
+    """Return name, path here and sha256 of what a partition reads."""
+    found: Mapping[str, tuple[str, str]] = task["inputs"]
+    return found.items()
 
 
 def _key(path: str, sha256: str) -> Key:
