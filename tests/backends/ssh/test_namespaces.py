@@ -24,10 +24,12 @@ def test_links_are_tested_unless_namespaces_are_not_permitted(record_property: C
     assert reason.startswith(("not root", "ip is missing", "the kernel refuses: "))
 
 
-def test_the_file_of_links_is_collected_where_they_are(pytestconfig: pytest.Config) -> None:
+def test_files_that_need_namespaces_are_collected_where_they_are(pytestconfig: pytest.Config) -> None:
     plugins = pytestconfig.pluginmanager.get_plugins()
     (conftest,) = [item for item in plugins if getattr(item, "__file__", None) == str(HERE / "conftest.py")]
-    assert conftest.collect_ignore == (["test_links.py"] if hosts.why_no_namespaces() else [])
+    named = [path.name for path in HERE.glob("test_*.py") if "namespace_hosts(" in path.read_text()]
+    assert conftest.collect_ignore == (sorted(named) if hosts.why_no_namespaces() else [])
+    assert sorted(named) == conftest.NEED_NAMESPACES
 
 
 def test_what_a_killed_test_run_left_is_removed() -> None:
