@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from agilab.backends.base import Broken, Done, Event, Failed, Gone, Job, Pool, Report, Returned, Started, Wanted
-from agilab.reaper import start_time
+from agilab.reaper import NAME, start_time
 
 SHORT_S = 0.02
 """A partition shorter than this gets the next one sent ahead, so that the pipe's latency is hidden."""
@@ -32,7 +32,10 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 _SAMPLE_EVERY_S = 0.5
 _SIGNALS = frozenset(signal.Signals)
 """Those that have a name of their own; a worker can be ended by others, the real-time signals."""
-_PASSED_ON = ("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "USER", "LOGNAME", "SSL_CERT_FILE", "LD_LIBRARY_PATH")
+_PASSED_ON = (
+    *("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "USER", "LOGNAME", "SSL_CERT_FILE", "LD_LIBRARY_PATH"),
+    NAME,  # on a host, where the manager's own marker means nothing
+)
 _THREAD_LIMITS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",

@@ -54,7 +54,8 @@ class BackendTests(FaultTests, ResumeTests):
         stage = Stage("first", [do(name, ["random", "numbers"], ["write", "name", name]) for name in "abc"])
         found = {}
         for backend in sorted({self.backend, "inline", "local"}):
-            found[backend] = hashes(replace(bench, backend=backend).run(stage).check())
+            there = replace(bench, backend=backend, cluster=self.cluster if backend == self.backend else {})
+            found[backend] = hashes(there.run(stage).check())
         assert found[self.backend] == found["inline"] == found["local"]
         assert len({sha for key, sha in found["local"].items() if key.endswith("numbers")}) == 3
         other = hashes(AGI.run(bench.env, bench.request(stage, seed=1)).check())
@@ -227,7 +228,7 @@ class BackendTests(FaultTests, ResumeTests):
     ) -> None:
         monkeypatch.setenv("AGILAB_SLOTS", "1")
         gate = bench.folder / "gate"
-        if not self.promises.parallel:  # it uses no slot but the caller's own
+        if not self.promises.parallel or self.promises.needs_hosts:  # it uses no slot of the machine
             run = bench.run(Stage("first", [do("a")])).check()
             assert [event["state"] for event in events(run, "state")] == ["installing", "running", "sealing"]
             return

@@ -31,7 +31,8 @@ from agilab.testing.probe import (
 )
 
 GONE_S = 2.0
-"""How long a cancelled run may take until nothing of it is left [s]."""
+REMOTELY_GONE_S = 10.0
+"""How long a cancelled run may take until nothing of it is left, on this machine and on hosts [s]."""
 
 
 class Suite:
@@ -62,6 +63,11 @@ class Suite:
     def promises(self) -> Capabilities:
         """What the backend says it can do."""
         return find_backend(self.backend).capabilities
+
+    @property
+    def gone_s(self) -> float:
+        """How long a cancelled run may take until nothing of it is left [s]."""
+        return REMOTELY_GONE_S if self.promises.needs_hosts else GONE_S
 
 
 class FaultTests(Suite):
@@ -300,7 +306,7 @@ class FaultTests(Suite):
 
     # --- cancelling -------------------------------------------------------------------------
 
-    def test_a_cancelled_run_is_gone_within_two_seconds_however_often_it_is_asked(self, bench: Bench) -> None:
+    def test_a_cancelled_run_is_gone_in_time_however_often_it_is_asked(self, bench: Bench) -> None:
         """F27."""
         hang = do("hang", ["hang", str(bench.folder / "pids")])
         if not self.promises.parallel:  # a caller that is busy with a partition sees no file; the partition may
@@ -314,7 +320,7 @@ class FaultTests(Suite):
         run.cancel()
         other.cancel()
         assert going.result().state == "cancelled"
-        assert time.monotonic() - begun < GONE_S
+        assert time.monotonic() - begun < self.gone_s
         assert not any(map(is_alive, pids))
         assert processes_marked(run.run_id) == []
         run.cancel()
@@ -327,8 +333,11 @@ class FaultTests(Suite):
         """F5."""
         seen, started = bench.folder / "seen", bench.folder / "started"
 
+        begun = [time.monotonic()]
+
         def interrupt(event: Mapping[str, Any]) -> None:
             if event["event"] == "log":
+                begun[0] = time.monotonic()
                 os.kill(os.getpid(), number)
 
         former = signal.getsignal(number)
@@ -339,12 +348,11 @@ class FaultTests(Suite):
             ["write", "half", 1],
         ]
         parts = [do("a", *steps), *(do(f"p{i}") for i in range(9))]
-        begun = time.monotonic()
         if self.promises.parallel:
             run = bench.run(Stage("first", parts), on_event=interrupt)
         else:
             run = self._interrupted_inside(bench, Stage("first", parts), [number])
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun[0] < 10
         assert run.state == "cancelled"
         assert signal.getsignal(number) is former
         assert seen.read_text() == "True"
@@ -371,7 +379,7 @@ class FaultTests(Suite):
 
         hang = do("hang", ["log", "begun"], ["hang", str(bench.folder / "pids")])
         run = bench.run(Stage("first", [hang]), on_event=interrupt)
-        assert time.monotonic() - sent[0] < GONE_S
+        assert time.monotonic() - sent[0] < self.gone_s
         assert processes_marked(run.run_id) == []
         self._ended_once(run, "cancelled")
 

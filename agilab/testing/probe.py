@@ -213,8 +213,10 @@ class Bench:
         cluster: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> RunRequest:
-        """Return a request for some stages, on two workers unless `cluster` says otherwise."""
+        """Return a request for some stages, on two workers unless `cluster` says otherwise; on hosts, on each."""
         options = {"backend": self.backend, "workers": 2, **self.cluster, **(cluster or {})}
+        if isinstance(hosts := self.cluster.get("workers"), Mapping) and isinstance(options["workers"], int):
+            options["workers"] = dict.fromkeys(hosts, options["workers"])
         values = {"plan": WorkPlan(stages).to_json(), **(settings or {})}
         return self.env.request(values, cluster=options, seed=seed)
 

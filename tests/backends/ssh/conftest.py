@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,3 +29,12 @@ def hosts(home: Path, told: list[str]) -> Iterator[Hosts]:
     """Return the manager's side, closed in the end."""
     with Hosts(WenvPaths(home.parent / "wenv"), told.append) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def run_host(request: pytest.FixtureRequest, shared_folder: Path) -> Iterator[real.SshServer]:
+    """Give a module a host on loopback for runs; what is deployed there is deployed once for all modules."""
+    variables = {"AGILAB_WENV": str(shared_folder / "host_wenv"), "UV_CACHE_DIR": os.environ["UV_CACHE_DIR"]}
+    with real.loopback_host(request.module.HOST, **variables) as server:
+        real.introduce(server)
+        yield server
