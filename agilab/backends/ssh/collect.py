@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from agilab.artifact import matches
 from agilab.backends.base import Remote
 from agilab.backends.ssh import transfer
 from agilab.backends.ssh.link import Link
+from agilab.backends.ssh.names import checked_file_name
 from agilab.paths import RunPaths, make_folder
 
 AT_ONCE = 8
@@ -38,10 +40,12 @@ class Collector:
         The host.
     wanted
         Which of them come here: ``"all"``, ``"none"`` or a pattern; see `agilab.artifact.matches`.
+    shared
+        Whether they lie in a folder that we see too.
     """
 
-    def __init__(self, link: Link, wanted: str = "all") -> None:
-        self._link, self._wanted = link, wanted
+    def __init__(self, link: Link, wanted: str = "all", *, shared: bool = False) -> None:
+        self._link, self._wanted, self._shared = link, wanted, shared
         self._room = asyncio.Semaphore(AT_ONCE)
         self._opening = asyncio.Lock()
         self._stack = AsyncExitStack()
@@ -88,12 +92,21 @@ class Collector:
         coming = [
             Remote(one["path"], item["sha256"], one["size_bytes"]) for item, one in found if "location" not in one
         ]
-        await asyncio.gather(*(self.fetch(source, file, into=into) for file in coming))
+        await asyncio.gather(*(self._take(source, file, into=into) for file in coming))
         return [one for _, one in found]
 
     async def close(self) -> None:
         """Close its session."""
         await self._stack.aclose()
+
+    async def _take(self, folder: str, file: Remote, *, into: Path) -> None:
+        """Take a file: by renaming it where we see it and its filesystem is ours too, else over the link."""
+        name = checked_file_name(file.path, host=self._link.name)
+        if self._shared:
+            with suppress(OSError):
+                await asyncio.to_thread(os.rename, f"{folder}/{name}", into / name)
+                return
+        await self.fetch(folder, file, into=into)
 
     async def fetch(self, folder: str, file: Remote, *, into: Path) -> None:
         """Copy a file here; a few at a time."""

@@ -49,6 +49,8 @@ class Member:
         What was deployed there.
     note
         Told what is worth a line in the event log.
+    root
+        Where it works on the run, in a folder that we see too; empty for its own disk.
 
     Attributes
     ----------
@@ -59,10 +61,17 @@ class Member:
     """
 
     def __init__(
-        self, link: Link, job: Job, *, installed: Installed, backplane: Backplane, note: Callable[[str], None]
+        self,
+        link: Link,
+        job: Job,
+        *,
+        installed: Installed,
+        backplane: Backplane,
+        note: Callable[[str], None],
+        root: str = "",
     ) -> None:
         self.link, self.name, self.installed, self.note = link, link.name, installed, note
-        self.run_id = job.paths.run_id
+        self.run_id, self.root = job.paths.run_id, root
         self._job, self._backplane = job, backplane
         hosts: Mapping[str, int] = job.cluster["workers"]
         self.slots = hosts[self.name]
@@ -107,6 +116,7 @@ class Member:
         contact = self._server.sockets[0].getsockname()[1]
         order: dict[str, Any] = {
             "run": self._job.paths.run_id,
+            "root": self.root,
             "name": self.name,
             "scheduler": f"tls://{_LOOPBACK}:{self._listener.get_port()}",
             "contact": f"tls://{_LOOPBACK}:{contact}",

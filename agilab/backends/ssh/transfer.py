@@ -51,7 +51,7 @@ class Parcel:
     Parameters
     ----------
     file
-        Where they are, here or on another host.
+        Where they are, here or on another host; None when the host must have them already, which it sees to.
     sha256
         What they must be; the host checks it before anything uses them.
     place
@@ -60,7 +60,7 @@ class Parcel:
         What progress calls them; the file's name by default.
     """
 
-    file: Path | Elsewhere
+    file: Path | Elsewhere | None
     sha256: str
     place: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
@@ -68,12 +68,14 @@ class Parcel:
     @property
     def size_bytes(self) -> int:
         """How many there are [bytes]."""
+        if self.file is None:
+            return 0
         return self.file.stat().st_size if isinstance(self.file, Path) else self.file.file.size_bytes
 
     @property
     def name(self) -> str:
         """What progress calls them."""
-        return self.label or (self.file.name if isinstance(self.file, Path) else os.path.basename(self.file.file.path))
+        return self.label or (self.file.name if isinstance(self.file, Path) else "a file")
 
     def to_json(self) -> dict[str, Any]:
         return {"sha256": self.sha256, "size_bytes": self.size_bytes, **self.place}
@@ -116,6 +118,7 @@ async def put(link: Link, parcels: Sequence[Parcel], *, report: Report) -> list[
             if isinstance(file, Path):
                 await client.put(str(file), to, block_size=block)
                 return
+            assert file is not None  # a host does not ask for what it must have
             async with client.open(to, "wb", block_size=block) as there:
                 await _stream(file.host, file.file, await file.client(), there.write)
 

@@ -5,26 +5,28 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agilab import AGI, AgiEnv, ArtifactRef, Partition, Run, Stage, manifest
+from agilab import AGI, AgiEnv, ArtifactRef, InputRef, Partition, Run, Stage, manifest
 from agilab.errors import ArtifactNotFoundError, EvidenceError, HostError
 from agilab.testing import Bench, do, make_probe
 from agilab.testing.probe import events, wait_until
 from tests.hosts import SshServer, introduce, namespace_hosts
 
-OWN_DISK = "mount -t tmpfs -o uid={uid},mode=0755 none {home}"
+OWN_DISK = "mount -t tmpfs none {home}"
 BIG = 60_000_000
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[dict[str, SshServer]]:
-    """Return two hosts that see neither each other nor each other's disk, nor ours."""
-    with namespace_hosts("alpha", "beta", mounts=(OWN_DISK,)) as made:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, SshServer]]:
+    """Return two hosts that see neither each other nor each other's disk, nor what tests write here."""
+    hides_ours = f"mount -t tmpfs none {tmp_path_factory.getbasetemp()}"
+    with namespace_hosts("alpha", "beta", mounts=(OWN_DISK, hides_ours), own_users=False) as made:
         introduce(*made)
         yield {server.name: server for server in made}
 
@@ -126,6 +128,7 @@ def test_a_host_that_sends_something_else_is_refused_and_the_run_stays_as_it_was
 
 FETCH = """
 import sys
+import tempfile
 from agilab import AGI, AgiEnv
 AGI.fetch(AgiEnv(home=sys.argv[1], wenv=sys.argv[2]), sys.argv[3])
 """
@@ -148,6 +151,50 @@ def test_a_fetch_that_was_killed_while_bytes_came_is_done_again(run: Run, bench:
     assert (run.state, set(lies_on(run).values())) == ("succeeded", {""})
     verified = manifest.verify(run.paths)
     assert verified.ok, verified.problems
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """Return a folder that both hosts see, with a file in it."""
+    with tempfile.TemporaryDirectory(prefix="agilab-share-") as text:
+        Path(text, "source.txt").write_text("some rows")
+        yield Path(text)
+
+
+def test_what_lies_in_a_folder_that_hosts_share_is_read_there_and_never_copied(bench: Bench, shared: Path) -> None:
+    env = AgiEnv(bench.env.project.root, home=shared / "home", wenv=bench.env.wenv.root)
+    source = InputRef("rows", str(shared / "source.txt"))
+    stages = [
+        Stage("first", [replace(on("alpha", "a", ["read", "seen"], ["write", "value", 1]), inputs=(source,)), do("b")]),
+        Stage("second", [on("beta", "c", ["read", "seen"], reads=("first/a",))], after="first"),
+    ]
+    runs = {}
+    for collect in ("all", "none"):
+        sharing = replace(bench, env=env, cluster={**bench.cluster, "share": str(shared), "collect": collect})
+        run = runs[collect] = sharing.run(*stages).check()
+        crossed = [event["text"] for event in events(run, "note") if ": sending " in event["text"]]
+        assert not [line for line in crossed if "source.txt" in line or "value.json" in line]
+        assert manifest.verify(run.paths).ok
+    seen = [json.loads(runs["all"].artifact(f"{name}/seen").read_text()) for name in ("first/a", "second/c")]
+    value = runs["all"].artifact("first/a/value")
+    assert [list(item) for item in seen] == [["rows"], ["first/a/value"]]
+    assert [path for item in seen for _, path in item.values()] == [str(shared / "source.txt"), str(value)]
+    assert lies_on(runs["none"])["first/a/value"] == "alpha"
+    assert not list(shared.glob(".agilab-*.nonce"))
+    left = {f".agilab-{runs['none'].run_id}-{host}" for host in ("alpha", "beta")}
+    assert {path.name for path in shared.glob(".agilab-*")} == left
+    alone = replace(bench, cluster={**bench.cluster, "collect": "all"}).run(*stages)
+    assert (
+        len({item.sha256 for one in (*runs.values(), alone) for item in one.artifacts() if item.name == "value"}) == 1
+    )
+
+
+def test_hosts_that_do_not_see_the_folder_are_named_with_the_fix(bench: Bench, tmp_path: Path) -> None:
+    blind = replace(bench, cluster={**bench.cluster, "share": str(tmp_path)}).run(Stage("first", [do("a")]))
+    assert blind.state == "failed"
+    assert f"share is {tmp_path}, and what is written there does not appear on alpha, beta" in str(blind.error)
+    assert "mount the same folder there under that path, readable for you, or leave share out" in str(blind.error)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_host_that_is_gone_or_was_cleaned_is_named(bench: Bench, servers: dict[str, SshServer]) -> None:
