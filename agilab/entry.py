@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from agilab import codec, digest
-from agilab.artifact import Kind, link
+from agilab.artifact import Kind, link, require_file
 from agilab.errors import AgilabError, ProtocolError, WorkerError, first_line
 from agilab.worker import PartitionContext, Send, Worker
 
@@ -169,6 +169,7 @@ def materialise(inputs: Mapping[str, tuple[str, str]], folder: Path) -> dict[str
     made = False
     for number, (name, (source, sha256)) in enumerate(inputs.items()):
         if not sha256:  # checked already, and to stay where it lies: in a folder that hosts share
+            require_file(Path(source))
             paths[name] = source
             continue
         if not made:
