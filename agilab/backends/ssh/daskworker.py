@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ import dask
 from distributed import Security, Worker
 from distributed.comm.addressing import get_address_host_port
 from distributed.core import Server
+from distributed.versions import VersionMismatchWarning
 
 from agilab.backends.dask import lease
 from agilab.backends.dask.host import CONFIG
@@ -96,6 +98,7 @@ def main() -> int:
     scratch = make_folder(own.root / SCRATCH)
     tempfile.tempdir = str(scratch)
     dask.config.set({**CONFIG, "distributed.admin.log-format": "%(asctime)s - %(name)s - %(levelname)s - %(message)s"})
+    warnings.simplefilter("ignore", VersionMismatchWarning)  # it was deployed with the versions that count
     make_folder(paths.staging)
     logs = Logs(paths.logs)
     threading.Thread(target=logs.follow, daemon=True).start()

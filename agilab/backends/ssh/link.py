@@ -298,7 +298,7 @@ class Running:
             self._process.close()
         code = self._process.exit_status
         if code is None or code < 0:  # no status came, since the link was lost or the program was killed
-            raise HostError(self.host, "link", f"was lost while {self._what.argv[0]} ran", "the attempt has failed")
+            raise HostError(self.host, "link", "was lost while a command ran", "the attempt has failed")
         return code
 
 

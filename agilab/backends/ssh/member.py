@@ -33,6 +33,9 @@ END_S = 8.0
 GRACE_S = 2.0
 """How long a Dask worker may take to end after it was told to [s]."""
 
+SIGNALLED = 128
+"""Exit code of a command that a signal ended, less the number of the signal."""
+
 _LOOPBACK = "127.0.0.1"
 
 
@@ -150,8 +153,10 @@ class Member:
         try:
             code = await running.wait()
         except HostError as err:
-            return f"{err.problem}"
-        return f"its Dask worker ended with exit code {code}{f': {self._said}' if self._said else ''}"
+            return err.problem
+        if code > SIGNALLED:
+            return f"its Dask worker was ended by signal {code - SIGNALLED}"
+        return f"its Dask worker ended with exit code {code}: {self._said or 'it said nothing'}"
 
     async def end(self) -> None:
         """End the Dask worker, if there is one, with everything it has started; then the tunnels."""

@@ -24,8 +24,8 @@ from agilab.errors import AgilabError, EvidenceError, HostError
 
 AGAIN_S = 10.0
 """How long after a host was lost it is tried again, while others go on [s]."""
-SOON_S = 5.0
-"""A Dask worker that ends sooner than this after its start is not started again at once [s]."""
+FUTILE = 3
+"""How often in a row a Dask worker may end without a partition done before its host counts as lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,7 @@ class HostLeases(Link):
         wanted, members = job.cluster["collect"], self._members.items()
         self._collectors = {name: Collector(one.link, wanted, shared=bool(one.root)) for name, one in members}
         self._lost: dict[str, str] = {}
+        self._futile = dict.fromkeys(self._members, 0)
 
     async def serve(self) -> bool:
         keepers = [asyncio.ensure_future(self._keep(member)) for member in self._members.values()]
@@ -108,25 +109,24 @@ class HostLeases(Link):
 
     async def _keep(self, member: Member) -> None:
         """Have a Dask worker on a host, as long as there is a host."""
-        loop = asyncio.get_running_loop()
         while True:
-            begun = loop.time()
+            begun = False
             try:
                 self._supplies[member.name] = Supply(member, self._collectors, self._share)
                 await member.start(str(self._scheduler), self._keys)
+                begun = True
                 self._lost.pop(member.name, None)
-                why = await member.ended()
-                started = True
+                why = f"host {member.name}: {await member.ended()}"
             except AgilabError as err:
                 why = str(err)
-                started = False
             address = member.address
             await member.end()
-            self._put(Told("note", {"text": why if why.startswith("host ") else f"host {member.name}: {why}"}))
+            self._put(Told("note", {"text": why}))
             for slot in self._slots.values():
                 if address and slot.address == address:
                     self._lose(slot, address)
-            if started and loop.time() - begun > SOON_S:
+            self._futile[member.name] += 1
+            if begun and self._futile[member.name] < FUTILE:
                 continue
             self._lost[member.name] = why
             if len(self._lost) == len(self._members):
@@ -187,6 +187,7 @@ class HostLeases(Link):
         try:
             artifacts = await self._collectors[member.name].collect(record, task, member.paths)
             self._supplies[member.name].has(record, task, artifacts)
+            self._futile[member.name] = 0
             folder = str(member.paths.root)
             event = Done(slot.name, task["id"], done(record, artifacts, host=member.name, folder=folder))
         except EvidenceError as err:

@@ -1,4 +1,4 @@
-"""Backend `ssh` keeps the contract of backends, on a host on loopback: ``pytest tests/backends/ssh/contract_on_a_host.py``."""
+"""Backend `ssh` keeps the contract of backends, on a host on loopback; minutes, so only when this file is named."""
 
 from __future__ import annotations
 
