@@ -21,6 +21,7 @@ from agilab.run import FINAL_STATES, Run, probe_owner, read_owner
 
 if TYPE_CHECKING:
     from agilab.environment import Report
+    from agilab.fetching import Fetched
 
 
 GONE_S = 10.0
@@ -172,6 +173,45 @@ class AGI:
             raise RunStateError(f"run {run.run_id} is {run.state}; only a lost run can be sealed")
         supervise(sealing(env.home, env.wenv, run.paths, outcome="failed", error="lost"))
         return run
+
+    @staticmethod
+    def fetch(
+        env: AgiEnv, run_id: str, pattern: str = "all", *, report: Callable[[str], None] | None = None
+    ) -> Fetched:
+        """Bring artifacts here that have stayed on hosts, and close the record of the run anew.
+
+        Every byte is hashed here. Either all that match come, or the run stays
+        as it is; a fetch that was interrupted goes on where it stopped.
+
+        Parameters
+        ----------
+        env
+            Folders.
+        run_id
+            The run, or ``last``; it has ended.
+        pattern
+            For ``stage/partition/name``, such as ``"train/*/model"``; ``"all"`` by default.
+        report
+            Told progress, a line at a time.
+
+        Raises
+        ------
+        RunNotFoundError
+            There is no such run.
+        RunStateError
+            It has not ended.
+        ArtifactNotFoundError
+            Nothing matches, or a host does not have it any more.
+        EvidenceError
+            A host sent something else than was recorded.
+        HostError
+            A host cannot be reached.
+        """
+        from agilab import fetching
+
+        run = env.runs.get(run_id)
+        runs_on = backend(run.request["cluster"]["backend"])
+        return fetching.fetch(run, pattern, keeper=lambda: runs_on.keeper(env.wenv, report or _silent))
 
     @staticmethod
     def debug(

@@ -117,7 +117,10 @@ class App:
         file = self.run_folder / artifact.path
         if artifact.location or not file.is_file():
             where = f"lies on {artifact.location}" if artifact.location else f"is not in {self.run_folder}"
-            raise ArtifactNotFoundError(f"artifact {artifact.key!r} {where}; read it in a worker, as a planned input")
+            fix = "read it in a worker, as a planned input"
+            if artifact.location:
+                fix += f", or have it collected: cluster option collect, such as '*/{artifact.name}'"
+            raise ArtifactNotFoundError(f"artifact {artifact.key!r} {where}; {fix}")
         return file
 
     def summarize(self, results: Sequence[PartitionResult]) -> Mapping[str, float]:

@@ -107,6 +107,33 @@ class Artifact:
         return cls(**value)
 
 
+def matches(pattern: str, key: str) -> bool:
+    """Say whether an artifact is meant by ``"all"``, by ``"none"``, or by a pattern as of a shell.
+
+    Parameters
+    ----------
+    pattern
+        ``*`` stands for any text, ``/`` included, ``?`` for a character, ``[abc]`` for one of some.
+    key
+        ``stage/partition/name``.
+    """
+    from fnmatch import fnmatchcase
+
+    return pattern == "all" or (pattern != "none" and fnmatchcase(key, pattern))
+
+
+def require_file(source: Path) -> None:
+    """See that something can be handed to a worker.
+
+    Raises
+    ------
+    AgilabError
+        It is not a regular file.
+    """
+    if not source.is_file():
+        raise AgilabError(f"{source} is not a file that can be handed to a worker; check that it still exists")
+
+
 def link(source: Path, target: Path) -> None:
     """Give a file a second name without copying it where the filesystem can, else copy it.
 
@@ -115,8 +142,7 @@ def link(source: Path, target: Path) -> None:
     AgilabError
         The source is not a regular file.
     """
-    if not source.is_file():
-        raise AgilabError(f"{source} is not a file that can be handed to a worker; check that it still exists")
+    require_file(source)
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         os.link(source, target)

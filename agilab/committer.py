@@ -22,7 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from agilab import digest
+from agilab import digest, sums
 from agilab.errors import EvidenceError
 from agilab.events import cut_torn_line
 from agilab.paths import RunPaths, disk_errors, make_folder, sync_folder, write_all
@@ -164,8 +164,7 @@ class Committer:
                 continue
             base = f"artifacts/{record['stage']}/{record['partition']}/"
             self.hashes[base + RECORD_NAME] = sha256(line).hexdigest()
-            for item in record["artifacts"]:
-                self.hashes[item["path"]] = item["sha256"]
+            self.hashes |= {item["path"]: item["sha256"] for item in record["artifacts"] if not item["location"]}
             self._outbox.put(Commit(record))
 
     def _publish(self, finished: Finished, line: bytes) -> None:
@@ -229,6 +228,9 @@ def _settle(batch: list[Finished], disk: _Disk) -> list[bytes | BaseException]:
         opened.append(fds)
         try:
             for item in finished.record["artifacts"]:
+                if item["location"]:
+                    _check_located(item)
+                    continue
                 path = f"{finished.folder}/{item['path'].rpartition('/')[2]}"
                 fds.append(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
                 item["sha256"], item["size_bytes"] = _hash(fds[-1], path)
@@ -240,6 +242,17 @@ def _settle(batch: list[Finished], disk: _Disk) -> list[bytes | BaseException]:
             _sync(batch, opened, found, disk=disk)
     _sync(batch, opened, found, disk=disk)
     return found
+
+
+def _check_located(item: Mapping[str, Any]) -> None:
+    """See that what a host says of an artifact which stays there can stand in a record; it is hashed when it comes."""
+    size, sha256, path = item["size_bytes"], item["sha256"], item["path"]
+    sound = isinstance(sha256, str) and sums.HASH.fullmatch(sha256) and isinstance(size, int) and size >= 0
+    if not (sound and sums.safe_path(path) and path.count("/") == 3 and not path.endswith(f"/{RECORD_NAME}")):
+        raise EvidenceError(
+            f"host {item['location']} says of artifact {item['name']!r:.100} that it is {path!r:.200} with "
+            f"{size!r:.30} bytes and sha256 {sha256!r:.80}, which cannot be; nothing of that partition was taken"
+        )
 
 
 def _sync(batch: list[Finished], opened: list[list[int]], found: list[bytes | BaseException], *, disk: _Disk) -> None:

@@ -152,7 +152,8 @@ def artifact_change(
     name = old.artifact.key
     for held in (old, new):
         if held.artifact.location:
-            return ArtifactChange(name, "bytes", note=f"on host {held.artifact.location}: compared by digest")
+            note = f"on host {held.artifact.location}: compared by digest; agilab fetch {held.root.name} brings it here"
+            return ArtifactChange(name, "bytes", note=note)
     if old.artifact.kind != new.artifact.kind:
         note = f"kind {old.artifact.kind} became {new.artifact.kind}: compared by size and digest"
         return ArtifactChange(name, "bytes", note=note)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -108,6 +108,8 @@ class Dispatcher:
 
     def run(self) -> Finish:
         """Go on until nothing runs and nothing will; return how it ended."""
+        for record in self.records.values():
+            self._note_place(record)
         self._carry_out(self.state.start())
         while not self._over():
             if self.cancelled():
@@ -231,6 +233,8 @@ class Dispatcher:
             "resources": {name: list(numbers) for name, numbers in step.devices.items()},
             "folder": str(self.paths.attempt(part.id, step.attempt)),
         }
+        if away := dict(self._away(part)):
+            task["away"] = away
         sources = [{"name": name, "sha256": sha, "size_bytes": size} for name, (_, sha, size) in inputs.items()]
         self._tasks[part.id] = {**task, "read": sources, "files": part.inputs}
         self.tell(
@@ -261,6 +265,13 @@ class Dispatcher:
             return ref.name, found.file, found.sha256, found.size_bytes
         item = self._artifact(ref)
         return ref.key, os.path.join(self.paths.root, item["path"]), item["sha256"], item["size_bytes"]
+
+    def _away(self, part: Partition) -> Iterator[tuple[str, list[Any]]]:
+        """Yield host, path there and size of the artifacts that a partition reads and that are not here."""
+        for ref in part.references:
+            if isinstance(ref, ArtifactRef) and (item := self._artifact(ref))["location"]:
+                folder = self.records[ref.partition]["folder"]
+                yield ref.key, [item["location"], f"{folder}/{item['path']}", item["size_bytes"]]
 
     def _on_started(self, event: Started) -> None:
         self.started(event.pgid, event.start_time)
@@ -348,6 +359,7 @@ class Dispatcher:
         self._committing.discard(partition)
         if commit.error is None:
             self.records[partition] = record
+            self._note_place(record)
             self.tell(
                 "committed",
                 {
@@ -362,6 +374,12 @@ class Dispatcher:
         elif partition in self.state.running:
             message = str(commit.error) or type(commit.error).__name__
             self._carry_out(self.state.failed(partition, "protocol", f"it could not be committed: {message}"))
+
+    def _note_place(self, record: Mapping[str, Any]) -> None:
+        """Let the state know what lies on the host of a worker, so that others that read it can run there."""
+        base = f"{record['stage']}/{record['partition']}/"
+        sizes = {f"{base}{item['name']}": item["size_bytes"] for item in record["artifacts"]}
+        self.state.left(record["worker"], sizes)
 
     _HANDLERS: Mapping[type[Event], Callable[..., None]] = field(
         default_factory=lambda: {

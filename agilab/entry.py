@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from agilab import codec, digest
-from agilab.artifact import Kind, link
+from agilab.artifact import Kind, link, require_file
 from agilab.errors import AgilabError, ProtocolError, WorkerError, first_line
 from agilab.worker import PartitionContext, Send, Worker
 
@@ -166,9 +166,15 @@ def materialise(inputs: Mapping[str, tuple[str, str]], folder: Path) -> dict[str
         What had to be copied is not what the manager has hashed.
     """
     paths: dict[str, str] = {}
+    made = False
     for number, (name, (source, sha256)) in enumerate(inputs.items()):
-        if not number:
+        if not sha256:  # checked already, and to stay where it lies: in a folder that hosts share
+            require_file(Path(source))
+            paths[name] = source
+            continue
+        if not made:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            made = True
         target = folder / str(number) / os.path.basename(source)
         link(Path(source), target)
         if os.stat(target).st_nlink == 1 and digest.of_file(target) != sha256:

@@ -17,7 +17,7 @@ from agilab import digest, sums
 from agilab.errors import EvidenceError, RunStateError
 from agilab.events import plain
 from agilab.paths import RunPaths, disk_errors, make_folder, sync_folder, write_file
-from agilab.records import FIRST_RECORDS, read_records, record_line, records_digest, shares
+from agilab.records import FIRST_RECORDS, count_artifacts, read_records, record_line, records_digest, shares
 
 if TYPE_CHECKING:
     from agilab.verification import Verification
@@ -62,11 +62,8 @@ def build(
     if wrong:
         raise EvidenceError(f"a manifest cannot be built with {', '.join(wrong)} missing or unknown")
     committed: dict[str, list[Mapping[str, Any]]] = {}
-    artifacts = size_bytes = 0
     for record in records:
         committed.setdefault(record["stage"], []).append(record)
-        artifacts += len(record["artifacts"])
-        size_bytes += sum(artifact["size_bytes"] for artifact in record["artifacts"])
     stages = [_stage(stage, committed.get(stage["stage"], ())) for stage in facts["stages"]]
     if lines is None:
         lines = [record_line(record) for record in records]
@@ -81,7 +78,7 @@ def build(
             "digest": records_digest(lines),
             "first": [dict(record) for record in records[:FIRST_RECORDS]],
         },
-        "artifacts": {"count": artifacts, "size_bytes": size_bytes},
+        "artifacts": count_artifacts(records),
     }
 
 

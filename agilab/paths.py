@@ -243,6 +243,16 @@ class RunPaths:
         """A seal on its way into `seals`."""
         return self.staging / "seal"
 
+    @property
+    def fetched(self) -> Path:
+        """Artifacts on their way here from hosts, laid out as in the run folder."""
+        return self.staging / "fetched"
+
+    @property
+    def fetch_journal(self) -> Path:
+        """Exists when artifacts have arrived in `fetched` and the record has to say so."""
+        return self.staging / "fetch.json"
+
     def attempt(self, partition: str, attempt: int) -> Path:
         """Where one attempt at a partition may write, and nowhere else."""
         return self.staging / f"{partition}.{attempt}"

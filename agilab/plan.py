@@ -10,6 +10,7 @@ import heapq
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from agilab.errors import PlanError
@@ -277,17 +278,20 @@ def assign(
     capacities: Mapping[str, float],
     *,
     hosts: Mapping[str, Sequence[str]] | None = None,
+    near: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> dict[str, tuple[str, ...]]:
     """Spread partitions over workers, longest first, onto the worker that would finish soonest.
 
     Parameters
     ----------
     partitions
-        What to spread; those that are pinned come first, and go to their worker or stay on their host.
+        What to spread; one that is pinned goes to its worker or stays on its host.
     capacities
         Worker name -> relative speed (> 0).
     hosts
         Host name -> its workers.
+    near
+        Partition id -> workers that have what it reads, where some have more of it than others; it goes to one of them.
 
     Returns
     -------
@@ -308,14 +312,16 @@ def assign(
         raise PlanError("no worker to assign partitions to; ask for at least one")
     there = hosts or {}
     check_pins(partitions, workers=capacities, hosts=there)
-    by_pin: dict[str, list[Partition]] = {}
+    groups: dict[tuple[str, ...], list[Partition]] = {}
     for part in sorted(partitions, key=lambda part: -part.weight):
-        by_pin.setdefault(part.pin, []).append(part)
+        names = tuple(near.get(part.id, ()))
+        if part.pin:
+            names = (part.pin,) if part.pin in capacities else tuple(there[part.pin])
+        groups.setdefault(names or tuple(capacities), []).append(part)
     chosen: dict[str, list[str]] = {name: [] for name in capacities}
     load = dict.fromkeys(capacities, 0.0)
     # The less a partition can choose, the earlier it does.
-    for pin, parts in sorted(by_pin.items(), key=lambda item: (not item[0], item[0] not in capacities)):
-        names = (pin,) if pin in capacities else there[pin] if pin else tuple(capacities)
+    for names, parts in sorted(groups.items(), key=lambda item: len(item[0])):
         heap = [(load[name], rank, name) for rank, name in enumerate(names)]
         heapq.heapify(heap)
         for part in parts:

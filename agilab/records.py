@@ -38,7 +38,8 @@ def partition_record(
     task
         What it was told to do, with ``read``: name, sha256 and size of each of its inputs.
     done
-        The ``done`` message of `agilab.entry`; ``host`` says where that was, if not here.
+        The ``done`` message of `agilab.entry`. From another host it also has ``host``; its artifacts that stayed there
+        have ``location`` (that host), ``sha256`` and ``size_bytes``, and ``folder`` says where the run lies there.
     worker
         Who ran it.
     metrics
@@ -46,6 +47,7 @@ def partition_record(
     """
     stage, ident = task["stage"], task["id"]
     base = f"artifacts/{stage}/{ident}/"
+    stayed = any(item.get("location") for item in done["artifacts"])
     return {
         "schema": SCHEMA,
         "partition": ident,
@@ -67,14 +69,31 @@ def partition_record(
                 "kind": item["kind"],
                 "path": base + item["path"],
                 "size_bytes": item["size_bytes"],
-                "sha256": "",
-                "hashed_by": "manager",
-                "location": "",
+                "sha256": item["sha256"] if item.get("location") else "",
+                "hashed_by": "worker" if item.get("location") else "manager",
+                "location": item.get("location", ""),
             }
             for item in done["artifacts"]
         ],
         "metrics": metrics,
+        **({"folder": done["folder"]} if stayed else {}),
     }
+
+
+def count_artifacts(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return ``count`` and ``size_bytes`` of what partitions left, and ``elsewhere``, by host, what is not here."""
+    count = size_bytes = 0
+    elsewhere: dict[str, dict[str, Any]] = {}
+    for record in records:
+        for item in record["artifacts"]:
+            count += 1
+            size_bytes += item["size_bytes"]
+            if item["location"]:
+                new = {"count": 0, "size_bytes": 0, "folder": record["folder"]}
+                there = elsewhere.setdefault(item["location"], new)
+                there["count"] += 1
+                there["size_bytes"] += item["size_bytes"]
+    return {"count": count, "size_bytes": size_bytes, **({"elsewhere": elsewhere} if elsewhere else {})}
 
 
 def iso_time(seconds: float) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +102,7 @@ def take_up(paths: RunPaths, *, resumes: bool) -> Past:
 
 
 def _take_up(paths: RunPaths, *, resumes: bool) -> Past:
-    _finish_superseding(paths)
+    finish_superseding(paths)
     past = Past(prepared=prepared.read(paths))
     if resumes:
         require_resumable(paths)
@@ -112,7 +112,7 @@ def _take_up(paths: RunPaths, *, resumes: bool) -> Past:
     if resumes:
         past.hashes = _hash(paths, past.records)
         if os.path.lexists(paths.sums):
-            _supersede(paths)
+            supersede(paths)
     shutil.rmtree(paths.staging, ignore_errors=True)
     manifest.set_aside(paths, {(record["stage"], record["partition"]) for record in past.records.values()})
     shutil.rmtree(paths.staging, ignore_errors=True)
@@ -126,8 +126,9 @@ def _take_up(paths: RunPaths, *, resumes: bool) -> Past:
 
 
 def _hash(paths: RunPaths, found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Hash the files of committed partitions; they are what was recorded, or the run cannot go on."""
-    expected = {item["path"]: item["sha256"] for record in found.values() for item in record["artifacts"]}
+    """Hash the files of committed partitions that lie here; they are what was recorded, or the run cannot go on."""
+    here = (item for record in found.values() for item in record["artifacts"] if not item["location"])
+    expected = {item["path"]: item["sha256"] for item in here}
     unsafe = [path for path in expected if not (sums.safe_path(path) and path.startswith("artifacts/"))]
     reasons: dict[str, str] = dict.fromkeys(unsafe, "is recorded outside of the run folder")
     hashed = sums.hash_all(
@@ -165,11 +166,19 @@ def _restore_copy(paths: RunPaths, record: Mapping[str, Any]) -> None:
         write_file(path, line, durable=False)
 
 
-def _supersede(paths: RunPaths) -> None:
-    """Move the seal to ``seals/<n>/``, with a copy of every file that it lists and that is going to change."""
-    shutil.rmtree(paths.staging, ignore_errors=True)
+def supersede(paths: RunPaths, also: Iterable[Path] = ()) -> None:
+    """Move the seal to ``seals/<n>/``, with a copy of every file that it lists and that is going to change.
+
+    Parameters
+    ----------
+    paths
+        The run folder; the caller owns it.
+    also
+        Files that are going to change, besides those of a run that goes on.
+    """
+    shutil.rmtree(paths.superseded, ignore_errors=True)
     aside = make_folder(paths.superseded)
-    for path in _changing(paths):
+    for path in [*_changing(paths), *also]:
         target = aside / path.relative_to(paths.root)
         make_folder(target.parent)
         shutil.copyfile(path, target)
@@ -180,10 +189,10 @@ def _supersede(paths: RunPaths) -> None:
     # The one step that counts: from here on the run is lost until it is sealed again.
     paths.sums.rename(aside / paths.sums.name)
     sync_folder(paths.root)
-    _finish_superseding(paths)
+    finish_superseding(paths)
 
 
-def _finish_superseding(paths: RunPaths) -> None:
+def finish_superseding(paths: RunPaths) -> None:
     """Bring a seal that was on its way into ``seals`` there, or forget one that had not left its place."""
     aside = paths.superseded
     if not (aside / paths.sums.name).is_file():
@@ -242,6 +251,9 @@ def _read_log(paths: RunPaths, past: Past) -> None:
             elif name == "dispatched":
                 partition = event["partition"]
                 past.attempts[partition] = max(past.attempts.get(partition, 0), int(event["attempt"]))
+            elif name == "fetched":  # the time between the end of the run and this was not the run's
+                past.active_s += last - begun
+                begun = mono
             elif name == "committed":
                 past.told.add(event["partition"])
             last = mono

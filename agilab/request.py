@@ -48,6 +48,18 @@ class ClusterOptions(Settings):
         allow_None=True,
         doc="Memory that a worker may use before it is ended; none for no limit but the machine's [MiB]",
     )
+    collect = param.String(
+        default="all",
+        regex=r"^\S(.*\S)?$",
+        doc="With hosts: which artifacts come here when a partition ends: all, none, or a pattern for "
+        "stage/partition/name, such as train/*/model; the rest stays on its host (agilab fetch)",
+    )
+    share = param.Foldername(
+        default=None,
+        allow_None=True,
+        check_exists=False,
+        doc="With hosts: folder that all of them see under the same path; what lies in it is not copied",
+    )
     lease_s = param.Number(
         default=0.1,
         bounds=(0.001, 60),

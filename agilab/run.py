@@ -236,7 +236,10 @@ class Run:
             raise ArtifactNotFoundError(f"run {self.run_id} has no artifact {name!r}{near}")
         item = found[keys[0]]
         if item.location:
-            raise ArtifactNotFoundError(f"artifact {keys[0]!r} lies on host {item.location}, not in {self.paths.root}")
+            raise ArtifactNotFoundError(
+                f"artifact {keys[0]!r} lies on host {item.location}; bring it here: "
+                f"agilab fetch {self.run_id} {keys[0]}"
+            )
         if not sums.safe_path(item.path) or not item.path.startswith("artifacts/"):
             raise ArtifactNotFoundError(f"artifact {keys[0]!r} is recorded at {item.path!r}, outside of the run folder")
         path = self.paths.root / item.path

@@ -8,11 +8,11 @@ of events, however unlikely, can be replayed in a test.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agilab.errors import PlanError
-from agilab.plan import Partition, Stage, WorkPlan, assign, check_pins
+from agilab.plan import ArtifactRef, InputRef, Partition, Stage, WorkPlan, assign, check_pins
 
 RETRIES_AFTER_DEATH = 2
 RETRIES_AFTER_MEMORY = 1
@@ -124,6 +124,48 @@ class _Queue:
         return self._lines.setdefault(tuple(part.resources.items()) if part.resources else (), deque())
 
 
+class _Places:
+    """Which host has which bytes, as far as this run has put them there; of workers on one host it has nothing to say."""
+
+    __slots__ = ("_held", "_hosts", "_sizes")
+
+    def __init__(self, hosts: Mapping[str, str]) -> None:
+        self._hosts = dict(hosts)
+        self._held: dict[str, set[str]] = {}
+        self._sizes: dict[str, int] = {}
+
+    def add(self, worker: str, sizes: Mapping[str, int]) -> None:
+        if worker in self._hosts:
+            for key, size_bytes in sizes.items():
+                self._held.setdefault(key, set()).add(self._hosts[worker])
+                self._sizes[key] = size_bytes
+
+    def bring(self, worker: str, part: Partition) -> None:
+        """What a partition reads is brought to the host of its worker."""
+        if worker in self._hosts:
+            self.add(worker, {_key(ref): self._sizes.get(_key(ref), ref.size_bytes) for ref in part.references})
+
+    def nearest(self, part: Partition) -> list[str]:
+        """List the workers on hosts with most of the bytes that a partition reads; none when no host has any."""
+        if not self._held:
+            return []
+        there: dict[str, int] = {}
+        for key in map(_key, part.references):
+            for host in self._held.get(key, ()):
+                there[host] = there.get(host, 0) + max(1, self._sizes[key])
+        most = max(there.values(), default=0)
+        return [worker for worker, host in self._hosts.items() if most and there.get(host) == most]
+
+    def away_from(self, worker: str) -> Collection[str]:
+        """Return the workers that are on other hosts than this one."""
+        host = self._hosts.get(worker)
+        return {name for name, its in self._hosts.items() if its != host}
+
+
+def _key(ref: InputRef | ArtifactRef) -> str:
+    return ref.path if isinstance(ref, InputRef) else ref.key
+
+
 class RunState:
     """Decide what runs where, what is tried again, and when a run has ended.
 
@@ -169,6 +211,7 @@ class RunState:
         self._loads = dict.fromkeys(workers, 0.0)
         self._pinned = {name: _Queue() for name in (*workers, *self._hosts)}
         self._demand: dict[str, int] = dict.fromkeys(workers, 0)
+        self._places = _Places(self._host_of if len(self._hosts) > 1 else {})
         self._committed = frozenset(committed)
         self._assigned: dict[str, dict[str, tuple[str, ...]]] = {}
         self._tracks = {partition: _Track(count) for partition, count in (attempts or {}).items()}
@@ -206,6 +249,10 @@ class RunState:
         self._check(plan.stage(stage).partitions or ())
         self.plan = plan
         return self._begin(plan.stage(stage)) + self._advance()
+
+    def left(self, worker: str, sizes: Mapping[str, int]) -> None:
+        """Take in what a worker has written: ``stage/partition/name`` -> size [bytes]."""
+        self._places.add(worker, sizes)
 
     def wanted(self, worker: str, count: int = 1) -> list[Instruction]:
         """A worker can take `count` more partitions."""
@@ -313,7 +360,9 @@ class RunState:
     def assignment(self, stage: Stage) -> dict[str, tuple[str, ...]]:
         """Return worker -> partition ids of a stage, as they are planned to run; balancing may overrule it."""
         if stage.name not in self._assigned:
-            self._assigned[stage.name] = assign(self._open(stage), self._workers, hosts=self._hosts)
+            parts = self._open(stage)
+            near = {part.id: workers for part in parts if (workers := self._places.nearest(part))}
+            self._assigned[stage.name] = assign(parts, self._workers, hosts=self._hosts, near=near)
         return self._assigned[stage.name]
 
     def _open(self, stage: Stage) -> list[Partition]:
@@ -357,33 +406,47 @@ class RunState:
         self._loads[worker] += part.weight
 
     def _serve(self) -> list[Instruction]:
-        """Give every worker that asks the next partition: its own by plan, else from the one with most left."""
+        """Give every worker that asks what is planned for it; who asks then still, what would wait for another.
+
+        So a partition runs where its bytes are if a worker there is free, and
+        no worker stays idle for the sake of that.
+        """
         answer: list[Instruction] = []
         if self._stopping:
             return answer
-        shared = True  # until one worker finds nothing: then there is nothing for the others either
-        for worker, count in self._demand.items():
-            while count:
-                part = self._pinned[worker].take(self._free)
-                if part is None and worker in self._host_of:
-                    part = self._pinned[self._host_of[worker]].take(self._free)
-                if part is None and shared:
-                    part = self._take_shared(worker)
-                    shared = part is not None
-                if part is None:
-                    break
-                count -= 1
-                answer.append(self._dispatch(part, worker))
-            self._demand[worker] = count
+        for worker in self._demand:
+            answer += self._give(worker, self._take_own)
+        for worker in self._demand:
+            answer += self._give(worker, self._take_shared)
+            if self._demand[worker]:  # there is nothing for the others either
+                break
         return answer
 
+    def _give(self, worker: str, take: Callable[[str], Partition | None]) -> Iterator[Dispatch]:
+        while self._demand[worker] and (part := take(worker)) is not None:
+            self._demand[worker] -= 1
+            yield self._dispatch(part, worker)
+
+    def _take_own(self, worker: str) -> Partition | None:
+        found = self._pinned[worker].take(self._free)
+        if found is None and worker in self._host_of:
+            found = self._pinned[self._host_of[worker]].take(self._free)
+        return found if found is not None else self._take_from(worker)
+
     def _take_shared(self, worker: str) -> Partition | None:
-        for name in sorted(self._queues, key=lambda name: (name != worker, -self._loads[name])):
-            found = self._queues[name].take(self._free)
+        """Take from the worker with most left, first from those on the same host."""
+        away = self._places.away_from(worker)
+        for name in sorted(self._queues, key=lambda name: (name in away, -self._loads[name])):
+            found = self._take_from(name)
             if found is not None:
-                self._loads[name] -= found.weight
                 return found
         return None
+
+    def _take_from(self, name: str) -> Partition | None:
+        found = self._queues[name].take(self._free)
+        if found is not None:
+            self._loads[name] -= found.weight
+        return found
 
     def _dispatch(self, part: Partition, worker: str) -> Dispatch:
         track = self._tracks.setdefault(part.id, _Track())
@@ -393,5 +456,6 @@ class RunState:
         for name, count in part.resources.items():
             devices[name] = tuple(self._free[name][:count])
             del self._free[name][:count]
+        self._places.bring(worker, part)
         self._running[part.id] = _Running(part, worker, track.attempts, devices)
         return Dispatch(part, worker, track.attempts, devices)

@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from agilab import codec, edits, evidence, installation, manifest, prepared, records, recovery, slots, throughput, trust
+from agilab import codec, edits, evidence, fetching, installation, manifest, prepared, records, recovery, slots, trust
 from agilab.artifact import Artifact
 from agilab.backends.base import Backend, Job, Pool, backend
 from agilab.committer import Committer
@@ -44,6 +44,7 @@ from agilab.reaper import Watcher, end_marked
 from agilab.recovery import Past
 from agilab.request import ClusterOptions, RunRequest, code_digest
 from agilab.state import RunState
+from agilab.throughput import capacities
 
 CLOSE_GRACE_S = 10.0
 """How long workers may take to tear down after the last partition [s]."""
@@ -259,7 +260,7 @@ def execute(run: Execution) -> None:
         paths=run.paths,
         state=RunState(
             run.plan,
-            throughput.capacities(run.home, run.project.name, run.backend, workers=workers, cluster=cluster),
+            capacities(run.home, run.project.name, run.backend, workers=workers, cluster=cluster),
             hosts=run.backend.hosts(workers, cluster),
             devices=devices,
             committed=run.past.records,
@@ -431,6 +432,7 @@ def _steps(run: Execution) -> tuple[Callable[[Execution], None], ...]:
 
 def _take_up(run: Execution) -> None:
     """Learn what earlier attempts left, and end what they left running."""
+    fetching.finish(run.paths)
     if run.outcome and os.path.lexists(run.paths.sums):
         raise RunStateError(f"run {run.paths.run_id} has ended already; agilab show {run.paths.run_id}")
     end_marked(run.paths.run_id)

@@ -283,6 +283,9 @@ class _Check:
         self.outputs[f"{artifact['stage']}/{artifact['partition']}/{artifact['name']}"] = dict(artifact)
         if artifact["location"]:
             self.elsewhere.add((path, str(artifact["location"])))
+            self._same(path, "hashed_by of what lies elsewhere", "worker", artifact["hashed_by"])
+            if path in self.hashes:
+                self.add(path, "mismatch", f"no file here: it lies on {artifact['location']} (its record)", "a file")
         elif path not in self.listed:
             self.add(path, "missing", expected, "not in the seal" if self.sealed else "no file")
         elif self.listed[path] != expected:
@@ -316,9 +319,9 @@ class _Check:
             if self.lines.get(record["partition"]) != records.record_line(record):
                 self.add(_MANIFEST, "mismatch", "records as in partitions/", f"partitions.first: {record['partition']}")
         artifacts = [artifact for record in self.by_id.values() for artifact in record["artifacts"]]
-        self._same(_MANIFEST, "artifacts.count", manifest["artifacts"]["count"], len(artifacts))
-        size_bytes = sum(artifact["size_bytes"] for artifact in artifacts)
-        self._same(_MANIFEST, "artifacts.size_bytes", manifest["artifacts"]["size_bytes"], size_bytes)
+        expected = records.count_artifacts(self.by_id.values())
+        for name in ("count", "size_bytes", "elsewhere"):
+            self._same(_MANIFEST, f"artifacts.{name}", manifest["artifacts"].get(name), expected.get(name))
         for stage in manifest["stages"]:
             if "workers" in stage:  # earlier releases did not say who has done what
                 planned = {share["worker"]: share["planned"] for share in stage["workers"]}
@@ -420,7 +423,7 @@ class _Check:
         self._same("events.jsonl", "last event", ended, tuple(map(last.get, ("event", "state", "outcome"))))
 
     def superseded(self) -> None:
-        """Hold every earlier seal against the folder: what has changed since lies beside it as it was."""
+        """Hold every earlier seal against the folder: what has changed since lies beside it, or beside a later one."""
         folders = {path.split("/")[1] for path in self.hashes if path.startswith("seals/")}
         self.seals = sorted(int(name) for name in folders if name.isdecimal())
         for name in sorted(folders):
@@ -430,8 +433,8 @@ class _Check:
                 continue
             text = sums.read_file(f"{self.paths.root}/{seal}").decode()
             for number, sha256, path in sums.from_text(text):
-                kept = f"seals/{name}/{path}"
-                found, _ = self.hashes.get(kept) or self.hashes.get(path) or ("no file", 0)
+                kept = (f"seals/{later}/{path}" for later in self.seals if later >= int(name))
+                found = next((self.hashes[at][0] for at in (*kept, path) if at in self.hashes), "no file")
                 if not sha256 or found != sha256:
                     self.add(seal, "mismatch", f"line {number}: {sha256} {path}", found)
         resumed = sums.read_file(str(self.paths.events)).count(b'"event":"resumed"')

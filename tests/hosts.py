@@ -232,7 +232,7 @@ def loopback_host(name: str = "loop", **variables: str) -> Iterator[SshServer]:
 
 @contextmanager
 def namespace_hosts(
-    *names: str, setenv: Mapping[str, str] | None = None, mounts: tuple[str, ...] = ()
+    *names: str, setenv: Mapping[str, str] | None = None, mounts: tuple[str, ...] = (), own_users: bool = True
 ) -> Iterator[list[SshServer]]:
     """Run hosts as network namespaces, each with a link to us and to nobody else.
 
@@ -244,14 +244,20 @@ def namespace_hosts(
         Variables that a login gets.
     mounts
         Commands that mount what only they see; ``{home}`` and ``{uid}`` are filled in.
+    own_users
+        Whether users are others than here; else we are the same on every host, as where folders are shared.
     """
     sweep()
     with ExitStack() as stack:
         servers = []
         for number, name in enumerate(names):
             server = stack.enter_context(_namespace(name, number, mounts))
-            if setenv:
-                server.options.append("SetEnv " + " ".join(f"{key}={value}" for key, value in setenv.items()))
+            variables = dict(setenv or {})
+            if not own_users:
+                server.user = pwd.getpwuid(os.getuid()).pw_name
+                variables["HOME"] = str(server.home)
+            if variables:
+                server.options.append("SetEnv " + " ".join(f"{key}={value}" for key, value in variables.items()))
             server.start()
             stack.callback(server.stop)
             servers.append(server)

@@ -42,6 +42,13 @@ class RunFolder:
         How many the stage ``tracks`` has; ``summary`` has one that reads the artifacts of all of them.
     settings
         Values instead of those every run has.
+
+    Attributes
+    ----------
+    away
+        Names of artifacts that stay on a host, from now on.
+    there
+        The folder that is the run's on that host, ``alpha``.
     """
 
     def __init__(
@@ -55,6 +62,8 @@ class RunFolder:
     ) -> None:
         self.home = HomePaths(home)
         self.paths: RunPaths = RunStore(self.home).create(app, now=moment)
+        self.away: frozenset[str] = frozenset()
+        self.there = home / "alpha" / self.paths.run_id
         self.records: list[dict[str, Any]] = []
         self.known: dict[str, str] = {}
         self.tracks = [f"p{number}" for number in range(partitions)]
@@ -91,6 +100,11 @@ class RunFolder:
         known = kinds or {}
         artifacts = [_artifact(stage, partition, name, data) | _kind(known.get(name)) for name, data in files.items()]
         for item, data in zip(artifacts, files.values(), strict=True):
+            if item["name"] in self.away:
+                item |= {"hashed_by": "worker", "location": "alpha"}
+                make_folder((self.there / item["path"]).parent)
+                (self.there / item["path"]).write_bytes(data)
+                continue
             (self.paths.root / item["path"]).write_bytes(data)
             self.known[item["path"]] = item["sha256"]
         used = [{"name": "flights", "sha256": INPUT["sha256"], "size_bytes": INPUT["size_bytes"]}]
@@ -116,6 +130,7 @@ class RunFolder:
             "inputs": used,
             "artifacts": artifacts,
             "metrics": [{"name": "rows", "value": float(len(self.records)), "step": None}],
+            **({"folder": str(self.there)} if self.away.intersection(files) else {}),
         }
         line = manifest.record_line(record)
         write_file(folder / "partition.json", line, durable=False)

@@ -148,7 +148,7 @@ def test_an_artifact_that_changed_since_it_was_recorded_is_not_compared(held: Ca
 def test_an_artifact_on_another_host_is_compared_by_digest(held: Callable[..., Held]) -> None:
     far = held(b"[2]", "json", "b", location="far.example")
     found = artifact_change(held(b"[1]", "json", "a"), far, KINDS, tolerance=EXACT, budget=Budget(9))
-    assert found.note == "on host far.example: compared by digest"
+    assert found.note == "on host far.example: compared by digest; agilab fetch b brings it here"
 
 
 def test_kinds_that_differ_are_named(held: Callable[..., Held]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agilab import Partition, Stage, WorkPlan
+from agilab import ArtifactRef, InputRef, Partition, Stage, WorkPlan
 from agilab.errors import PlanError
 from agilab.state import Dispatch, EndStage, Finish, Instruction, PlanStage, Retry, RunState, StartStage
 
@@ -77,6 +77,71 @@ def test_each_worker_gets_what_was_planned_for_it_and_then_helps_the_busiest() -
     assert dispatched(state.wanted("w0")) == [("e", "w0")]
     state.committed("e")
     assert dispatched(state.wanted("w0")) == [("c", "w0")]
+
+
+ON_HOSTS = {"alpha": ("a0",), "beta": ("b0", "b1")}
+THERE = ("a0", "b0", "b1")
+
+
+def reading(ident: str, *names: str) -> Partition:
+    """Return a partition that reads artifacts of stage ``one``."""
+    return Partition(ident, inputs=[ArtifactRef("one", name, "rows") for name in names])
+
+
+def second_stage(*partitions: Partition) -> RunState:
+    """Return a state where ``p`` has left 10 bytes on alpha, ``q`` 9 and ``r`` 2 on beta, at the start of stage two."""
+    plan = WorkPlan([Stage("one", [Partition(name) for name in "pqr"]), Stage("two", partitions, after="one")])
+    state = RunState(plan, dict.fromkeys(THERE, 1.0), hosts=ON_HOSTS)
+    state.start()
+    for (name, size), worker in zip({"p": 10, "q": 9, "r": 2}.items(), THERE, strict=True):
+        assert dispatched(state.wanted(worker)) == [(name, worker)]
+        state.left(worker, {f"one/{name}/rows": size})
+    for name in "pqr":
+        state.committed(name)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("reads", "workers"),
+    [("p", ["a0"]), ("q", ["b0", "b1"]), ("pq", ["a0"]), ("pqr", ["b0", "b1"]), ("", list(THERE))],
+)
+def test_a_partition_is_planned_for_the_host_with_most_of_its_bytes(reads: str, workers: list[str]) -> None:
+    state = second_stage(*(reading(f"x{number}", *reads) for number in range(6)))
+    planned = state.assignment(state.plan.stage("two"))
+    assert {worker for worker, ids in planned.items() if ids} == set(workers)
+    counts = [len(planned[worker]) for worker in workers]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_a_worker_that_is_free_takes_what_would_wait_for_another_and_not_what_is_taken_at_once() -> None:
+    state = second_stage(reading("x0", "p"), reading("x1", "p"))
+    assert dispatched(state.wanted("b0")) == [("x0", "b0")], "a0 is busy, and b0 does not wait for it"
+    assert dispatched(state.wanted("a0")) == [("x1", "a0")]
+
+    state = RunState(
+        WorkPlan([Stage("one", [Partition("p")]), Stage("two", [reading("x", "p")], after="one")]),
+        dict.fromkeys(THERE, 1.0),
+        hosts=ON_HOSTS,
+    )
+    state.start()
+    state.wanted("a0", 2)
+    state.wanted("b0")
+    state.left("a0", {"one/p/rows": 10})
+    assert dispatched(state.committed("p")) == [("x", "a0")], "both were free"
+
+
+def test_what_was_brought_to_a_host_counts_there_too() -> None:
+    big = InputRef("big", "big", size_bytes=100)
+    plan = WorkPlan(
+        [Stage("one", [Partition("p", inputs=[big])]), Stage("two", [Partition("x", inputs=[big])], after="one")]
+    )
+    state = RunState(plan, dict.fromkeys(THERE, 1.0), hosts=ON_HOSTS)
+    state.start()
+    assert dispatched(state.wanted("b1")) == [("p", "b1")]
+    state.committed("p")
+    planned = state.assignment(plan.stage("two"))
+    assert planned["a0"] == ()
+    assert planned["b0"] + planned["b1"] == ("x",)
 
 
 def test_a_demand_is_kept_until_there_is_work() -> None:
@@ -289,6 +354,7 @@ class World:
     later: Mapping[str, list[Partition]]
     workers: tuple[str, ...]
     devices: Mapping[str, tuple[int, ...]]
+    on_hosts: bool = False
     running: dict[str, Dispatch] = field(default_factory=dict)
     committed: list[str] = field(default_factory=list)
     attempts: dict[str, int] = field(default_factory=dict)
@@ -298,7 +364,8 @@ class World:
     doomed: bool = False
 
     def __post_init__(self) -> None:
-        self.state = RunState(self.plan, dict.fromkeys(self.workers, 1.0), devices=self.devices)
+        hosts = {f"h{number}": self.workers[number::2] for number in range(2)} if self.on_hosts else {}
+        self.state = RunState(self.plan, dict.fromkeys(self.workers, 1.0), devices=self.devices, hosts=hosts)
         self.take(self.state.start())
 
     def take(self, answer: Sequence[Instruction]) -> None:
@@ -369,6 +436,7 @@ def worlds(draw: st.DrawFn) -> World:
                 weight=draw(st.sampled_from([0.5, 1.0, 4.0])),
                 pin=draw(st.sampled_from(["", "", "", *workers])),
                 resources=draw(st.sampled_from([{}, {}, {"gpu": 1}, {"gpu": len(devices["gpu"])}])),
+                inputs=draw(st.sampled_from([(), (InputRef("a", "a", size_bytes=9),), (InputRef("b", "b"),)])),
             )
             for number in range(count)
         ]
@@ -378,7 +446,7 @@ def worlds(draw: st.DrawFn) -> World:
             stages.append(Stage(name, after=after, retries=retries))
         else:
             stages.append(Stage(name, made, after=after, retries=retries))
-    return World(WorkPlan(stages), later, workers, devices)
+    return World(WorkPlan(stages), later, workers, devices, on_hosts=draw(st.booleans()))
 
 
 REASONS = ["exception", "timeout", "died", "memory", "protocol"]

@@ -135,19 +135,18 @@ def test_a_run_copied_over_another_id_is_noticed_and_one_taken_away_verifies(run
 
 def test_artifacts_on_another_host_are_named_and_not_missed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, partitions=1)
-    folder.commit("tracks", "p0", files={"points": b"1", "far": b"2"})
-    record = folder.records[0]
-    record["artifacts"][1] |= {"location": "host-b", "hashed_by": "worker"}
-    line = manifest.record_line(record)
-    folder.paths.records("local-0").write_bytes(line)
-    (folder.paths.partition("tracks", "p0") / "partition.json").write_bytes(line)
-    (folder.paths.partition("tracks", "p0") / "far.txt").unlink()
-    folder.known.clear()
-    folder.plan()
-    folder.commit("summary", "summary", files={})
-    found = manifest.verify(folder.seal())
+    folder.away = frozenset({"note"})
+    found = manifest.verify(folder.commit_all().seal())
     assert found.ok
-    assert found.elsewhere == (("artifacts/tracks/p0/far.txt", "host-b"),)
+    assert found.elsewhere == (("artifacts/tracks/p0/note.txt", "alpha"),)
+
+
+def test_a_file_that_should_lie_on_another_host_is_no_part_of_the_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, partitions=1)
+    folder.away = frozenset({"note"})
+    folder.commit_all()
+    (folder.paths.root / "artifacts/tracks/p0/note.txt").write_text("mine")
+    assert problems(folder.seal()) == {("artifacts/tracks/p0/note.txt", "mismatch")}
 
 
 Edit = Callable[[RunPaths], None]

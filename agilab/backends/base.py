@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agilab.errors import BackendRefusedError
@@ -224,7 +226,11 @@ class Pool(ABC):
 
     @abstractmethod
     def submit(self, worker: str, task: Mapping[str, Any], *, timeout_s: float | None) -> None:
-        """Hand a ``run`` task of `agilab.entry` to a worker that wanted one."""
+        """Hand a ``run`` task of `agilab.entry` to a worker that wanted one.
+
+        Artifacts that have stayed on hosts have no file under their path in ``inputs``; ``away`` says where they are:
+        name -> host, path there, and size [bytes].
+        """
 
     @abstractmethod
     def wait(self, timeout_s: float) -> Sequence[Event]:
@@ -237,6 +243,54 @@ class Pool(ABC):
     @abstractmethod
     def close(self, *, grace_s: float) -> None:
         """End every worker: politely first, by force after `grace_s` [s]. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A file on a host.
+
+    Parameters
+    ----------
+    path
+        Where it is, in a folder of that host.
+    sha256
+        What it must be; empty for anything.
+    size_bytes
+        How long it may be [bytes]; -1 for any size.
+    """
+
+    path: str
+    sha256: str = ""
+    size_bytes: int = -1
+
+
+class Keeper(ABC):
+    """Reaches what runs have left on hosts."""
+
+    @abstractmethod
+    def bring(self, host: str, folder: str, files: Sequence[Remote], *, into: Path) -> None:
+        """Copy files from a host.
+
+        Parameters
+        ----------
+        host
+            Name of the host.
+        folder
+            Of the run there.
+        files
+            Which.
+        into
+            Folder here that gets them under the same paths, whole or not at all.
+
+        Raises
+        ------
+        HostError
+            It cannot be reached.
+        ArtifactNotFoundError
+            It does not have one of them.
+        EvidenceError
+            What it sent is something else.
+        """
 
 
 class Backend(ABC):
@@ -317,6 +371,10 @@ class Backend(ABC):
             host = self.host_of(worker, cluster)
             found[host] = (*found.get(host, ()), worker)
         return found
+
+    def keeper(self, wenv: WenvPaths, report: Callable[[str], None]) -> AbstractContextManager[Keeper]:
+        """Return what reaches the hosts that its runs leave artifacts on, connected while it is entered."""
+        raise BackendRefusedError(f"backend {self.name!r} leaves nothing on other hosts, so there is nothing to fetch")
 
     def check(self, partitions: Sequence[Partition], *, timeout_s: float | None) -> None:
         """Refuse partitions that ask for what this backend cannot promise.

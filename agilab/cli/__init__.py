@@ -61,7 +61,13 @@ SECTIONS = (
             ("clean", "space", "Remove what nothing needs any more, and old runs."),
         ),
     ),
-    ("Hosts", (("cluster", "cluster", "Remove from hosts what runs have deployed to them."),)),
+    (
+        "Hosts",
+        (
+            ("fetch", "fetch", "Bring artifacts here that stayed on hosts."),
+            ("cluster", "cluster", "Remove from hosts what runs have deployed to them."),
+        ),
+    ),
     ("This installation", (("env", "setup", "Print every path and environment variable in use."),)),
 )
 """Section -> (command, file of this package that holds it, what it does)."""

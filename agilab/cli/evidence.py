@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from agilab.cli.fetch import elsewhere, left_on
 from agilab.cli.flags import setting_value
 from agilab.cli.named import named_run
 from agilab.cli.outcome import (
@@ -62,8 +63,7 @@ def show_command(*, run_id: str, artifacts: bool, metrics: bool, as_json: bool) 
         document("show", {**run_json(run), "request": dict(request_of(run)) or None, "manifest": manifest, **extra})
         return 0
     if artifacts:
-        rows = [(item.sha256[:12], size(item.size_bytes), item.kind, item.path) for item in run.artifacts()]
-        table((Column("sha256"), Column("size", right=True), Column("kind"), Column("path", wraps=True)), rows)
+        _print_artifacts(run)
     if metrics:
         columns = (Column("partition"), Column("metric"), Column("values", right=True), Column("last", right=True))
         cells = [(row["partition"], row["metric"], row["values"], number(row["last"])) for row in _metrics(run)]
@@ -83,6 +83,19 @@ def show_command(*, run_id: str, artifacts: bool, metrics: bool, as_json: bool) 
     print_metrics(run.metrics)
     print_failures(run, tally.failures, env, write=out)
     return 0
+
+
+def _print_artifacts(run: Run) -> None:
+    """Write a table of what a run left; with the host of each where some are not here."""
+    found = run.artifacts()
+    rows = [(item.sha256[:12], size(item.size_bytes), item.kind, item.location, item.path) for item in found]
+    columns = [Column("sha256"), Column("size", right=True), Column("kind"), Column("host"), Column("path", wraps=True)]
+    away = [item.location for item in found if item.location]
+    if not away:
+        columns.pop(3)
+        rows = [(*row[:3], row[4]) for row in rows]  # type: ignore[misc]
+    table(columns, rows)
+    out(*left_on(away, run.run_id))
 
 
 def _stages(tally: Tally, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -190,7 +203,8 @@ def _where(manifest: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
         yield "inputs", f"{count(len(inputs), 'file')}, {size(total)}"
     artifacts = manifest.get("artifacts")
     if artifacts:
-        yield "artifacts", f"{count(artifacts['count'], 'file')}, {size(artifacts['size_bytes'])}"
+        there = elsewhere(artifacts)
+        yield "artifacts", f"{count(artifacts['count'], 'file')}, {size(artifacts['size_bytes'])}{there}"
 
 
 def _work(manifest: Mapping[str, Any]) -> Iterator[tuple[str, object]]:

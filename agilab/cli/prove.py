@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agilab.cli.cluster import show_hosts
+from agilab.cli.fetch import left_on
 from agilab.cli.named import named_run
 from agilab.cli.outcome import exit_code, print_error, print_failures, run_json
 from agilab.cli.progress import watch
@@ -89,8 +90,8 @@ def verify_command(*, run_id: str, as_json: bool) -> int:
         return 0 if found.ok else 1
     for problem in found.problems:
         out(f"{problem.problem}: {problem.path}: expected {problem.expected or '-'}, found {problem.found or '-'}")
-    for path, host in found.elsewhere:
-        out(f"elsewhere: {path}: on {host}, not looked at")
+    for line in left_on((host for _, host in found.elsewhere), found.run_id):
+        out(f"elsewhere: {line}")
     checked = f"{count(found.checked, 'file')}, {size(found.size_bytes)}"
     if found.ok:
         out(f"ok: {found.run_id}: {checked} hashed, all as recorded")

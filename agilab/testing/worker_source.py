@@ -42,6 +42,9 @@ class ProbeWorker(agilab.Worker):
     def _write(self, part, name, value):
         part.write(name, "json", value)
 
+    def _fill(self, part, name, size):
+        part.write(name, "text", "x" * size)
+
     def _scatter(self, part, name):
         (part.folder / name).write_text("never handed over")
 

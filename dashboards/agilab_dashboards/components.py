@@ -188,6 +188,16 @@ def run_head(session: Session, run: Run) -> Markup:
     return markup.facts(found)
 
 
+def elsewhere_line(run: Run) -> Markup:
+    """Return which hosts artifacts lie on, and the command that brings them here; nothing when all are here."""
+    found = rows.elsewhere(run)
+    if not found:
+        return Markup("")
+    named = ", ".join(f"{row['count']:,} ({size(row['size_bytes'])}) on host {row['host']}" for row in found)
+    words = [f"Of these, {named}. To have them here: ", code(f"agilab fetch {run.run_id}")]
+    return element("p", markup.join(words), {"class": "soft"})
+
+
 def kinds_line(run: Run) -> str:
     """Return how many artifacts of which kind a run has left."""
     found = rows.kinds(run)

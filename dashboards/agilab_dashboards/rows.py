@@ -70,6 +70,12 @@ def artifacts(run: Run) -> list[Row]:
     ]
 
 
+def elsewhere(run: Run) -> list[Row]:
+    """Return a row per host that artifacts of a final run lie on: how many, and how large together."""
+    there = (record_of(run).get("artifacts") or {}).get("elsewhere") or {}
+    return [{"host": host, "count": item["count"], "size_bytes": item["size_bytes"]} for host, item in there.items()]
+
+
 def kinds(run: Run) -> list[Row]:
     """Return a row per kind of artifact: how many, and how large together."""
     found: dict[str, Row] = {}

@@ -180,6 +180,7 @@ LOOKS: dict[str, list[tuple[str, ...]]] = {
     "compare": [("compare", "last", "last")],
     "tag": [("tag", "last", "heard")],
     "rm": [("rm", "last")],
+    "fetch": [("fetch", "last")],
     "cluster clean": [("cluster", "clean", "-no-host")],
     "clean": [("clean",), ("clean", "--keep-last", "0")],
     "runs": [("runs",)],

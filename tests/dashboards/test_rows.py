@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from agilab_dashboards import markup, rows
 from agilab_dashboards.charts import Timeline
+from agilab_dashboards.components import elsewhere_line
 from agilab_dashboards.live import Watch, log_lines, sources
 
 from agilab.events import EventLog
@@ -28,6 +29,15 @@ def test_a_history_has_a_row_per_run_newest_first(tmp_path: Path) -> None:
         (new.run_id, "other", "succeeded", "4/4"),
         (old.run_id, "flights", "succeeded", "4/4"),
     ]
+
+
+def test_hosts_that_hold_artifacts_are_rows_and_a_line_with_the_command(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.away = frozenset({"points"})
+    run = Run(folder.commit_all().seal())
+    assert rows.elsewhere(run) == [{"host": "alpha", "count": 3, "size_bytes": 780}]
+    assert "3 (780 B) on host alpha. To have them here: " in str(elsewhere_line(run))
+    assert f"agilab fetch {run.run_id}" in str(elsewhere_line(run))
 
 
 def test_a_damaged_run_stands_in_the_history_too(tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ brings back what they wrote.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
-from agilab.backends.base import Backend, Capabilities, Job, Pool, on_hosts
+from agilab.backends.base import Backend, Capabilities, Job, Keeper, Pool, on_hosts
 from agilab.backends.ssh.names import split_host
 from agilab.errors import BackendRefusedError
+from agilab.paths import WenvPaths
 
 _OF_DASK = ("scheduler", "cluster_class", "certificates")
 
@@ -46,6 +48,11 @@ class SshBackend(Backend):
             raise BackendRefusedError(
                 f"{given[0]} is for backend 'dask'; backend 'ssh' starts scheduler and workers itself: leave it out"
             )
+
+    def keeper(self, wenv: WenvPaths, report: Callable[[str], None]) -> AbstractContextManager[Keeper]:
+        from agilab.backends.ssh.hosts import Hosts
+
+        return Hosts(wenv, report)
 
     def open(self, job: Job) -> Pool:
         from agilab.backends.ssh.pool import SshPool  # asyncssh and Dask are imported with it

@@ -91,10 +91,11 @@ class Logs:
 def main() -> int:
     """Serve until told to end."""
     order = json.load(sys.stdin)
-    paths = RunPaths(make_folder(WenvPaths.chosen().results / order["run"]))
-    owner = _own(paths)
+    own = RunPaths(make_folder(WenvPaths.chosen().results / order["run"]))
+    owner = _own(own)
+    paths = RunPaths(make_folder(Path(order["root"]))) if order["root"] else own
     sweep(paths, order["keep"])
-    scratch = make_folder(paths.root / SCRATCH)
+    scratch = make_folder(own.root / SCRATCH)
     tempfile.tempdir = str(scratch)
     dask.config.set({**CONFIG, "distributed.admin.log-format": "%(asctime)s - %(name)s - %(levelname)s - %(message)s"})
     warnings.simplefilter("ignore", VersionMismatchWarning)  # it was deployed with the versions that count
@@ -105,8 +106,10 @@ def main() -> int:
         asyncio.run(_serve(order, paths))
     finally:
         logs.tell()
-        left = any(paths.artifacts.glob("*/*"))
-        shutil.rmtree(scratch if left else paths.root, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+        for root in {own.root, paths.root}:
+            if not any(RunPaths(root).artifacts.glob("*/*")):
+                shutil.rmtree(root, ignore_errors=True)
         os.close(owner)
     return 0
 
@@ -132,7 +135,7 @@ async def _serve(order: Mapping[str, Any], paths: RunPaths) -> None:
         protocol="tls",
         contact_address=order["contact"],
         security=security,
-        local_directory=str(paths.root / SCRATCH),
+        local_directory=tempfile.tempdir,
         memory_limit=0,  # what may grow are entry processes, which have a limit of their own
         silence_logs=logging.WARNING,
     )

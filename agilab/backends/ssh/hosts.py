@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agilab.backends.ssh import preflight, transfer
+from agilab.backends.base import Keeper, Remote
+from agilab.backends.ssh import collect, preflight, transfer
 from agilab.backends.ssh.connection import Connections
 from agilab.backends.ssh.deploy import Backplane, Deployment, backplane_lock
 from agilab.backends.ssh.link import Command, Link, OnLine, Running
@@ -109,7 +110,7 @@ class Process:
         return self._loop.run(self._running.end())
 
 
-class Hosts:
+class Hosts(Keeper):
     """Hosts by their names in ssh_config, one connection for each; a context manager.
 
     What was started on them ends when it is closed, or when this process ends in whatever way.
@@ -192,7 +193,11 @@ class Hosts:
 
     def fetch(self, name: str, folder: str, file: str, *, into: Path, sha256: str = "") -> tuple[Path, str]:
         """Copy a file from a host; see `agilab.backends.ssh.transfer.fetch`."""
-        return self._loop.run(transfer.fetch(self._link(name), folder, file, into=into, sha256=sha256))
+        return self._loop.run(transfer.fetch(self._link(name), folder, Remote(file, sha256), into=into))
+
+    def bring(self, host: str, folder: str, files: Sequence[Remote], *, into: Path) -> None:
+        self._report(f"{host}: fetching {len(files)} files ({sum(file.size_bytes for file in files) / 2**20:.1f}MiB)")
+        self._loop.run(collect.bring(self._link(host), folder, files, into=into))
 
     def clean(self, name: str, *, results: bool = False) -> Cleaned:
         """Remove everything that was deployed to a host.

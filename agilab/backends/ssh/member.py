@@ -52,6 +52,8 @@ class Member:
         What was deployed there.
     note
         Told what is worth a line in the event log.
+    root
+        Where it works on the run, in a folder that we see too; empty for its own disk.
 
     Attributes
     ----------
@@ -62,10 +64,17 @@ class Member:
     """
 
     def __init__(
-        self, link: Link, job: Job, *, installed: Installed, backplane: Backplane, note: Callable[[str], None]
+        self,
+        link: Link,
+        job: Job,
+        *,
+        installed: Installed,
+        backplane: Backplane,
+        note: Callable[[str], None],
+        root: str = "",
     ) -> None:
         self.link, self.name, self.installed, self.note = link, link.name, installed, note
-        self.run_id = job.paths.run_id
+        self.run_id, self.root = job.paths.run_id, root
         self._job, self._backplane = job, backplane
         hosts: Mapping[str, int] = job.cluster["workers"]
         self.slots = hosts[self.name]
@@ -78,6 +87,7 @@ class Member:
         self._listener: asyncssh.SSHListener | None = None
         self._relays: set[asyncio.Task[None]] = set()
         self._said = ""
+        self._handed_over: set[str] = set()
 
     async def start(self, scheduler: str, keys: Mapping[str, str]) -> None:
         """Start the Dask worker; it tells the scheduler of itself.
@@ -109,6 +119,7 @@ class Member:
         contact = self._server.sockets[0].getsockname()[1]
         order: dict[str, Any] = {
             "run": self._job.paths.run_id,
+            "root": self.root,
             "name": self.name,
             "scheduler": f"tls://{_LOOPBACK}:{self._listener.get_port()}",
             "contact": f"tls://{_LOOPBACK}:{contact}",
@@ -169,12 +180,17 @@ class Member:
         self._server = self._listener = None
 
     def kept(self) -> list[str]:
-        """Name the partition folders whose artifacts stay on the host, by what is recorded here."""
-        return sorted(
-            f"{record['stage']}/{record['partition']}"
-            for record in read_records(self._job.paths)
-            if any(item["location"] == self.name for item in record["artifacts"])
-        )
+        """Name the partition folders whose artifacts stay on the host, by what is recorded here or about to be."""
+        found = set(self._handed_over)
+        for record in read_records(self._job.paths):
+            if any(item["location"] == self.name for item in record["artifacts"]):
+                found.add(f"{record['stage']}/{record['partition']}")
+        return sorted(found)
+
+    def handed_over(self, task: Mapping[str, Any], message: Mapping[str, Any]) -> None:
+        """Remember a partition that is going to be recorded here, if its artifacts stay on the host."""
+        if any("location" in item for item in message["artifacts"]):
+            self._handed_over.add(f"{task['stage']}/{task['id']}")
 
     def _hear(self, stream: str, line: str) -> None:
         message: Any = None

@@ -216,6 +216,14 @@ def _survey(request: Mapping[str, Any], wenv: WenvPaths, words: Words) -> dict[s
     }
 
 
+def _sees(request: Mapping[str, Any], wenv: WenvPaths, words: Words) -> dict[str, Any]:
+    """Say what a small file of a shared folder holds here, and whether the folder can be written."""
+    path, text = Path(request["path"]), ""
+    with suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+        text = file.read(100)
+    return {"text": text, "writable": os.access(path.parent, os.W_OK | os.X_OK)}
+
+
 def _find_tools(uv: str) -> None:
     """Let programs be found where users put them, which the PATH of a command over SSH often leaves out."""
     home = Path.home()
@@ -242,6 +250,11 @@ def _receive_one(item: Mapping[str, Any], number: int, wenv: WenvPaths, words: W
     target = Target(item, wenv)
     if target.is_there():
         return {"path": str(target.path), "sent": False}
+    if "at" in item:
+        raise InstallError(
+            f"{target.path} is not there, or not with the bytes that were recorded (sha256 {item['sha256']}); see that "
+            "it was not removed or changed, and that all hosts mount the same folder there"
+        )
     make_folder(target.path.parent)
     guard = wenv.data / f".{item['sha256']}.lock"
     with holding(guard, waiting=f"waiting for another transfer of {target.path.name}", report=_report):
@@ -283,8 +296,9 @@ class Target:
     Parameters
     ----------
     request
-        ``sha256`` of the bytes; ``tool``, a program's name; ``run`` and ``name``: the run that reads them, and under
-        which name; or ``folder`` and ``tree``: where a tar archive is unpacked, relative to AGILAB_WENV, and the
+        ``sha256`` of the bytes; ``at``, where they have to be already; ``tool``, a program's name; ``run`` and
+        ``name``: the run that reads them, and how it calls them; or ``folder`` and ``tree``: where a tar archive is
+        unpacked, relative to AGILAB_WENV, and the
         digest its tree must have; ``python`` compiles its modules.
     wenv
         AGILAB_WENV.
@@ -296,6 +310,8 @@ class Target:
         self._cached = wenv.data / self._sha256
         if "tree" in request:
             self.path = wenv.root / request["folder"]
+        elif "at" in request:
+            self.path = Path(request["at"])
         elif "tool" in request:
             self.path = wenv.tools / self._sha256 / request["tool"]
         elif "run" in request:
@@ -504,6 +520,7 @@ def _size(path: Path) -> int:
 
 OPERATIONS: Mapping[str, Callable[[Mapping[str, Any], WenvPaths, Words], dict[str, Any]]] = {
     "survey": _survey,
+    "sees": _sees,
     "receive": _receive,
     "environment": _environment,
     "clean": _clean,

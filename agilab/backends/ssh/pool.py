@@ -18,7 +18,8 @@ from agilab.backends.ssh.deploy import Deployment, backplane_lock
 from agilab.backends.ssh.link import Link
 from agilab.backends.ssh.member import Member
 from agilab.backends.ssh.preflight import HostCheck, check_all
-from agilab.backends.ssh.slots import HostLeases
+from agilab.backends.ssh.share import Share, prove
+from agilab.backends.ssh.slots import Hosting, HostLeases
 from agilab.errors import AgilabError, BackendRefusedError
 
 NOTE_S = 0.1
@@ -45,6 +46,7 @@ class SshPool(DaskPool):
         self._links: dict[str, Link] = {}
         self._members: dict[str, Member] = {}
         self._checks: Sequence[HostCheck] = ()
+        self._share = Share()
         self._asked: dict[HostProcess, asyncio.Future[Mapping[str, Any]]] = {}
         super().__init__(job, HostProcess(job, alone=True))
 
@@ -90,6 +92,7 @@ class SshPool(DaskPool):
         self._checks = await check_all(list(self._links.values()))
         self._judge()
         ready = [check.host for check in self._checks if check.ok]
+        self._share = await prove(self._job.cluster["share"], [self._links[name] for name in ready])
         assert self._job.wenv is not None
         lock = await asyncio.to_thread(backplane_lock, self._job.wenv, self._note)
         made = await asyncio.gather(*(self._deploy(name, lock) for name in ready), return_exceptions=True)
@@ -125,7 +128,8 @@ class SshPool(DaskPool):
         assert job.wenv is not None
         host = Deployment(self._links[name], job.wenv, self._note)
         installed, backplane = await asyncio.gather(host.worker(job.installed, ""), host.backplane(lock))
-        return Member(self._links[name], job, installed=installed, backplane=backplane, note=self._note)
+        root = self._share.root(name, job.paths.run_id)
+        return Member(self._links[name], job, installed=installed, backplane=backplane, note=self._note, root=root)
 
     def _note(self, text: str) -> None:
         if self._found.done():
@@ -146,9 +150,8 @@ class SshPool(DaskPool):
 
     def new_link(self, client: Client) -> Leases:
         assert self._host is not None
-        return HostLeases(
-            self._job, client, self._slots, put=self._inbox.put, members=self._members, keys=self._host.security or {}
-        )
+        place = Hosting(self._members, self._share, self._host.security or {})
+        return HostLeases(self._job, client, self._slots, put=self._inbox.put, place=place)
 
     async def ask(self, host: HostProcess) -> Mapping[str, Any]:
         return await self._asked[host]

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from agilab.backends.entries import Launch
 from agilab.backends.ssh import daskworker
 from agilab.backends.ssh.collect import Collector
 from agilab.backends.ssh.member import Member
+from agilab.backends.ssh.share import Share
 from agilab.backends.ssh.supply import Supply
 from agilab.errors import AgilabError, EvidenceError, HostError
 
@@ -27,6 +28,25 @@ FUTILE = 3
 """How often in a row a Dask worker may end without a partition done before its host counts as lost."""
 
 
+@dataclass(frozen=True, slots=True)
+class Hosting:
+    """Where slots are.
+
+    Parameters
+    ----------
+    members
+        The hosts, by name.
+    share
+        What all of them see.
+    keys
+        The run's certificates, as arguments of `distributed.Security`.
+    """
+
+    members: Mapping[str, Member]
+    share: Share
+    keys: Mapping[str, Any]
+
+
 class HostLeases(Link):
     """Leases on the Dask workers of hosts.
 
@@ -34,10 +54,8 @@ class HostLeases(Link):
     ----------
     job, client, slots, put
         As for a link to any scheduler.
-    members
-        The hosts, by name.
-    keys
-        The run's certificates, as arguments of `distributed.Security`.
+    place
+        Where the slots are.
     """
 
     def __init__(
@@ -47,22 +65,22 @@ class HostLeases(Link):
         slots: Mapping[str, Slot],
         *,
         put: Callable[[Event], None],
-        members: Mapping[str, Member],
-        keys: Mapping[str, Any],
+        place: Hosting,
     ) -> None:
         super().__init__(job, client, slots, put=put, own=True)
-        self._members = members
+        self._members, self._share = place.members, place.share
         hosts = on_hosts(job.cluster["workers"])
-        self._member_of = {name: members[host] for name, host in hosts.items() if host in members}
+        self._member_of = {name: self._members[host] for name, host in hosts.items() if host in self._members}
         self._scheduler = client.scheduler.address  # type: ignore[union-attr]
         self._keys = {
-            name: Path(keys[f"tls_{key}"]).read_text(encoding="utf-8")
+            name: Path(place.keys[f"tls_{key}"]).read_text(encoding="utf-8")
             for name, key in (("ca", "ca_file"), ("cert", "worker_cert"), ("key", "worker_key"))
         }
         self._supplies: dict[str, Supply] = {}
-        self._collectors = {name: Collector(member.link) for name, member in members.items()}
+        wanted, members = job.cluster["collect"], self._members.items()
+        self._collectors = {name: Collector(one.link, wanted, shared=bool(one.root)) for name, one in members}
         self._lost: dict[str, str] = {}
-        self._futile = dict.fromkeys(members, 0)
+        self._futile = dict.fromkeys(self._members, 0)
 
     async def serve(self) -> bool:
         keepers = [asyncio.ensure_future(self._keep(member)) for member in self._members.values()]
@@ -94,7 +112,7 @@ class HostLeases(Link):
         while True:
             begun = False
             try:
-                self._supplies[member.name] = Supply(member)
+                self._supplies[member.name] = Supply(member, self._collectors, self._share)
                 await member.start(str(self._scheduler), self._keys)
                 begun = True
                 self._lost.pop(member.name, None)
@@ -168,9 +186,10 @@ class HostLeases(Link):
         event: Event
         try:
             artifacts = await self._collectors[member.name].collect(record, task, member.paths)
-            self._supplies[member.name].has(record, task)
+            self._supplies[member.name].has(record, task, artifacts)
             self._futile[member.name] = 0
-            event = Done(slot.name, task["id"], done(record, artifacts, host=member.name))
+            folder = str(member.paths.root)
+            event = Done(slot.name, task["id"], done(record, artifacts, host=member.name, folder=folder))
         except EvidenceError as err:
             self._put(Broken(str(err), "", "a wrong record"))
             event = Failed(slot.name, task["id"], "protocol", str(err))
@@ -179,10 +198,14 @@ class HostLeases(Link):
             event = Failed(slot.name, task["id"], reason, str(err))
         if slot.tasks.get(task["id"]) is task:  # else it was lost meanwhile, and that has been reported
             del slot.tasks[task["id"]]
+            if isinstance(event, Done):
+                member.handed_over(task, event.message)
             self._put(event)
 
 
-def done(record: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]], *, host: str) -> dict[str, Any]:
+def done(
+    record: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]], *, host: str, folder: str
+) -> dict[str, Any]:
     """Return the message that a partition is done, from its record on a host.
 
     Parameters
@@ -191,8 +214,8 @@ def done(record: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]], *, h
         As the host has committed it.
     artifacts
         What became of its artifacts, as `Collector.collect` says.
-    host
-        Its name.
+    host, folder
+        Its name, and where the run lies there.
     """
     from datetime import datetime
 
@@ -201,6 +224,7 @@ def done(record: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]], *, h
         "id": record["partition"],
         "cancelled": False,
         "host": host,
+        "folder": folder,
         "started": datetime.fromisoformat(record["started"]).timestamp(),
         **{name: record[name] for name in ("wall_s", "cpu_s", "peak_rss_bytes", "metrics")},
         "artifacts": list(artifacts),

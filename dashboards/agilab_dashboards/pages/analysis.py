@@ -15,7 +15,7 @@ from agilab.cli.screen import number, size
 from agilab.run import Run
 from agilab.verification import Verification, verify
 from agilab_dashboards import markup, rows
-from agilab_dashboards.components import artifact_table, card, data_table, kinds_line, run_head
+from agilab_dashboards.components import artifact_table, card, data_table, elsewhere_line, kinds_line, run_head
 from agilab_dashboards.form import html
 from agilab_dashboards.markup import Markup, chip, code, element, link
 from agilab_dashboards.session import Session
@@ -78,7 +78,7 @@ def _summary(session: Session, run: Run) -> tuple[Markup, list[tuple[str, Viewab
     head = run_head(session, run)
     left = kinds_line(run)
     if left:
-        head = head + element("p", f"It left {left}.", {"class": "soft"})
+        head = head + element("p", f"It left {left}.", {"class": "soft"}) + elsewhere_line(run)
     tabs: list[tuple[str, Viewable]] = [
         ("Metrics", html(_metrics(run))),
         ("Settings", html(_settings(run))),
@@ -162,6 +162,8 @@ def _verification(run: Run) -> tuple[Viewable, Viewable]:
 def _found(found: Verification) -> Markup:
     if found.ok:
         words = f"{found.checked:,} files hashed again, all as sealed"
+        if found.elsewhere:
+            words += f"; {len(found.elsewhere):,} lie on other hosts and were not looked at"
         return element("p", chip("succeeded", words), {"role": "status", "data-verified": "yes"})
     problems = [(code(item.path), item.problem) for item in found.problems[:50]]
     lead = chip("failed", f"{len(found.problems):,} things are not as sealed")

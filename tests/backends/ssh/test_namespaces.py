@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -24,10 +25,13 @@ def test_links_are_tested_unless_namespaces_are_not_permitted(record_property: C
     assert reason.startswith(("not root", "ip is missing", "the kernel refuses: "))
 
 
-def test_the_file_of_links_is_collected_where_they_are(pytestconfig: pytest.Config) -> None:
+def test_files_that_need_namespaces_are_collected_where_they_are(pytestconfig: pytest.Config) -> None:
     plugins = pytestconfig.pluginmanager.get_plugins()
     (conftest,) = [item for item in plugins if getattr(item, "__file__", None) == str(HERE / "conftest.py")]
-    assert conftest.collect_ignore == (["test_links.py"] if hosts.why_no_namespaces() else [])
+    imports = re.compile(r"(?m)^from tests.hosts import .*\bnamespace_hosts\b")
+    named = [path.name for path in HERE.glob("test_*.py") if imports.search(path.read_text())]
+    assert conftest.collect_ignore == (sorted(named) if hosts.why_no_namespaces() else [])
+    assert sorted(named) == conftest.NEED_NAMESPACES
 
 
 def test_what_a_killed_test_run_left_is_removed() -> None:
