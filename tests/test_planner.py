@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from agilab import Artifact, Partition
 from agilab.errors import AgilabError, PlanError, ProjectError, SettingError
 from agilab.paths import HomePaths
-from agilab.planner import Planner
+from agilab.planner import Child, Planner
 from agilab.project import find
 from agilab.testing import make_probe
 
@@ -65,13 +64,13 @@ def forget() -> None:
 def children(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the list of child processes that were started."""
     started: list[Any] = []
-    real = subprocess.run
 
-    def counting(command: Any, **options: Any) -> Any:
-        started.append(command)
-        return real(command, **options)
+    class Counted(Child):
+        def __init__(self) -> None:
+            super().__init__()
+            started.append(self)
 
-    monkeypatch.setattr(subprocess, "run", counting)
+    monkeypatch.setattr("agilab.planner.Child", Counted)
     return started
 
 

@@ -226,6 +226,59 @@ class Pool(ABC):
         """End every worker: politely first, by force after `grace_s` [s]. Idempotent."""
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """How a worker of a kept pool is between two runs, or during one.
+
+    Parameters
+    ----------
+    worker
+        Its name.
+    pid
+        Of its entry process; 0 while it has none, or where that is on another host.
+    state
+        ``"starting"``, ``"idle"``, ``"busy"`` or ``"broken"``.
+    problem
+        Why it is broken; empty otherwise.
+    """
+
+    worker: str
+    pid: int
+    state: str
+    problem: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"worker": self.worker, "pid": self.pid, "state": self.state, "problem": self.problem}
+
+
+class KeptPool(Pool):
+    """A pool that serves one run after the other: `begin` gives its workers to a run, `close` takes them back.
+
+    Attributes
+    ----------
+    restarts
+        Monotonic times at which a worker that had died was started again [s].
+    """
+
+    restarts: list[float]
+
+    @abstractmethod
+    def begin(self, job: Job) -> None:
+        """Give the first worker to a run; what the pool was opened with must suit it."""
+
+    @abstractmethod
+    def look(self) -> Sequence[Event]:
+        """Between runs: take in what has happened, and start again what has died. Waits for nothing."""
+
+    @abstractmethod
+    def states(self) -> Sequence[WorkerState]:
+        """Say how each worker is; also from another thread."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """End every worker for good."""
+
+
 class Backend(ABC):
     """Opens pools of workers."""
 
@@ -236,6 +289,24 @@ class Backend(ABC):
     def open(self, job: Job) -> Pool:
         """Start the first worker of a run."""
 
+    def keep(self, job: Job, count: int) -> KeptPool:
+        """Start workers that are kept from run to run.
+
+        Parameters
+        ----------
+        job
+            What they are to load; its ``init`` needs ``worker`` and ``code``, its folder is for what they say between
+            runs.
+        count
+            How many.
+
+        Raises
+        ------
+        BackendRefusedError
+            This backend keeps none.
+        """
+        raise BackendRefusedError(f"backend {self.name!r} keeps no workers from run to run; choose 'local' or 'dask'")
+
     def takes_slots(self, cluster: Mapping[str, Any]) -> bool:
         """Say whether a run with these cluster options uses the slots of this machine."""
         return self.capabilities.parallel
@@ -243,10 +314,14 @@ class Backend(ABC):
     def worker_names(self, count: int, plan: WorkPlan | None = None) -> tuple[str, ...]:
         """Name the workers of a run: at most `count`, and no more than its widest stage can use; one without a plan."""
         if plan is None:
-            return (f"{self.name}-0",)
+            return self.named(1)
         width = max(len(stage.partitions) if stage.partitions is not None else count for stage in plan.stages)
         most = count if self.capabilities.parallel else 1
-        return tuple(f"{self.name}-{number}" for number in range(max(1, min(most, width))))
+        return self.named(max(1, min(most, width)))
+
+    def named(self, count: int) -> tuple[str, ...]:
+        """Return the names of so many workers."""
+        return tuple(f"{self.name}-{number}" for number in range(count))
 
     def check(self, partitions: Sequence[Partition], *, timeout_s: float | None) -> None:
         """Refuse partitions that ask for what this backend cannot promise.
