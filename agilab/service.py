@@ -15,12 +15,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agilab.backends.base import WORKER_STATES
 from agilab.errors import AgilabError, BackendRefusedError, PlanError, ProjectError, RequestError, ServiceError
 from agilab.owner import probe_owner, read_owner
 from agilab.paths import HomePaths, RunPaths, ServicePaths, WenvPaths, make_folder, read_json
@@ -162,6 +164,43 @@ def health(found: Status, allowed: Mapping[str, Any]) -> Health:
     if not found.going and not allowed["allow_idle"]:
         return Health(found, "idle", "it has nothing to do")
     return Health(found, "ok", f"{len(found.workers) - len(ill)} of {len(found.workers)} workers can work")
+
+
+def prometheus(found: Health) -> list[str]:
+    """Return metrics as lines of the Prometheus text format, version 0.0.4."""
+    service, record = found.status, found.status.record
+    app = _label(service.app)
+    states = Counter(one["state"] for one in service.workers)
+    ended = record["runs"]["ended"] if service.state == "running" else {}
+    families: list[tuple[str, str, str, list[tuple[str, float]]]] = [
+        ("up", "gauge", "Whether the service runs and answers.", [("", float(service.state == "running"))]),
+        ("health_code", "gauge", "Exit code of agilab service health.", [("", found.exit_code)]),
+        ("workers", "gauge", "Workers by state.", [(f',state="{name}"', states[name]) for name in WORKER_STATES]),
+        ("unhealthy_workers", "gauge", "Workers that cannot work.", [("", service.unhealthy)]),
+        (
+            "restarts_last_hour",
+            "gauge",
+            "How often workers that had died were started again in the last hour.",
+            [("", record["restarts_per_hour"] if service.state == "running" else 0)],
+        ),
+        ("requests_going", "gauge", "Requests that run or wait.", [("", len(service.going))]),
+        (
+            "runs_total",
+            "counter",
+            "Runs that the service has ended since it was started, by outcome.",
+            [(f',outcome="{name}"', ended.get(name, 0)) for name in ("succeeded", "failed", "cancelled")],
+        ),
+    ]
+    lines = []
+    for name, kind, doc, samples in families:
+        lines += [f"# HELP agilab_service_{name} {doc}", f"# TYPE agilab_service_{name} {kind}"]
+        lines += [f'agilab_service_{name}{{app="{app}"{labels}}} {value:g}' for labels, value in samples]
+    return lines
+
+
+def _label(text: str) -> str:
+    """Escape the value of a label."""
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 def start(home: HomePaths, wenv: WenvPaths, project: Project, cluster: Mapping[str, Any]) -> Status:

@@ -226,6 +226,10 @@ class Pool(ABC):
         """End every worker: politely first, by force after `grace_s` [s]. Idempotent."""
 
 
+WORKER_STATES = ("starting", "idle", "busy", "broken")
+"""How a worker of a kept pool can be."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerState:
     """How a worker of a kept pool is between two runs, or during one.
@@ -237,7 +241,7 @@ class WorkerState:
     pid
         Of its entry process; 0 while it has none, or where that is on another host.
     state
-        ``"starting"``, ``"idle"``, ``"busy"`` or ``"broken"``.
+        One of `WORKER_STATES`.
     problem
         Why it is broken; empty otherwise.
     """

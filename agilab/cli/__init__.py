@@ -61,6 +61,7 @@ SECTIONS = (
             ("clean", "space", "Remove what nothing needs any more, and old runs."),
         ),
     ),
+    ("Services", (("service", "service", "Keep an app warm: requests to its service start at once."),)),
     ("Hosts", (("cluster", "cluster", "Remove from hosts what runs have deployed to them."),)),
     ("This installation", (("env", "setup", "Print every path and environment variable in use."),)),
 )
