@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from agilab.backends.base import WORKER_STATES
+from agilab.digest import of_bytes
 from agilab.errors import AgilabError, BackendRefusedError, PlanError, ProjectError, RequestError, ServiceError
 from agilab.owner import probe_owner, read_owner
 from agilab.paths import HomePaths, RunPaths, ServicePaths, WenvPaths, make_folder, read_json
@@ -315,6 +316,11 @@ def require_options(cluster: Mapping[str, Any], request: RunRequest) -> None:
                 f"the request asks for {name} {there!r}, its service runs with {here!r}; leave that to the service, or "
                 f"stop it and start it with the other: agilab service stop {request.app}"
             )
+
+
+def marker_of(paths: ServicePaths) -> str:
+    """Return what takes the place of a run id in the marker that every process of a service carries."""
+    return f"service-{paths.run_id}-{of_bytes(os.fsencode(paths.root))[:12]}"
 
 
 def address(folder_fd: int) -> str:

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from agilab import __version__, installation, records, service
-from agilab.digest import of_bytes
 from agilab.errors import AgilabError, RequestError, RunStateError, ServiceError
 from agilab.kept import Kept
 from agilab.owner import hold_owner
@@ -260,7 +259,7 @@ def serve(home: HomePaths, wenv: WenvPaths, project: Project, *, cluster: dict[s
     """
     paths = home.service(project.name)
     make_folder(paths.root)
-    name = f"service-{project.name}-{of_bytes(os.fsencode(paths.root))[:12]}"
+    name = service.marker_of(paths)
     with ExitStack() as stack:
         try:
             stack.enter_context(hold_owner(paths))
