@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from agilab import slots
 from agilab.backends.base import Backend, Event, Job, KeptPool, Pool, Started, WorkerState, backend
-from agilab.errors import ServiceError
+from agilab.errors import BackendRefusedError, ServiceError
 from agilab.installation import Installation
 from agilab.means import Means
 from agilab.package import Installed
@@ -44,7 +45,7 @@ class Kept(Means):
         Ends every process of the service when the service has gone.
     """
 
-    def __init__(self, home: HomePaths, paths: ServicePaths, cluster: dict[str, Any], watcher: Watcher) -> None:
+    def __init__(self, home: HomePaths, paths: ServicePaths, cluster: Mapping[str, Any], watcher: Watcher) -> None:
         self.home, self.paths, self.cluster = home, paths, cluster
         self.installed: Installed | None = None
         self._watcher = watcher
@@ -68,7 +69,7 @@ class Kept(Means):
 
     def pool(self, backend: Backend, job: Job) -> Pool:
         pool = self._suited(backend, job.installed, job.init["worker"])
-        pool.begin(job)
+        pool.begin(replace(job, idle_logs=str(self.paths.logs)))
         return pool
 
     def load(self, project: Project, installation: Installation) -> None:
@@ -117,16 +118,24 @@ class Kept(Means):
 
     def _suited(self, chosen: Backend, installed: Installed, worker: str) -> KeptPool:
         """Return the pool for some worker code; one that has loaded other code is ended."""
-        if self._pool is not None and self.installed == installed:
+        if self._pool is not None and self.installed == installed and not self._pool.lost:
             return self._pool
         if self._pool is not None:
             self._pool.end()
             since = time.monotonic() - RATE_S
             self._earlier = [at for at in (*self._earlier, *self._pool.restarts) if at > since]
-        count = workers_of(self.cluster)
         name, _, value = self._watcher.marker.partition("=")
-        init = {"worker": worker, "code": str(installed.code)}
-        self._pool = chosen.keep(Job(self.paths, installed, init, count, {name: value}, self.cluster, self.home), count)
+        job = Job(
+            self.paths,
+            installed,
+            {"worker": worker, "code": str(installed.code)},
+            workers_of(chosen, self.cluster),
+            {name: value},
+            self.cluster,
+            self.home,
+            str(self.paths.logs),
+        )
+        self._pool = chosen.keep(job)
         self.installed = installed
         self._watch(self._pool.look())
         return self._pool
@@ -137,7 +146,18 @@ class Kept(Means):
                 self._watcher.watch(event.pgid, event.start_time)
 
 
-def workers_of(cluster: dict[str, Any]) -> int:
-    """Return how many workers a service with these cluster options has: as many as a run with them."""
-    cores = slots.machine(os.environ)["cpu"]
-    return min(cluster["workers"] or cores, cores)
+def workers_of(chosen: Backend, cluster: Mapping[str, Any]) -> int:
+    """Return how many workers a service with these cluster options has: as many as a run with them.
+
+    Raises
+    ------
+    BackendRefusedError
+        The slots of this machine do not decide that, and the options do not say it.
+    """
+    asked: int | None = cluster["workers"]
+    if chosen.takes_slots(cluster):
+        cores = slots.machine(os.environ)["cpu"]
+        return min(asked or cores, cores)
+    if not asked:
+        raise BackendRefusedError("say how many workers the service is to keep there: --workers NUMBER")
+    return asked

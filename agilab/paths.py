@@ -281,7 +281,8 @@ class ServicePaths(RunPaths):
         return self.root / "socket"
 
     @property
-    def record(self) -> Path:
+    def request(self) -> Path:
+        """What it was started with, and how it was."""
         return self.root / "service.json"
 
     @property

@@ -134,7 +134,7 @@ def status(home: HomePaths, app: str) -> Status:
     paths = home.service(app)
     record = _record(paths)
     if probe_owner(paths) != "held":
-        return Status(app, "lost" if record.get("state") == "running" else "stopped", record)
+        return Status(app, "stopped" if record.get("state", "stopped") == "stopped" else "lost", record)
     try:
         return Status(app, "running", _ask(paths, {"op": "status"}))
     except ServiceError:
@@ -339,7 +339,7 @@ def _require_free(paths: ServicePaths, app: str) -> None:
 
 def _record(paths: ServicePaths) -> Mapping[str, Any]:
     try:
-        return read_json(paths.record, SCHEMA)
+        return read_json(paths.request, SCHEMA)
     except (AgilabError, OSError):
         return {}
 

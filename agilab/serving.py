@@ -143,7 +143,7 @@ class Service:
             "started": self._started,
             "cluster": dict(self.cluster),
             "worker_digest": installed.code_digest if installed is not None else None,
-            "workers": [one.to_json() for one in self.kept.states()],
+            "workers": [one.to_json() for one in self.kept.states()] if state == "running" else [],
             "restarts_per_hour": self.kept.restarts(),
             "runs": {"going": going, "ended": ended, "last": last or None},
         }
@@ -272,16 +272,17 @@ def serve(home: HomePaths, wenv: WenvPaths, project: Project, *, cluster: dict[s
         me = Service(home, wenv, project, cluster=cluster, kept=kept)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: me.stopping.set())
+        write_json(paths.request, me.status("starting"))
+        stack.callback(lambda: write_json(paths.request, me.status("stopped")))
         kept.load(project, installation.install(project, home=home, wenv=wenv, report=_report))
         paths.socket.unlink(missing_ok=True)
         server = stack.enter_context(_Server(paths, me))
         threading.Thread(target=server.serve_forever, name="agilab-socket", daemon=True).start()
         stack.callback(server.shutdown)
-        write_json(paths.record, me.status())
+        write_json(paths.request, me.status())
         begun()
         me.run()
         paths.socket.unlink(missing_ok=True)
-        write_json(paths.record, me.status("stopped"))
 
 
 def _report(text: str) -> None:

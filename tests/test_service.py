@@ -187,8 +187,8 @@ def test_more_than_may_wait_is_refused(shared: Served, tmp_path: Path, monkeypat
 def test_its_folder_is_for_its_owner_and_its_record_is_what_the_schema_says(shared: Served) -> None:
     paths = shared.env.home.service("probe")
     assert stat.S_IMODE(paths.root.stat().st_mode) == 0o700
-    assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in (paths.record, paths.log, paths.owner))
-    conform(json.loads(paths.record.read_text()), "agilab.service/1")
+    assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in (paths.request, paths.log, paths.owner))
+    conform(json.loads(paths.request.read_text()), "agilab.service/1")
     conform(shared.status.record, "agilab.service/1")
     assert [one.to_json() for one in service.services(shared.env.home)] == [shared.status.to_json()]
 

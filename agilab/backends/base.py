@@ -73,6 +73,8 @@ class Job:
         The request's cluster options.
     home
         The user's workspace, for what must not lie in the run folder; None where a backend has no need of it.
+    idle_logs
+        Where workers that are kept log between runs; None for workers of this run alone.
     """
 
     paths: RunPaths
@@ -82,6 +84,7 @@ class Job:
     environment: Mapping[str, str] = field(default_factory=dict)
     cluster: Mapping[str, Any] = field(default_factory=dict)
     home: HomePaths | None = None
+    idle_logs: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +269,11 @@ class KeptPool(Pool):
 
     restarts: list[float]
 
+    @property
+    def lost(self) -> bool:
+        """Whether it can serve no run any more."""
+        return False
+
     @abstractmethod
     def begin(self, job: Job) -> None:
         """Give the first worker to a run; what the pool was opened with must suit it."""
@@ -293,16 +301,14 @@ class Backend(ABC):
     def open(self, job: Job) -> Pool:
         """Start the first worker of a run."""
 
-    def keep(self, job: Job, count: int) -> KeptPool:
-        """Start workers that are kept from run to run.
+    def keep(self, job: Job) -> KeptPool:
+        """Start workers that are kept from run to run: as many as its slots.
 
         Parameters
         ----------
         job
             What they are to load; its ``init`` needs ``worker`` and ``code``, its folder is for what they say between
             runs.
-        count
-            How many.
 
         Raises
         ------
@@ -318,14 +324,10 @@ class Backend(ABC):
     def worker_names(self, count: int, plan: WorkPlan | None = None) -> tuple[str, ...]:
         """Name the workers of a run: at most `count`, and no more than its widest stage can use; one without a plan."""
         if plan is None:
-            return self.named(1)
+            return (f"{self.name}-0",)
         width = max(len(stage.partitions) if stage.partitions is not None else count for stage in plan.stages)
         most = count if self.capabilities.parallel else 1
-        return self.named(max(1, min(most, width)))
-
-    def named(self, count: int) -> tuple[str, ...]:
-        """Return the names of so many workers."""
-        return tuple(f"{self.name}-{number}" for number in range(count))
+        return tuple(f"{self.name}-{number}" for number in range(max(1, min(most, width))))
 
     def check(self, partitions: Sequence[Partition], *, timeout_s: float | None) -> None:
         """Refuse partitions that ask for what this backend cannot promise.

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from agilab.backends.base import Broken, Event, Job, KeptPool, Started, WorkerState
 from agilab.backends.entries import EntryPool, Launch, Slot, encode, signal_group
+from agilab.reaper import start_time
 
 END_S = 1.0
 """How long workers may take to tear down when the pool ends [s]."""
@@ -27,21 +28,21 @@ class KeptEntryPool(EntryPool, KeptPool):
 
     Parameters
     ----------
-    job
-        What they load, and where they log between runs.
+    launch
+        How they are started, what they load, and where they log between runs.
     workers
         Their names, in the order in which runs take them.
     """
 
-    def __init__(self, job: Job, workers: Sequence[str]) -> None:
-        self._idle_launch = Launch.of(job)
+    def __init__(self, launch: Launch, workers: Sequence[str]) -> None:
+        self.idle_launch = launch
         self._first = workers[:1]
         self._names: tuple[str, ...] = ()
         self._resting: dict[str, Slot] = {}
         self._leaving: set[str] = set()
         self._problems: dict[str, str] = {}
         self.restarts: list[float] = []
-        super().__init__(self._idle_launch, ())
+        super().__init__(launch, ())
         self._closing = True
         for name in workers:
             self._resting[name] = Slot(name)
@@ -51,8 +52,17 @@ class KeptEntryPool(EntryPool, KeptPool):
     def workers(self) -> tuple[str, ...]:
         return tuple(self._slots) or self._names
 
+    @property
+    def resting(self) -> bool:
+        """Whether no run has its workers."""
+        return self._closing
+
     def begin(self, job: Job) -> None:
-        self._launch = Launch.of(job)
+        self.take_up(Launch.of(job))
+
+    def take_up(self, launch: Launch) -> None:
+        """Give the first worker to a run that starts its processes in some way."""
+        self._launch = launch
         self._closing = self._broken = False
         self._names = ()
         self.add(self._first)
@@ -85,7 +95,7 @@ class KeptEntryPool(EntryPool, KeptPool):
         begun = time.monotonic()
         self._names, self._leaving = tuple(self._slots), set(self._slots)
         self._resting |= self._slots
-        self._slots, self._launch = {}, self._idle_launch
+        self._slots, self._launch = {}, self.idle_launch
         for name in self._names:
             slot = self._resting[name]
             slot.sent.clear()
@@ -107,6 +117,11 @@ class KeptEntryPool(EntryPool, KeptPool):
         self._sample()
         events, self._pending = self._pending, []
         return [event for event in events if isinstance(event, Started)]
+
+    def processes(self) -> Sequence[Started]:
+        """Name every process that there is."""
+        slots = [*self._slots.values(), *self._resting.values()]
+        return [Started(one.name, one.process.pid, start_time(one.process.pid)) for one in slots if one.process]
 
     def states(self) -> Sequence[WorkerState]:
         found = []
@@ -144,7 +159,7 @@ class KeptEntryPool(EntryPool, KeptPool):
             self._write(slot, self._init_of(slot))
 
     def _log(self, slot: Slot) -> Path:
-        launch = self._launch if slot.name in self._slots else self._idle_launch
+        launch = self._launch if slot.name in self._slots else self.idle_launch
         return Path(os.path.join(launch.logs, f"{slot.name}.log"))
 
     def _hear(self, slot: Slot, line: bytes | bytearray) -> None:

@@ -16,5 +16,5 @@ class LocalBackend(Backend):
     def open(self, job: Job) -> Pool:
         return EntryPool(Launch.of(job), self.worker_names(1))
 
-    def keep(self, job: Job, count: int) -> KeptPool:
-        return KeptEntryPool(job, self.named(count))
+    def keep(self, job: Job) -> KeptPool:
+        return KeptEntryPool(Launch.of(job), tuple(f"{self.name}-{number}" for number in range(job.slots)))

@@ -327,6 +327,7 @@ class Link:
             "launch": launch if self._own else {**launch, "environment": None},
             "slots": len(self._slots),
             "marker": dict(job.environment),
+            "idle_logs": job.idle_logs,
         }
         answers = await self._client.run(lease.begin, json.dumps(order), workers=[address])
         if address not in answers:  # it has gone in the meantime

@@ -153,7 +153,7 @@ class DaskPool(Pool):
                 assert self._host is not None
                 self._host.close()
                 self._inbox.put(Told("note", {"text": "scheduler lost; it is started once more"}))
-                self._host = HostProcess(self._job)
+                self._host = self.new_host()
         except BackendRefusedError as err:
             if self._own or self._named.done():
                 self._inbox.put(Broken(str(err), "", "Dask"))
@@ -163,12 +163,15 @@ class DaskPool(Pool):
     async def _serve_once(self) -> bool:
         """Connect and serve until the pool closes; False when the scheduler was lost before."""
         client = await self._connect(*await self._find())
-        link = Link(self._job, client, self._slots, put=self._inbox.put, own=self._own)
         try:
             if not self._own and not self._found.done():
                 await self._check(client)
-            self._link = link
-            there = await link.serve() or self._closing
+            there = goes_on = True
+            while there and goes_on:
+                link = self._link = self.new_link(client)
+                there = await link.serve() or self._closing
+                self._link = None
+                goes_on = self.has_another()
         finally:
             self._link = None
             with suppress(TimeoutError):
@@ -176,6 +179,18 @@ class DaskPool(Pool):
         if not there:
             await link.lose_all()
         return there
+
+    def new_host(self) -> HostProcess:
+        """Start the process that holds the cluster once more."""
+        return HostProcess(self._job)
+
+    def new_link(self, client: Client) -> Link:
+        """Return what serves one connection to the scheduler."""
+        return Link(self._job, client, self._slots, put=self._inbox.put, own=self._own)
+
+    def has_another(self) -> bool:
+        """Whether there is more to serve over a connection when a run has ended."""
+        return False
 
     async def _connect(self, address: str, certificates: Mapping[str, Any] | None) -> Client:
         security = Security(**(certificates or {}))  # without any, what Dask's own configuration says
