@@ -120,10 +120,6 @@ class Kept(Means):
         """Return the pool for some worker code; one that has loaded other code is ended."""
         if self._pool is not None and self.installed == installed and not self._pool.lost:
             return self._pool
-        if self._pool is not None:
-            self._pool.end()
-            since = time.monotonic() - RATE_S
-            self._earlier = [at for at in (*self._earlier, *self._pool.restarts) if at > since]
         name, _, value = self._watcher.marker.partition("=")
         job = Job(
             self.paths,
@@ -135,7 +131,12 @@ class Kept(Means):
             self.home,
             str(self.paths.logs),
         )
-        self._pool = chosen.keep(job)
+        if self._pool is None or self._pool.lost or not self._pool.reload(job):
+            if self._pool is not None:
+                self._pool.end()
+                since = time.monotonic() - RATE_S
+                self._earlier = [at for at in (*self._earlier, *self._pool.restarts) if at > since]
+            self._pool = chosen.keep(job)
         self.installed = installed
         self._watch(self._pool.look())
         return self._pool

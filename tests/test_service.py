@@ -9,7 +9,7 @@ import signal
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,12 +50,12 @@ class Served:
 
 
 @contextmanager
-def serving_probe(folder: Path, wenv: Path | None = None) -> Iterator[Served]:
+def serving_probe(folder: Path, wenv: Path, backend: str = "local") -> Iterator[Served]:
     """Start the service of a probe of its own, in a home of its own; end it whatever happens."""
-    env = AgiEnv(make_probe(folder), home=folder / "home", wenv=wenv or folder / "wenv")
-    served = Served(Bench(env, "local", folder))
+    env = AgiEnv(make_probe(folder), home=folder / "home", wenv=wenv)
+    served = Served(Bench(env, backend, folder))
     try:
-        assert AGI.service(env, "start", cluster={"workers": 2}).state == "running"
+        assert AGI.service(env, "start", cluster={"backend": backend, "workers": 2}).state == "running"
         yield served
     finally:
         with suppress(ServiceError):
@@ -304,8 +304,46 @@ def test_a_worker_that_cannot_load_keeps_a_service_from_starting(two_slots: None
     said = refusal(ServiceError, env, "start", cluster={"workers": 1})
     assert "worker local-0 of probe does not load: ModuleNotFoundError: No module named 'no_such_module'" in said
     assert AGI.service(env, "status").state == "stopped"
-    assert "keeps no workers" in refusal(ServiceError, env, "start", cluster={"backend": "inline"})
+    assert "keeps no workers" in refusal(ServiceError, env, "start", cluster={"backend": "inline", "workers": 1})
     assert not processes_marked(service.marker_of(env.home.service("probe")))
+
+
+# --- on a Dask cluster ---
+
+
+def test_a_service_on_dask_keeps_its_workers_and_survives_the_death_of_any(
+    two_slots: None, wenv: Path, tmp_path: Path
+) -> None:
+    stage = Stage("first", [do(name, ["random", "numbers"]) for name in "ab"])
+    with serving_probe(tmp_path, wenv, "dask") as own:
+        first, pids = own.run(stage).check(), own.pids()
+        assert [one["worker"] for one in own.status.workers] == ["dask-0", "dask-1"]
+        assert hashes(first) == hashes(replace(own.bench, backend="local").run(stage).check())
+        assert json.loads(own.run(Stage("first", [do("a", ["count"])])).artifact("first/a/count").read_text()) == 1
+        assert own.pids() == pids
+        os.kill(pids[0], signal.SIGKILL)
+        wait_until(
+            lambda: own.pids()[0] not in (0, pids[0]) and {one["state"] for one in own.status.workers} == {"idle"}
+        )
+        tries = tmp_path / "tries"
+        tries.mkdir()
+        gate = Stage("first", [do("a", ["raise_times", str(tries), 0, "value"], ["wait", str(tmp_path / "gate")])])
+        run = own.submit(gate)
+        wait_until(lambda: list(tries.iterdir()))
+        os.kill(parent_of(own.pids()[0]), signal.SIGKILL)
+        wait_until(lambda: events(run, "failed"))
+        (tmp_path / "gate").touch()
+        assert run.wait(30).check()
+        assert [one["attempt"] for one in run.records()] == [2]
+        init = own.env.project.worker / "__init__.py"
+        init.write_text(init.read_text() + "\n# changed\n")
+        assert own.run(stage).manifest["code"]["worker_digest"] != first.manifest["code"]["worker_digest"]
+        os.kill(own.status.record["pid"], signal.SIGKILL)
+        wait_until(lambda: not processes_marked(service.marker_of(own.env.home.service("probe"))))
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 # --- health ---

@@ -274,6 +274,10 @@ class KeptPool(Pool):
         """Whether it can serve no run any more."""
         return False
 
+    def reload(self, job: Job) -> bool:
+        """Let workers load other code, from the next run on; False where that takes another pool."""
+        return False
+
     @abstractmethod
     def begin(self, job: Job) -> None:
         """Give the first worker to a run; what the pool was opened with must suit it."""

@@ -11,12 +11,12 @@ import queue
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
+from pathlib import Path
 
 from agilab.backends.base import Broken, Event, Job, KeptPool, Started, WorkerState
 from agilab.backends.dask.cluster import HostProcess
 from agilab.backends.dask.link import Link, Slot, kill_groups
 from agilab.backends.dask.pool import DaskPool
-from agilab.reaper import start_time
 
 SLACK_S = 2.0
 """How much longer than they may workers are waited for to come to rest [s]."""
@@ -57,6 +57,11 @@ class KeptDaskPool(DaskPool, KeptPool):
     def lost(self) -> bool:
         return self._done.done()
 
+    def reload(self, job: Job) -> bool:
+        self._idle_job = job
+        self._processes.clear()
+        return True
+
     def begin(self, job: Job) -> None:
         self._names, self._problem = (), ""
         self._go_on_with(job, {}, resting=False)
@@ -93,7 +98,7 @@ class KeptDaskPool(DaskPool, KeptPool):
         self._problem = next((event.message for event in events if isinstance(event, Broken)), self._problem)
         for slot in tuple(self._slots.values()):
             known = self._processes.get(slot.name)
-            if self._own and slot.address and known is not None and start_time(known[0]) != known[1]:
+            if self._own and slot.address and known is not None and not _runs(*known):
                 self._tell_loop(self._renew, slot)
         return [event for event in events if isinstance(event, Started)]
 
@@ -102,7 +107,7 @@ class KeptDaskPool(DaskPool, KeptPool):
         found = []
         for name in self._all:
             pid, started = self._processes.get(name, (0, 0))
-            alive = bool(pid) and (not self._own or start_time(pid) == started)
+            alive = bool(pid) and (not self._own or _runs(pid, started))
             state = "broken" if self._problem else "starting"
             if not self._problem and alive and (not self._resting or slots[name].address):
                 state = "busy" if not self._resting and name in slots else "idle"
@@ -159,3 +164,12 @@ class KeptDaskPool(DaskPool, KeptPool):
             await link.end_runners(grace_s)
         finally:
             rested.set_result(None)
+
+
+def _runs(pid: int, started: int) -> bool:
+    """Whether a process is still the one that began then; its Dask worker may not have seen yet that it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] not in "ZX" and int(fields[19]) == started
