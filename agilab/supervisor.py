@@ -170,9 +170,10 @@ def install(run: Execution) -> None:
     """Make what the workers need and is not there yet."""
     run.tell("state", {"state": "installing"})
     run.planner = run.means.planner(run.project, run.home, installation.fetch_data(run.project, run.home, run.note))
-    if not installation.has_worker(run.project, run.wenv):
+    run.installed = installation.found(run.project, home=run.home, wenv=run.wenv)
+    if run.installed is None:
         plan(run)  # building may take minutes: a plan that cannot be is found before
-    run.installed = installation.install(run.project, home=run.home, wenv=run.wenv, report=run.note)
+        run.installed = installation.install(run.project, home=run.home, wenv=run.wenv, report=run.note)
     now_is = code_digest(run.project.manager_digest(), run.installed.worker.code_digest)
     if now_is != run.request.code_digest:  # the record would name code that did not run
         raise RequestError(
