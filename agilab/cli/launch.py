@@ -94,7 +94,7 @@ class AppCommand(DeclaredCommand):
         super().format_help_text(ctx, formatter)
         formatter.write_paragraph()
         with formatter.indentation():
-            formatter.write_text(introduction(str(self.name)))
+            formatter.write_text(introduction(ctx.command_path.removeprefix("agilab ")))
 
 
 def app_options(function: Callable[..., Any]) -> Callable[..., Any]:
