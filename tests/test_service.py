@@ -244,10 +244,13 @@ def test_a_worker_that_dies_is_replaced_and_its_partition_tried_again(own: Serve
 def test_what_worker_code_leaves_behind_is_ended_with_its_request(own: Served) -> None:
     [before, _] = own.pids()
     own.run(Stage("first", [do("a", ["orphans", str(own.bench.folder / "orphans")])])).check()
-    wait_until(lambda: not any(map(is_alive, own.bench.pids("orphans"))))
+    assert not any(map(is_alive, own.bench.pids("orphans")))
     wait_until(lambda: own.pids()[0] not in (0, before))
-    assert own.status.record["restarts_per_hour"] == 0
+    hang = replace(do("a", ["hang", str(own.bench.folder / "hanging")]), timeout_s=1.0)
+    assert "timeout after 1 s" in str(own.run(Stage("first", [hang])).error)
+    assert not any(map(is_alive, own.bench.pids("hanging")))
     assert own.run(steps("a")).state == "succeeded"
+    assert own.status.record["restarts_per_hour"] == 0
 
 
 def test_stop_cancels_what_goes_on_and_leaves_nothing(own: Served) -> None:

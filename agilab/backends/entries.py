@@ -199,7 +199,7 @@ class EntryPool(Pool):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=self._launch.environment,
+                env=self._environment(slot),
                 cwd="/",
                 start_new_session=True,
                 bufsize=0,
@@ -216,6 +216,10 @@ class EntryPool(Pool):
         self._selector.register(slot.pidfd, selectors.EVENT_READ, (slot, "end"))
         self._pending.append(Started(slot.name, process.pid, start_time(process.pid)))
         self._greet(slot)
+
+    def _environment(self, slot: Slot) -> Mapping[str, str]:
+        """Return the variables of a process that is about to begin."""
+        return self._launch.environment
 
     def _greet(self, slot: Slot) -> None:
         """Tell a process that has just begun what it is for."""

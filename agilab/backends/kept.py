@@ -11,12 +11,13 @@ import json
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
 from agilab.backends.base import Broken, Event, Job, KeptPool, Started, WorkerState
 from agilab.backends.entries import EntryPool, Launch, Slot, encode, signal_group
-from agilab.reaper import start_time
+from agilab.reaper import NAME, end_carriers, start_time
 
 END_S = 1.0
 """How long workers may take to tear down when the pool ends [s]."""
@@ -41,6 +42,8 @@ class KeptEntryPool(EntryPool, KeptPool):
         self._resting: dict[str, Slot] = {}
         self._leaving: set[str] = set()
         self._problems: dict[str, str] = {}
+        self._markers: dict[str, str] = {}
+        self._numbers = count()
         self.restarts: list[float] = []
         super().__init__(launch, ())
         self._closing = True
@@ -152,6 +155,13 @@ class KeptEntryPool(EntryPool, KeptPool):
     def _init_of(self, slot: Slot) -> bytes:
         return encode({**self._launch.init, "log": str(self._log(slot))}).encode() + b"\n"
 
+    def _environment(self, slot: Slot) -> Mapping[str, str]:
+        """Give every process a marker of its own, so that what it leaves behind is found when it ends."""
+        variables = self._launch.environment
+        marker = f"{variables.get(NAME, '')}.{slot.name}.{next(self._numbers)}"
+        self._markers[slot.name] = marker
+        return {**variables, NAME: marker}
+
     def _greet(self, slot: Slot) -> None:
         init = self._launch.init
         self._write(slot, encode({"op": "load", "worker": init["worker"], "code": init["code"]}).encode() + b"\n")
@@ -182,6 +192,9 @@ class KeptEntryPool(EntryPool, KeptPool):
 
     def _end(self, slot: Slot) -> None:
         self._leaving.discard(slot.name)
+        assert slot.process is not None
+        signal_group(slot.process.pid, signal.SIGKILL)
+        end_carriers(self._markers[slot.name])  # before another one begins
         super()._end(slot)
 
     def _restarts(self, slot: Slot) -> bool:
