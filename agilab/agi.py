@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from agilab import installation, slots
 from agilab.backends.base import backend
@@ -22,6 +22,7 @@ from agilab.run import FINAL_STATES, Run, probe_owner, read_owner
 if TYPE_CHECKING:
     from agilab.environment import Report
     from agilab.fetching import Fetched
+    from agilab.service import Health, Status
 
 
 GONE_S = 10.0
@@ -272,6 +273,75 @@ class AGI:
         while probe_owner(run.paths) == "held" and time.monotonic() < end:
             time.sleep(POLL_S)
         return run
+
+    @overload
+    @staticmethod
+    def service(
+        env: AgiEnv, action: Literal["start", "status", "stop"], *, cluster: Mapping[str, Any] | None = None
+    ) -> Status: ...
+    @overload
+    @staticmethod
+    def service(env: AgiEnv, action: Literal["health"], *, cluster: Mapping[str, Any] | None = None) -> Health: ...
+    @overload
+    @staticmethod
+    def service(
+        env: AgiEnv, action: Literal["submit"], request: RunRequest | Mapping[str, Any] | None = None
+    ) -> Run: ...
+    @staticmethod
+    def service(
+        env: AgiEnv,
+        action: str,
+        request: RunRequest | Mapping[str, Any] | None = None,
+        *,
+        cluster: Mapping[str, Any] | None = None,
+    ) -> Status | Health | Run:
+        """Start, ask, use or stop the kept-alive service of the selected app.
+
+        Parameters
+        ----------
+        env
+            An environment with an app.
+        action
+            ``"start"`` returns once workers have loaded the app; ``"status"`` says how the service is, ``"health"``
+            whether that is allowed; ``"submit"`` hands it a request and returns the run at once; ``"stop"`` ends it.
+        request
+            For ``"submit"``: a request, or the settings of one that runs with the cluster options of the service.
+        cluster
+            For ``"start"`` the cluster options of the service, for ``"health"`` its ``service_health``.
+
+        Returns
+        -------
+        Status, Health or Run
+            A `Run` for ``"submit"``.
+
+        Raises
+        ------
+        ServiceError
+            There is no service to ask, there is one already, or it takes nothing.
+        RequestError
+            The action is unknown, or the request does not fit the service.
+        """
+        from agilab import service
+
+        app = env.project.name
+        match action:
+            case "start":
+                options = env.cluster(cluster).values
+                AGI.install(env)
+                return service.start(env.home, env.wenv, env.project, options)
+            case "status":
+                return service.status(env.home, app)
+            case "health":
+                allowed = env.cluster(cluster).values["service_health"]
+                return service.health(service.status(env.home, app), allowed)
+            case "submit":
+                if not isinstance(request, RunRequest):
+                    request = env.request(request, cluster=service.options(env.home, app))
+                _check(env, request)
+                return service.submit(env.home, app, request)
+            case "stop":
+                return service.stop(env.home, app)
+        raise RequestError(f"a service cannot {action!r:.80}; allowed: start, status, health, submit, stop")
 
 
 def _check(env: AgiEnv, request: RunRequest) -> None:

@@ -19,6 +19,14 @@ Protocol, one JSON object per line::
 
 Partitions may be sent ahead; they run one at a time, in order. End of input
 means: tear down and go.
+
+A process that is kept from run to run (`agilab.kept`) also hears::
+
+    ->  {"op": "load", "worker": "pkg:Class", "code": FOLDER}      first of all: import the worker, nothing more
+    <-  {"op": "loaded"}
+    ->  {"op": "init", ..., "log": PATH}                           begin a run: a new worker, its output goes to PATH
+    ->  {"op": "rest", "log": PATH}                                end it: tear down, output goes elsewhere
+    <-  {"op": "rested", "clean": true}                            clean: it may serve another run
 """
 
 from __future__ import annotations
@@ -27,7 +35,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -117,7 +125,12 @@ class WorkerSession:
 
 
 def load_worker(name: str, code: Path) -> Worker:
-    """Import a worker class from packaged code and make an instance of it.
+    """Import a worker class as `worker_class` does, and make an instance of it."""
+    return worker_class(name, code)()
+
+
+def worker_class(name: str, code: Path) -> type[Worker]:
+    """Import a worker class from packaged code.
 
     Parameters
     ----------
@@ -139,7 +152,7 @@ def load_worker(name: str, code: Path) -> Worker:
     found = getattr(import_module(package), class_name, None)
     if not (isinstance(found, type) and issubclass(found, Worker)):
         raise WorkerError(f"{package} in {code} has no class {class_name} derived from agilab.Worker; define it there")
-    return found()
+    return found
 
 
 def stage_method(worker: Worker, stage: str) -> Callable[[PartitionContext], None]:
@@ -241,15 +254,25 @@ def main() -> int:
         return debug(Path(sys.argv[2]))
     incoming, send = _take_pipes()
     session: WorkerSession | None = None
+    kept: _Kept | None = None
     for line in incoming:
         message = _load(line)
-        if message["op"] == "init":
+        if message["op"] in ("init", "load"):
             try:
+                if message["op"] == "load":
+                    kept = _Kept(message)
+                    send({"op": "loaded"})
+                    continue
+                if "log" in message:
+                    _print_to(message["log"])
                 session = WorkerSession(message)
             except BaseException as err:  # worker code may raise anything at import, SystemExit included
                 send({**failure("", err), "expected": isinstance(err, AgilabError)})
                 return 1
             send({"op": "ready", "pid": os.getpid(), "python": ".".join(map(str, sys.version_info[:3]))})
+        elif message["op"] == "rest" and kept is not None:
+            send({"op": "rested", "clean": kept.rest(session, message["log"])})
+            session = None
         elif session is not None:
             send(_attempt(session, message, send))
     if session is not None:
@@ -289,6 +312,79 @@ def _attempt(session: WorkerSession, task: Mapping[str, Any], send: Send) -> dic
     finally:
         sys.stdout.flush()
         os.chdir("/")
+
+
+class _Kept:
+    """What a process that serves run after run keeps: its imports, and the variables that it began with.
+
+    Parameters
+    ----------
+    message
+        The ``load`` message.
+    """
+
+    def __init__(self, message: Mapping[str, Any]) -> None:
+        from threading import active_count
+
+        _adopt_orphans()
+        self._variables = dict(os.environ)
+        worker_class(message["worker"], Path(message["code"]))
+        self._threads = active_count()
+
+    def rest(self, session: WorkerSession | None, log: str) -> bool:
+        """End a run; return whether nothing that its worker began goes on: then this process may serve another."""
+        from threading import active_count
+
+        clean = True
+        try:
+            if session is not None:
+                session.close()
+        except BaseException:  # as at the end of a run that is alone: its log has it, its artifacts stand
+            sys.excepthook(*sys.exc_info())
+            clean = False
+        sys.stdout.flush()
+        _print_to(log)
+        os.environ.clear()
+        os.environ.update(self._variables)
+        return not _end_children() and active_count() <= self._threads and clean
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of whatever worker code leaves behind, daemons too (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+
+
+def _end_children() -> int:
+    """Kill every process below this one; return how many there were."""
+    import signal
+
+    found = 0
+    while True:
+        children: set[int] = set()
+        for task in Path("/proc/self/task").glob("*/children"):
+            with suppress(FileNotFoundError):  # a thread that has just ended
+                children.update(map(int, task.read_text().split()))
+        alive = 0
+        for pid in children:
+            if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                alive += 1
+        found += alive
+        if not children:
+            return found
+
+
+def _print_to(path: str) -> None:
+    """Send what worker code prints to another file."""
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
 
 
 def _take_pipes() -> tuple[Any, Send]:

@@ -18,6 +18,7 @@ The tree, with the exit code the shell returns for each branch::
     │   └── UnreachableIndexError              3
     ├── WorkerError                            1   what went wrong where worker code runs
     │   └── ProtocolError                      1
+    ├── ServiceError                           1   a service that does not run, does not start or takes nothing
     ├── RunNotFoundError        (LookupError)  2
     ├── RunStateError                          1   a run that is not in the state this needs
     ├── RunFailedError                         1   a run that ended without success
@@ -150,6 +151,10 @@ class WorkerError(AgilabError):
 
 class ProtocolError(WorkerError):
     """Manager and worker do not speak the same version of the protocol."""
+
+
+class ServiceError(AgilabError):
+    """A service does not run, does not start, or does not take a request."""
 
 
 class RunNotFoundError(AgilabError, LookupError):

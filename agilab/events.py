@@ -23,6 +23,9 @@ SYNC_INTERVAL_S = 0.05
 TEXT_LIMIT = 64 * 1024
 """Longest text of one field [bytes of UTF-8]; the rest is cut off with a note."""
 
+SHORTEST_POLL_S = 0.002
+"""How soon `follow` looks again when something has just come [s]."""
+
 _PENDING_LIMIT = 1 << 20
 _READ_CHUNK = 8 << 20
 _NOTHING: Mapping[str, Any] = {}
@@ -212,9 +215,9 @@ def follow(path: Path, stopped: Callable[[], bool], poll_s: float = 0.05) -> Ite
     stopped
         Whether nothing is written any more; what was written before it said so is still yielded.
     poll_s
-        How often to look for more [s].
+        How often to look for more when nothing has come for a while [s].
     """
-    offset = 0
+    offset, delay = 0, SHORTEST_POLL_S
     while True:
         last = stopped()
         before = -1
@@ -222,9 +225,11 @@ def follow(path: Path, stopped: Callable[[], bool], poll_s: float = 0.05) -> Ite
             before = offset
             events, offset = read(path, offset)
             yield from events
+            delay = SHORTEST_POLL_S if events else delay
         if last:
             return
-        time.sleep(poll_s)
+        time.sleep(delay)
+        delay = min(delay * 1.2, poll_s)
 
 
 def plain(value: Any) -> Any:

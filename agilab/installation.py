@@ -94,6 +94,12 @@ def has_worker(project: Project, wenv: WenvPaths) -> bool:
     return package.find(_source(project), wenv=wenv) is not None
 
 
+def found(project: Project, *, home: HomePaths, wenv: WenvPaths) -> Installation | None:
+    """Return what `install` made, if nothing of the worker has to be made anew; its data set is there."""
+    worker = package.find(_source(project), wenv=wenv)
+    return None if worker is None else Installation(worker, data_root(project, home), project.data)
+
+
 def worker_environment(project: Project, wenv: WenvPaths) -> Path | None:
     """Return the app's worker environment, if it is there and is what its dependencies ask for now."""
     return package.find_environment(_source(project), wenv=wenv)

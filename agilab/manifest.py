@@ -32,6 +32,7 @@ _FACTS = frozenset(
         *("request", "inputs", "data", "code", "environment", "manager", "backend", "stages", "metrics", "reproduce"),
     )
 )
+_SYNCED_AT_A_TIME = 8
 _MANIFEST = "run_manifest.json"
 _MANIFEST_LINE = re.compile(rb"(?:\A|\n)([0-9a-f]{64})  run_manifest\.json\n")
 _ASIDE = re.compile(r"(?:.*/)?\.[^/]+\.[0-9]+\.tmp")
@@ -128,6 +129,8 @@ def seal(paths: RunPaths, manifest: Mapping[str, Any], known: Mapping[str, str])
 
 def _listed(paths: RunPaths, known: Mapping[str, str]) -> dict[str, str]:
     """Return path -> sha256 of every file that a seal lists but the manifest; all of them are on the disk."""
+    from concurrent.futures import ThreadPoolExecutor
+
     root = str(paths.root)
     files, odd = sums.walk(root)
     if odd:
@@ -140,12 +143,15 @@ def _listed(paths: RunPaths, known: Mapping[str, str]) -> dict[str, str]:
         if _ASIDE.fullmatch(path) and not path.startswith("artifacts/"):
             Path(root, path).unlink()
             continue
-        listed[path] = known.get(path) or sums.hash_file(f"{root}/{path}", durable=True)[0]
+        listed[path] = known.get(path, "")
+    new = [path for path, sha256 in listed.items() if not sha256]
+    with ThreadPoolExecutor(_SYNCED_AT_A_TIME) as threads:  # the disk makes one wait of several
+        found = threads.map(lambda path: sums.hash_file(f"{root}/{path}", durable=True)[0], new)
+        listed.update(zip(new, found, strict=True))
+        list(threads.map(lambda folder: sync_folder(paths.root / folder), {path.rpartition("/")[0] for path in new}))
     gone = known.keys() - listed.keys()
     if gone:
         raise EvidenceError(f"run {paths.run_id} has lost {', '.join(sorted(gone)[:5])} since it was hashed")
-    for folder in {path.rpartition("/")[0] for path in listed.keys() - known.keys()}:
-        sync_folder(paths.root / folder)
     return listed
 
 

@@ -81,6 +81,14 @@ class HomePaths:
         return self.root / "server"
 
     @property
+    def services(self) -> Path:
+        """What kept-alive services of apps have: a folder each."""
+        return self.root / "services"
+
+    def service(self, app: str) -> ServicePaths:
+        return ServicePaths(self.services / app)
+
+    @property
     def marker(self) -> Path:
         """The file that says whose folder this is (schema ``agilab.home/1``)."""
         return self.root / "home.json"
@@ -271,6 +279,25 @@ class RunPaths:
     def tags(self) -> Path:
         """The run's tags and note (schema ``agilab.tags/1``)."""
         return self.sidecar / "tags.json"
+
+
+class ServicePaths(RunPaths):
+    """The files of a kept-alive service; its owner's lock and its workers' logs lie as those of a run do."""
+
+    __slots__ = ()
+
+    @property
+    def socket(self) -> Path:
+        return self.root / "socket"
+
+    @property
+    def request(self) -> Path:
+        """What it was started with, and how it was."""
+        return self.root / "service.json"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "service.log"
 
 
 def _chosen(given: str | Path | None, variable: str, default: str) -> Path:

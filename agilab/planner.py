@@ -1,21 +1,23 @@
 """Asks an app's manager code: what are your settings, your plan, your sums; the answers are JSON.
 
 In a fresh command-line or notebook process the code is imported here. It is
-asked in a short-lived child process instead when this process has already
-imported the package in another state, or must not import it at all (the
-server). Both ways go through `answer`.
+asked in a child process instead when this process has already imported the
+package in another state, or must not import it at all (the server, a
+service). Both ways go through `answer`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import selectors
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from agilab import __version__, codec, contract, digest, trust
 from agilab.artifact import Artifact
 from agilab.errors import AgilabError, PlanError, ProjectError, SettingError, first_line
-from agilab.paths import HomePaths, make_folder, read_json, write_json
+from agilab.paths import HomePaths, make_folder, read_json, write_all, write_json
 from agilab.plan import InputRef, Partition, WorkPlan, reference_from_json, reference_to_json
 from agilab.project import Project
 
@@ -52,6 +54,8 @@ class Planner:
         Folder that holds the manager package; by default the project's own, else a snapshot.
     in_process
         Whether this process may import the code.
+    child
+        Answers instead of a child process that is made for one question.
 
     Raises
     ------
@@ -64,6 +68,7 @@ class Planner:
     data_root: Path
     source: Path | None = None
     in_process: bool = True
+    child: Child | None = None
 
     def __post_init__(self) -> None:
         trust.require(self.project.root, self.home)
@@ -81,6 +86,10 @@ class Planner:
         make_folder(cached.parent)
         write_json(cached, found, durable=False)
         return codec.fields_from_json(found)
+
+    def load(self) -> None:
+        """Import the code, so that what is asked next need not wait for that."""
+        self._ask({"op": "fields"})
 
     def plan(self, values: Mapping[str, Any]) -> tuple[tuple[InputRef, ...], WorkPlan]:
         """Return what the run reads and what there is to do."""
@@ -152,9 +161,12 @@ class Planner:
         }
         contract.require_dependencies(self.project)
         loaded = sys.modules.get(self.project.app_class.partition(":")[0].partition(".")[0])
+        if self.child is not None:
+            return self.child.ask(request)
         if self.in_process and (loaded is None or getattr(loaded, _MARK, None) == request["digest"]):
             return answer(request)
-        return _ask_child(request)
+        with closing(Child()) as child:
+            return child.ask(request)
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,17 +203,90 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
         raise PlanError(f"{request['app']}.{method} raised {first_line(err)}; see {_where(err)}") from err
 
 
+class Child:
+    """A process that imports an app's manager code and answers for it, as often as it is asked.
+
+    Parameters
+    ----------
+    environment
+        Variables that it gets beside those of this process.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", "import sys; from agilab.planner import main; sys.exit(main())"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+            bufsize=0,
+        )
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the answer to one request.
+
+        Raises
+        ------
+        PlanError
+            The app's code raised, took too long or ended the process; and the other errors of `answer`.
+        """
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            write_all(self.process.stdin.fileno(), json.dumps(request).encode() + b"\n")
+        line = self._read(time.monotonic() + TIMEOUT_S, request["app"])
+        if not line.endswith(b"\n"):
+            code = self.process.wait()
+            self._said.seek(0)
+            last = self._said.read().decode(errors="replace").strip().splitlines()
+            raise PlanError(
+                f"{request['app']} ended its process with exit code {code} before it answered: "
+                f"{last[-1] if last else 'no message'}"
+            )
+        found: dict[str, Any] = json.loads(line)
+        if "error" in found:
+            kinds = {kind.__name__: kind for kind in (PlanError, ProjectError, SettingError, AgilabError)}
+            raise kinds.get(found["error"], PlanError)(found["message"])
+        return found
+
+    def close(self) -> None:
+        """End the process. Idempotent."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            with suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
+        self.process.kill()
+        self.process.wait()
+        self._said.close()
+
+    def _read(self, deadline: float, app: str) -> bytes:
+        assert self.process.stdout is not None
+        line = bytearray()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while not line.endswith(b"\n"):
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    self.process.kill()
+                    raise PlanError(f"{app} took more than {TIMEOUT_S:g} s to answer; look at its plan()")
+                data = os.read(self.process.stdout.fileno(), 1 << 16)
+                if not data:
+                    break
+                line += data
+        return bytes(line)
+
+
 def main() -> int:
-    """Answer one request from standard input on standard output; errors go the same way."""
-    out = os.dup(1)
+    """Answer requests from standard input on standard output, a line each; errors go the same way."""
+    asked, out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # what app code prints must not look like the answer
-    request = json.load(sys.stdin)
-    try:
-        found: dict[str, Any] = answer(request)
-    except AgilabError as err:
-        found = {"error": type(err).__name__, "message": str(err)}
-    with open(out, "w", encoding="utf-8") as file:
-        json.dump(found, file)
+    for line in asked:
+        try:
+            found: dict[str, Any] = answer(json.loads(line))
+        except AgilabError as err:
+            found = {"error": type(err).__name__, "message": str(err)}
+        out.write(json.dumps(found) + "\n")
+        out.flush()
     return 0
 
 
@@ -289,29 +374,3 @@ def _where(error: BaseException) -> str:
     while step is not None and step.tb_next is not None:
         step = step.tb_next
     return f"{step.tb_frame.f_code.co_filename}:{step.tb_lineno}" if step is not None else "the app's code"
-
-
-def _ask_child(request: Mapping[str, Any]) -> dict[str, Any]:
-    errors: dict[str, type[AgilabError]] = {
-        kind.__name__: kind for kind in (PlanError, ProjectError, SettingError, AgilabError)
-    }
-    try:
-        child = subprocess.run(
-            [sys.executable, "-P", "-c", "import sys; from agilab.planner import main; sys.exit(main())"],
-            input=json.dumps(request).encode(),
-            capture_output=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as err:
-        raise PlanError(f"{request['app']} took more than {TIMEOUT_S:g} s to answer; look at its plan()") from err
-    if child.returncode or not child.stdout:
-        last = child.stderr.decode(errors="replace").strip().splitlines()
-        said = last[-1] if last else "no message"
-        raise PlanError(
-            f"{request['app']} ended its process with exit code {child.returncode} before it answered: {said}"
-        )
-    found: dict[str, Any] = json.loads(child.stdout)
-    if "error" in found:
-        raise errors.get(found["error"], PlanError)(found["message"])
-    return found

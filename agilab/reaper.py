@@ -87,8 +87,17 @@ class Watcher:
 
 def end_marked(run_id: str) -> None:
     """Kill every process that an attempt at a run has left: its reaper was killed as well."""
+    _end(f"{NAME}={run_id}-".encode())
+
+
+def end_carriers(value: str) -> None:
+    """Kill every process that carries exactly this value of the marker."""
+    _end(f"{NAME}={value}\0".encode())
+
+
+def _end(marker: bytes) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while _kill_marked(f"{NAME}={run_id}-".encode()) and time.monotonic() < deadline:
+    while _kill_marked(marker) and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
@@ -103,9 +112,7 @@ def main(marker: str) -> int:
     for pgid, started in groups.items():
         if start_time(pgid) in (started, 0):  # 0: the leader has gone, its group may live on
             _kill_group(pgid)
-    deadline = time.monotonic() + PATIENCE_S
-    while _kill_marked(marker.encode()) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    _end(marker.encode())
     return 0
 
 

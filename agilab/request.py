@@ -21,6 +21,20 @@ _FIRST_OPTIONS = ("backend", "workers", "timeout_s")
 _TABLES = ("settings", "cluster", "provenance", "cluster_provenance")
 
 
+class ServiceHealth(Settings):
+    """From when on a service counts as ill; read by `agilab service health`, and no part of any request."""
+
+    allow_idle = param.Boolean(default=True, doc="Whether a service that has nothing to do is well")
+    max_unhealthy = param.Integer(
+        default=0, bounds=(0, 4096), doc="How many workers may be unable to work before the service is ill"
+    )
+    max_restart_rate = param.Number(
+        default=6.0,
+        bounds=(0, None),
+        doc="How often workers that died may have been started again in the last hour [1/h]",
+    )
+
+
 class ClusterOptions(Settings):
     """Where and how widely a request runs; the same declaration serves shell, form and file."""
 
@@ -85,17 +99,28 @@ class ClusterOptions(Settings):
         doc="With Dask: folder with ca.pem, cert.pem and key.pem for a scheduler that wants them",
     )
     allow_partial_hosts = param.Boolean(False, doc="With ssh: go on with the hosts that are ready, when others are not")
+    service_health = param.ClassSelector(
+        class_=ServiceHealth, default=ServiceHealth.from_json({}), doc="From when on a service counts as ill"
+    )
 
     @classmethod
     def recorded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Leave out the options that are younger than the schema and have their default: digests of requests stay."""
-        default = cls().to_json()
-        return {name: value for name, value in values.items() if name in _FIRST_OPTIONS or value != default[name]}
+        """Leave out what decides nothing about a run.
+
+        Those are `service_health`, and the options that are younger than the
+        schema and have their default: digests of requests stay.
+        """
+        default = cls.complete({})
+        return {
+            name: value
+            for name, value in values.items()
+            if name in _FIRST_OPTIONS or (value != default[name] and name != "service_health")
+        }
 
     @classmethod
     def complete(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return every option: those of a request, and the defaults that it does not record."""
-        return {**cls().to_json(), **values}
+        return {**{field.name: deepcopy(field.default) for field in cls.fields()}, **values}
 
 
 def code_digest(manager_digest: str, worker_digest: str) -> str:

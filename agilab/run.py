@@ -148,7 +148,7 @@ class Run:
             It still goes on after that time.
         """
         end = None if timeout_s is None else time.monotonic() + timeout_s
-        delay = 0.02
+        delay = 0.002
         while not self._ended():
             if end is not None and time.monotonic() >= end:
                 raise RunStateError(
@@ -156,7 +156,7 @@ class Run:
                     f"or cancel it with: agilab cancel {self.run_id}"
                 )
             time.sleep(delay if end is None else max(0.0, min(delay, end - time.monotonic())))
-            delay = min(delay * 1.5, 0.1)
+            delay = min(delay * 1.1, 0.1)
         return self
 
     def cancel(self) -> None:

@@ -125,7 +125,7 @@ class _Queue:
 
 
 class _Places:
-    """Which host has which bytes, as far as this run has put them there; of workers on one host it has nothing to say."""
+    """Which host has which bytes, as far as this run has put them there; of one host it has nothing to say."""
 
     __slots__ = ("_held", "_hosts", "_sizes")
 

@@ -35,6 +35,7 @@ from agilab.inputs import Input, InputHasher
 from agilab.installation import Installation
 from agilab.interrupt import CancelSwitch
 from agilab.layers import resolve_secrets
+from agilab.means import Means
 from agilab.owner import hold_owner
 from agilab.paths import HomePaths, RunPaths, WenvPaths, free_reserve, make_folder, sync_folder
 from agilab.plan import InputRef, Partition, WorkPlan
@@ -77,6 +78,8 @@ class Execution:
         Descriptor of the owner's lock when another process took it for us; -1 to take it here.
     before_seal
         Called when everything but the seal has been written.
+    means
+        What it is made with.
     """
 
     home: HomePaths
@@ -88,6 +91,7 @@ class Execution:
     on_event: OnEvent | None = None
     owner_fd: int = -1
     before_seal: Callable[[], None] = field(default_factory=lambda: _nothing)
+    means: Means = field(default_factory=Means)
     created: str = field(default_factory=now)
     began: float = field(default_factory=time.monotonic)
     started: str | None = None
@@ -167,10 +171,11 @@ def wait_for_slots(run: Execution) -> None:
 def install(run: Execution) -> None:
     """Make what the workers need and is not there yet."""
     run.tell("state", {"state": "installing"})
-    run.planner = Planner(run.project, run.home, installation.fetch_data(run.project, run.home, run.note))
-    if not installation.has_worker(run.project, run.wenv):
+    run.planner = run.means.planner(run.project, run.home, installation.fetch_data(run.project, run.home, run.note))
+    run.installed = installation.found(run.project, home=run.home, wenv=run.wenv)
+    if run.installed is None:
         plan(run)  # building may take minutes: a plan that cannot be is found before
-    run.installed = installation.install(run.project, home=run.home, wenv=run.wenv, report=run.note)
+        run.installed = installation.install(run.project, home=run.home, wenv=run.wenv, report=run.note)
     now_is = code_digest(run.project.manager_digest(), run.installed.worker.code_digest)
     if now_is != run.request.code_digest:  # the record would name code that did not run
         raise RequestError(
@@ -192,7 +197,7 @@ def restore(run: Execution) -> None:
         )
     value = run.past.prepared
     run.installed = prepared.installation_of(value, run.project, home=run.home, wenv=run.wenv, report=run.note)
-    run.planner = Planner(run.project, run.home, run.installed.data_root, source=run.project.manager.parent)
+    run.planner = run.means.planner(run.project, run.home, run.installed.data_root, source=run.project.manager.parent)
     run.code = value["code"]
     run.plan = prepared.plan_of(value, run.past.plans)
     inputs = [InputRef(item["path"], **item) for item in value["inputs"]]
@@ -219,7 +224,7 @@ def open_first_worker(run: Execution) -> None:
     slots_held = len(run.held.numbers.get("cpu", (0,)))
     options = ClusterOptions.complete(run.request.cluster)
     job = Job(run.paths, run.installed.worker, init, slots_held, {name: marker}, options, run.home, run.wenv)
-    run.pool = run.backend.open(job)
+    run.pool = run.means.pool(run.backend, job)
 
 
 def plan(run: Execution) -> None:
@@ -343,7 +348,7 @@ def supervise(run: Execution) -> None:
             _take_up(run)
         run.log = stack.enter_context(EventLog(run.paths.events))
         run.switch = stack.enter_context(CancelSwitch(run.paths.cancel_request))
-        run.watcher = stack.enter_context(Watcher.open(run.paths.run_id))
+        run.watcher = stack.enter_context(run.means.watcher(run.paths.run_id))
         stack.callback(run.held.release)
         try:
             _begin(run)

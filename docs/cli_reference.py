@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 
 import click
 
 from agilab.cli import EXIT_CODES, SECTIONS, added_commands
-from agilab.cli.flags import CLUSTER, options
+from agilab.cli.flags import DeclaredCommand
 from agilab.cli.launch import AppCommand, introduction
 from agilab.cli.root import GROUP
-from agilab.request import ClusterOptions
 
 
 def markdown() -> str:
@@ -38,9 +38,10 @@ def _command(command: click.Command, context: click.Context) -> str:
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     parts = [f"### `{context.command_path}`", f"```text\n{usage}\n```", _text(inspect.cleandoc(command.help or ""))]
     records = _records(command.get_params(context), context)
+    if isinstance(command, DeclaredCommand) and (chosen := command.choose(None, {})) is not None:
+        records = [*_records(chosen.flags, context), *records]
     if isinstance(command, AppCommand):
-        records = [*_records(options(ClusterOptions.fields(), CLUSTER, taken=command.taken), context), *records]
-        parts.append(introduction(str(command.name)))
+        parts.append(introduction(context.command_path.removeprefix("agilab ")))
         parts.append(
             "The settings of the app are flags too: `--sample-s` for `sample_s`, `--model.depth` for a nested one, "
             f"`--flag` and `--no-flag` for a boolean. `{context.command_path} APP --help` lists them."
@@ -51,9 +52,7 @@ def _command(command: click.Command, context: click.Context) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def _records(
-    params: list[click.Parameter] | tuple[click.Parameter, ...], context: click.Context
-) -> list[tuple[str, str]]:
+def _records(params: Sequence[click.Parameter], context: click.Context) -> list[tuple[str, str]]:
     records = (param.get_help_record(context) for param in params if isinstance(param, click.Option))
     return [(f"`{option}`", text) for option, text in filter(None, records)]
 

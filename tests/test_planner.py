@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from agilab import Artifact, Partition
 from agilab.errors import AgilabError, PlanError, ProjectError, SettingError
 from agilab.paths import HomePaths
-from agilab.planner import Planner
+from agilab.planner import Child, Planner
 from agilab.project import find
 from agilab.testing import make_probe
 
@@ -65,13 +66,13 @@ def forget() -> None:
 def children(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the list of child processes that were started."""
     started: list[Any] = []
-    real = subprocess.run
 
-    def counting(command: Any, **options: Any) -> Any:
-        started.append(command)
-        return real(command, **options)
+    class Counted(Child):
+        def __init__(self) -> None:
+            super().__init__()
+            started.append(self)
 
-    monkeypatch.setattr(subprocess, "run", counting)
+    monkeypatch.setattr("agilab.planner.Child", Counted)
     return started
 
 
@@ -225,3 +226,22 @@ def test_a_snapshot_is_the_manager_package_by_digest_and_can_be_asked(make: Make
     make("raise RuntimeError('changed since')")
     old = Planner(planner.project, planner.home, planner.data_root, source=folder, in_process=False)
     assert len(old.plan({"count": 4})[1].partitions) == 4
+
+
+def test_a_child_that_is_kept_answers_as_often_as_it_is_asked(make: Make, children: list[Any]) -> None:
+    body = """
+    def plan(self):
+        import os
+        if self.settings.count == 9:
+            os._exit(3)
+        return WorkPlan([Stage("one", [Partition("p", params={"pid": os.getpid()})])])
+"""
+    with closing(Child()) as child:
+        kept = replace(make(body), child=child)
+        pids = {part.params["pid"] for _ in range(2) for part in kept.plan({"count": 2})[1].partitions}
+        assert pids == {child.process.pid}
+        with pytest.raises(SettingError, match="count"):
+            kept.plan({"count": 11})
+        with pytest.raises(PlanError, match="ended its process with exit code 3"):
+            kept.plan({"count": 9})
+    assert not children

@@ -21,6 +21,7 @@ NOT_IN_A_FOLDER = {
     "agilab.worker/1": "in AGILAB_WENV",
     "agilab.home/1": "in AGILAB_HOME",
     "agilab.trust/1": "in AGILAB_HOME",
+    "agilab.service/1": "in AGILAB_HOME/services",
     "agilab.comparison/1": "what agilab compare --json prints",
     "agilab.gate/1": "where agilab compare --gate is told to keep it",
     "agilab.verification/1": "what agilab verify --json prints",

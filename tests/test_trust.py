@@ -348,8 +348,8 @@ DOORS = {
     "package.install": {"installation"},
     "WorkerSession": {"entry", "debug", "inline"},
     "answer": {"planner"},
-    "_ask_child": {"planner"},
-    "Execution": {"agi", "supervisor", "detached"},
+    "Child": {"planner", "kept"},
+    "Execution": {"agi", "supervisor", "detached", "serving"},
     # `host` imports a cluster class, `lease` modules of AGILAB itself.
     "import_module": {"planner", "entry", "base", "root", "__init__", "host", "lease"},
 }

@@ -78,6 +78,8 @@ class Job:
         The request's cluster options.
     home, wenv
         The user's folders, for what does not lie in the run folder; None where a backend has no need of them.
+    idle_logs
+        Where workers that are kept log between runs; None for workers of this run alone.
     """
 
     paths: RunPaths
@@ -88,6 +90,7 @@ class Job:
     cluster: Mapping[str, Any] = field(default_factory=dict)
     home: HomePaths | None = None
     wenv: WenvPaths | None = None
+    idle_logs: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +296,72 @@ class Keeper(ABC):
         """
 
 
+WORKER_STATES = ("starting", "idle", "busy", "broken")
+"""How a worker of a kept pool can be."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """How a worker of a kept pool is between two runs, or during one.
+
+    Parameters
+    ----------
+    worker
+        Its name.
+    pid
+        Of its entry process; 0 while it has none, or where that is on another host.
+    state
+        One of `WORKER_STATES`.
+    problem
+        Why it is broken; empty otherwise.
+    """
+
+    worker: str
+    pid: int
+    state: str
+    problem: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"worker": self.worker, "pid": self.pid, "state": self.state, "problem": self.problem}
+
+
+class KeptPool(Pool):
+    """A pool that serves one run after the other: `begin` gives its workers to a run, `close` takes them back.
+
+    Attributes
+    ----------
+    restarts
+        Monotonic times at which a worker that had died was started again [s].
+    """
+
+    restarts: list[float]
+
+    @property
+    def lost(self) -> bool:
+        """Whether it can serve no run any more."""
+        return False
+
+    def reload(self, job: Job) -> bool:
+        """Let workers load other code, from the next run on; False where that takes another pool."""
+        return False
+
+    @abstractmethod
+    def begin(self, job: Job) -> None:
+        """Give the first worker to a run; what the pool was opened with must suit it."""
+
+    @abstractmethod
+    def look(self) -> Sequence[Event]:
+        """Between runs: take in what has happened, and start again what has died. Waits for nothing."""
+
+    @abstractmethod
+    def states(self) -> Sequence[WorkerState]:
+        """Say how each worker is; also from another thread."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """End every worker for good."""
+
+
 class Backend(ABC):
     """Opens pools of workers."""
 
@@ -302,6 +371,22 @@ class Backend(ABC):
     @abstractmethod
     def open(self, job: Job) -> Pool:
         """Start the first worker of a run."""
+
+    def keep(self, job: Job) -> KeptPool:
+        """Start workers that are kept from run to run: as many as its slots.
+
+        Parameters
+        ----------
+        job
+            What they are to load; its ``init`` needs ``worker`` and ``code``, its folder is for what they say between
+            runs.
+
+        Raises
+        ------
+        BackendRefusedError
+            This backend keeps none.
+        """
+        raise BackendRefusedError(f"backend {self.name!r} keeps no workers from run to run; choose 'local' or 'dask'")
 
     def takes_slots(self, cluster: Mapping[str, Any]) -> bool:
         """Say whether a run with these cluster options uses the slots of this machine."""

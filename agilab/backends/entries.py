@@ -28,7 +28,7 @@ SHORT_S = 0.02
 """A partition shorter than this gets the next one sent ahead, so that the pipe's latency is hidden."""
 
 _STARTS_WITHOUT_READY = 3
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+encode = json.JSONEncoder(separators=(",", ":")).encode
 _SAMPLE_EVERY_S = 0.5
 _SIGNALS = frozenset(signal.Signals)
 """Those that have a name of their own; a worker can be ended by others, the real-time signals."""
@@ -94,7 +94,7 @@ class _Sent:
 
 
 @dataclass(slots=True)
-class _Slot:
+class Slot:
     """One worker: the process that serves it now, and what it has been sent."""
 
     name: str
@@ -124,13 +124,13 @@ class EntryPool(Pool):
 
     def __init__(self, launch: Launch, workers: Sequence[str]) -> None:
         self._launch = launch
-        self._init = _encode(launch.init).encode() + b"\n"
+        self._init = encode(launch.init).encode() + b"\n"
         self._selector = selectors.DefaultSelector()
         self._pending: list[Event] = []
         self._closing = self._broken = False
         self._next_sample = 0.0
         self._oom_kills = _oom_kills()
-        self._slots: dict[str, _Slot] = {}
+        self._slots: dict[str, Slot] = {}
         self.add(workers)
 
     @property
@@ -139,7 +139,7 @@ class EntryPool(Pool):
 
     def add(self, workers: Sequence[str]) -> None:
         for name in workers:
-            self._slots[name] = _Slot(name)
+            self._slots[name] = Slot(name)
             self._start(self._slots[name])
 
     def submit(self, worker: str, task: Mapping[str, Any], *, timeout_s: float | None) -> None:
@@ -151,7 +151,7 @@ class EntryPool(Pool):
         if slot.ready and not slot.sent:
             _start_clock(sent)
         slot.sent.append(sent)
-        self._write(slot, _encode(task).encode() + b"\n")
+        self._write(slot, encode(task).encode() + b"\n")
 
     def wait(self, timeout_s: float) -> Sequence[Event]:
         self._expire()
@@ -169,7 +169,7 @@ class EntryPool(Pool):
     def kill(self) -> None:
         for slot in self._slots.values():
             if slot.process is not None:
-                _signal_group(slot.process.pid, signal.SIGKILL)
+                signal_group(slot.process.pid, signal.SIGKILL)
 
     def close(self, *, grace_s: float) -> None:
         if self._closing:
@@ -187,14 +187,14 @@ class EntryPool(Pool):
             for slot in alive:
                 assert slot.process is not None
                 if not ended[slot.name] or number == signal.SIGKILL:
-                    _signal_group(slot.process.pid, number)
+                    signal_group(slot.process.pid, number)
         for slot in alive:
             assert slot.process is not None
             slot.process.wait()
             self._forget(slot)
         self._selector.close()
 
-    def _start(self, slot: _Slot) -> None:
+    def _start(self, slot: Slot) -> None:
         os.makedirs(self._launch.logs, mode=0o700, exist_ok=True)
         with open(self._log(slot), "ab") as log:
             process = subprocess.Popen(
@@ -202,7 +202,7 @@ class EntryPool(Pool):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=self._launch.environment,
+                env=self._environment(slot),
                 cwd="/",
                 start_new_session=True,
                 bufsize=0,
@@ -218,17 +218,25 @@ class EntryPool(Pool):
         self._selector.register(process.stdout, selectors.EVENT_READ, (slot, "read"))
         self._selector.register(slot.pidfd, selectors.EVENT_READ, (slot, "end"))
         self._pending.append(Started(slot.name, process.pid, start_time(process.pid)))
+        self._greet(slot)
+
+    def _environment(self, slot: Slot) -> Mapping[str, str]:
+        """Return the variables of a process that is about to begin."""
+        return self._launch.environment
+
+    def _greet(self, slot: Slot) -> None:
+        """Tell a process that has just begun what it is for."""
         self._write(slot, self._init)
 
-    def _log(self, slot: _Slot) -> Path:
+    def _log(self, slot: Slot) -> Path:
         return Path(self._launch.logs, f"{slot.name}.log")
 
-    def _write(self, slot: _Slot, data: bytes) -> None:
+    def _write(self, slot: Slot, data: bytes) -> None:
         """Write without ever blocking: a busy worker may not read while its pipe is full."""
         slot.outgoing += data
         self._flush(slot)
 
-    def _flush(self, slot: _Slot) -> None:
+    def _flush(self, slot: Slot) -> None:
         assert slot.process is not None
         pipe = slot.process.stdin
         assert pipe is not None
@@ -258,7 +266,7 @@ class EntryPool(Pool):
         else:
             self._end(slot)
 
-    def _read(self, slot: _Slot) -> bool:
+    def _read(self, slot: Slot) -> bool:
         """Take in what a worker said; False at the end of its output."""
         assert slot.process is not None
         assert slot.process.stdout is not None
@@ -274,7 +282,7 @@ class EntryPool(Pool):
                 self._hear(slot, line)
         return bool(data)
 
-    def _hear(self, slot: _Slot, line: bytes | bytearray) -> None:
+    def _hear(self, slot: Slot, line: bytes | bytearray) -> None:
         try:
             message = json.loads(line)
             op, partition = message["op"], message.get("id")
@@ -291,7 +299,7 @@ class EntryPool(Pool):
         elif op in ("progress", "metric", "log") and partition == first:
             self._pending.append(Report(slot.name, message))
         elif op == "failed" and not slot.ready:
-            self._break(message["message"], message["traceback"])
+            self._break(slot, message["message"], message["traceback"])
         elif op == "done" and partition == first:
             self._pending.append(Done(slot.name, message["id"], message))
             self._after(slot, short=message["wall_s"] < SHORT_S)
@@ -299,12 +307,12 @@ class EntryPool(Pool):
             failed = Failed(slot.name, message["id"], message["reason"], message["message"], message["traceback"])
             self._pending.append(failed)
             self._after(slot, short=False)
-        elif op not in ("progress", "metric", "log"):
+        elif op not in ("progress", "metric", "log", "loaded"):
             self._kill(
                 slot, "protocol", f"the worker answered {op!r} for partition {partition!r}, which it does not run"
             )
 
-    def _after(self, slot: _Slot, *, short: bool) -> None:
+    def _after(self, slot: Slot, *, short: bool) -> None:
         """The first task of a worker has come back: the next one's clock starts, and there is room for more."""
         slot.sent.popleft()
         if slot.sent:
@@ -325,18 +333,18 @@ class EntryPool(Pool):
                 first.deadline = None
                 self._kill(slot, "timeout", f"timeout after {first.timeout_s:g} s")
 
-    def _kill(self, slot: _Slot, reason: str, message: str) -> None:
+    def _kill(self, slot: Slot, reason: str, message: str) -> None:
         if slot.process is not None and slot.killed_for is None:
             slot.killed_for = (slot.sent[0].partition if slot.sent else "", reason, message)
-            _signal_group(slot.process.pid, signal.SIGKILL)
+            signal_group(slot.process.pid, signal.SIGKILL)
 
-    def _end(self, slot: _Slot) -> None:
+    def _end(self, slot: Slot) -> None:
         """A worker process has ended: what it had said counts, what it was doing has failed."""
         process = slot.process
         assert process is not None
         while self._read_rest(slot):
             pass
-        _signal_group(process.pid, signal.SIGKILL)  # what it started and left behind
+        signal_group(process.pid, signal.SIGKILL)  # what it started and left behind
         code = process.wait()
         blamed, reason, message = slot.killed_for or ("", *self._reason(slot, code))
         if blamed and slot.sent and slot.sent[0].partition != blamed:  # that one had just come to its end
@@ -352,22 +360,26 @@ class EntryPool(Pool):
             slot.sent.clear()
         slot.starts_without_ready += not ready
         if slot.starts_without_ready >= _STARTS_WITHOUT_READY:
-            self._break(f"worker {slot.name} does not start: {message}", tail)
-        if not self._broken:
+            self._break(slot, f"worker {slot.name} does not start: {message}", tail)
+        if self._restarts(slot):
             self._start(slot)
 
-    def _break(self, message: str, traceback: str) -> None:
+    def _restarts(self, slot: Slot) -> bool:
+        """Whether a worker whose process has ended gets another one."""
+        return not self._broken
+
+    def _break(self, slot: Slot, message: str, traceback: str) -> None:
         self._broken = True
         self._pending.append(Broken(message, traceback))
 
-    def _read_rest(self, slot: _Slot) -> bool:
+    def _read_rest(self, slot: Slot) -> bool:
         assert slot.process is not None
         assert slot.process.stdout is not None
         before = len(slot.incoming)
         more = self._read(slot)
         return more and (len(slot.incoming) != before or _readable(slot.process.stdout))
 
-    def _reason(self, slot: _Slot, code: int) -> tuple[str, str]:
+    def _reason(self, slot: Slot, code: int) -> tuple[str, str]:
         if code >= 0:
             doing = "in the middle of a partition" if slot.ready else "before it was ready"
             return "died", f"worker {slot.name} ended with exit code {code} {doing}"
@@ -379,7 +391,7 @@ class EntryPool(Pool):
             return "memory", f"worker {slot.name} was killed, probably out of memory (last seen at {peak})"
         return "died", f"worker {slot.name} was killed by signal {-code} ({name})"
 
-    def _forget(self, slot: _Slot) -> None:
+    def _forget(self, slot: Slot) -> None:
         process = slot.process
         if process is None:
             return
@@ -392,7 +404,7 @@ class EntryPool(Pool):
         os.close(slot.pidfd)
         slot.process, slot.pidfd = None, -1
 
-    def _limit(self, slot: _Slot) -> None:
+    def _limit(self, slot: Slot) -> None:
         limit = self._launch.memory_bytes
         if limit is not None and slot.rss_bytes > limit:
             used = f"{slot.rss_bytes / 2**20:.0f} of {limit / 2**20:.0f} MiB"
@@ -429,7 +441,8 @@ def _start_clock(sent: _Sent) -> None:
         sent.deadline = time.monotonic() + sent.timeout_s
 
 
-def _signal_group(pgid: int, number: int) -> None:
+def signal_group(pgid: int, number: int) -> None:
+    """Send a signal to a process group, if there still is one."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pgid, number)
 

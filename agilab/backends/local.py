@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from agilab.backends.base import Backend, Capabilities, Job, Pool
+from agilab.backends.base import Backend, Capabilities, Job, KeptPool, Pool
 from agilab.backends.entries import EntryPool, Launch
+from agilab.backends.kept import KeptEntryPool
 
 
 class LocalBackend(Backend):
@@ -14,3 +15,6 @@ class LocalBackend(Backend):
 
     def open(self, job: Job) -> Pool:
         return EntryPool(Launch.of(job), self.worker_names(1))
+
+    def keep(self, job: Job) -> KeptPool:
+        return KeptEntryPool(Launch.of(job), tuple(f"{self.name}-{number}" for number in range(job.slots)))

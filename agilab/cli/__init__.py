@@ -61,6 +61,7 @@ SECTIONS = (
             ("clean", "space", "Remove what nothing needs any more, and old runs."),
         ),
     ),
+    ("Services", (("service", "service", "Keep an app warm: requests to its service start at once."),)),
     (
         "Hosts",
         (

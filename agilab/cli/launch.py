@@ -110,7 +110,7 @@ class AppCommand(DeclaredCommand):
         super().format_help_text(ctx, formatter)
         formatter.write_paragraph()
         with formatter.indentation():
-            formatter.write_text(introduction(str(self.name)))
+            formatter.write_text(introduction(ctx.command_path.removeprefix("agilab ")))
 
 
 def app_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -182,8 +182,8 @@ def run_command(
     if detach:
         with app_output_aside():
             run = AGI.submit(env, request)
-        return _on_its_way(run, as_json=as_json)
-    return _carry_out(lambda on_event: AGI.run(env, request, on_event=on_event), env, as_json=as_json)
+        return on_its_way(run, as_json=as_json)
+    return carry_out(lambda on_event: AGI.run(env, request, on_event=on_event), env, as_json=as_json)
 
 
 @click.command("resume")
@@ -200,12 +200,13 @@ def resume_command(*, run_id: str, detach: bool, as_json: bool) -> int:
     run = named_run(env, run_id)
     name = f"{run.app}/{run.run_id}"
     if detach:
-        return _on_its_way(AGI.resume(env, name, detach=True), as_json=as_json)
+        return on_its_way(AGI.resume(env, name, detach=True), as_json=as_json)
     before = list(run.events())
-    return _carry_out(lambda on_event: AGI.resume(env, name, on_event=on_event), env, as_json=as_json, before=before)
+    return carry_out(lambda on_event: AGI.resume(env, name, on_event=on_event), env, as_json=as_json, before=before)
 
 
-def _on_its_way(run: Run, *, as_json: bool) -> int:
+def on_its_way(run: Run, *, as_json: bool) -> int:
+    """Say that a run goes on by itself, and how it is followed."""
     if as_json:
         document("run", run_json(run))
     else:
@@ -213,7 +214,7 @@ def _on_its_way(run: Run, *, as_json: bool) -> int:
     return 0
 
 
-def _carry_out(
+def carry_out(
     start: Callable[[Callable[[Mapping[str, Any]], None]], Run],
     env: AgiEnv,
     *,

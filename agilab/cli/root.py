@@ -75,7 +75,7 @@ def call(words: Sequence[str]) -> int:
         note("agilab: cancelled")
         return CANCELLED
     except click.ClickException as err:
-        return refuse(_usage(err, words), 2, as_json="--json" in words)
+        return refuse(_usage(err, words), err.exit_code, as_json="--json" in words)
     except Exception as err:  # noqa: BLE001 - the last one who can say it in a line
         return complain(err, as_json="--json" in words)
 

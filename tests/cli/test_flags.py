@@ -7,6 +7,7 @@ from typing import Any
 import click
 import pytest
 
+from agilab import codec
 from agilab.cli import flags
 from agilab.cli.flags import CLUSTER, SETTINGS, Chosen, DeclaredCommand
 from agilab.codec import Field
@@ -154,4 +155,4 @@ def test_every_cluster_option_has_a_flag() -> None:
     from agilab.request import ClusterOptions
 
     made = {option.opts[0] for option in flags.options(ClusterOptions.fields(), CLUSTER)}
-    assert made == {f"--{field.name.replace('_', '-')}" for field in ClusterOptions.fields()}
+    assert made == {f"--{name.replace('_', '-')}" for name, _ in codec.leaves(ClusterOptions.fields())}

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agilab.backends.base import Backend, Capabilities, Job, Pool
+from agilab.backends.base import Backend, Capabilities, Job, KeptPool, Pool
 from agilab.errors import BackendRefusedError
 
 
@@ -29,19 +29,38 @@ class DaskBackend(Backend):
         return super().host_of(worker, cluster) if self.takes_slots(cluster) else ""
 
     def open(self, job: Job) -> Pool:
-        if job.cluster.get("scheduler") and job.cluster.get("cluster_class"):
-            raise BackendRefusedError(
-                f"scheduler is {job.cluster['scheduler']} and cluster_class {job.cluster['cluster_class']}; "
-                "give one of them: a scheduler that runs, or a class that starts one"
-            )
-        if job.cluster["cluster_options"] and not job.cluster["cluster_class"]:
-            raise BackendRefusedError(
-                "cluster_options are given without a cluster_class to take them; name it, for example "
-                "distributed.LocalCluster"
-            )
+        _require_one_cluster(job)
         from agilab.backends.dask.cluster import HostProcess
 
         host = HostProcess(job) if not job.cluster.get("scheduler") else None  # Dask is imported here and there
         from agilab.backends.dask.pool import DaskPool
 
         return DaskPool(job, host)
+
+    def keep(self, job: Job) -> KeptPool:
+        if job.cluster.get("scheduler"):
+            raise BackendRefusedError(
+                f"scheduler is {job.cluster['scheduler']}: a service that is killed could not end what it keeps there; "
+                "leave it out, or name a cluster_class"
+            )
+        _require_one_cluster(job)
+        from agilab.backends.dask.cluster import HostProcess
+
+        host = HostProcess(job)
+        from agilab.backends.dask.kept import KeptDaskPool
+
+        return KeptDaskPool(job, host, tuple(f"{self.name}-{number}" for number in range(job.slots)))
+
+
+def _require_one_cluster(job: Job) -> None:
+    """Refuse options that name no cluster, or two."""
+    if job.cluster.get("scheduler") and job.cluster.get("cluster_class"):
+        raise BackendRefusedError(
+            f"scheduler is {job.cluster['scheduler']} and cluster_class {job.cluster['cluster_class']}; "
+            "give one of them: a scheduler that runs, or a class that starts one"
+        )
+    if job.cluster["cluster_options"] and not job.cluster["cluster_class"]:
+        raise BackendRefusedError(
+            "cluster_options are given without a cluster_class to take them; name it, for example "
+            "distributed.LocalCluster"
+        )

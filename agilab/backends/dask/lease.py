@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from distributed import Worker, get_worker
 from agilab import digest
 from agilab.backends.base import Broken, Done, Event, Failed, Gone, Report, Returned, Started, Wanted
 from agilab.backends.entries import EntryPool, Launch, worker_environment
+from agilab.backends.kept import KeptEntryPool
 from agilab.committer import Commit, Committer, Finished
 from agilab.errors import EvidenceError
 from agilab.inputs import Input
@@ -37,12 +39,16 @@ from agilab.worker import RECORD_NAME
 TICK_S = 0.05
 """How soon a runner notices that the run ends, and how long a report may wait to be told [s]."""
 
+LOADED_S = 60.0
+"""How long an entry process that is kept may take to load its worker [s]."""
+
 MODULES = tuple(
     f"agilab/{name}.py"
     for name in (
         *("__init__", "artifact", "committer", "digest", "errors", "events", "inputs", "paths"),
         *("plan", "reaper", "records", "sums", "worker"),
-        *("backends/__init__", "backends/base", "backends/entries", "backends/dask/__init__", "backends/dask/lease"),
+        *("backends/__init__", "backends/base", "backends/entries", "backends/kept"),
+        *("backends/dask/__init__", "backends/dask/lease"),
     )
 )
 """The files of AGILAB that a lease runner consists of."""
@@ -59,6 +65,8 @@ _MOST_COMMITTING = 128
 
 _MAY_BE_LOST = ("started", "report")
 _RUNNERS = "agilab_runners"
+_KEPT = "agilab_kept"
+_BEGINNING = "agilab_beginning"
 
 
 class Runner:
@@ -79,15 +87,17 @@ class Runner:
     ----------
     order
         What `begin` was told.
+    kept
+        By slot, the entry processes that are kept from run to run.
     """
 
-    def __init__(self, order: Mapping[str, Any]) -> None:
+    def __init__(self, order: Mapping[str, Any], kept: dict[str, KeptEntryPool]) -> None:
         launch = dict(order["launch"])
         if launch["environment"] is None:  # this host's own
             launch["environment"] = worker_environment(order["slots"], order["marker"])
         self._name: str = order["slot"]
         self._committer = Committer(RunPaths(Path(order["folder"])))
-        self._entries = EntryPool(Launch(**launch), (self._name,))
+        self._entries: EntryPool
         self._lock = threading.Lock()
         self.watch: asyncio.Task[None] | None = None
         self._ending = self._restarting = False
@@ -98,7 +108,34 @@ class Runner:
         self._said: list[Said] = []
         self._finished = self._told = 0
         self._busy_since: float | None = None
+        if order["idle_logs"] is None:
+            self._entries = EntryPool(Launch(**launch), (self._name,))
+        else:
+            self._entries = self._kept(Launch(**launch), order["idle_logs"], kept)
         self._hear(self._entries.wait(0.0))
+
+    def _kept(self, launch: Launch, logs: str, kept: dict[str, KeptEntryPool]) -> KeptEntryPool:
+        """Return the entry process of this slot that was kept, or one that is going to be."""
+        idle = replace(launch, init={name: launch.init[name] for name in ("worker", "code")}, logs=logs)
+        pool = kept.get(self._name)
+        if pool is None or pool.idle_launch != idle:
+            if pool is not None:
+                pool.end()
+            pool = kept[self._name] = KeptEntryPool(idle, (self._name,))
+        if pool.resting:
+            pool.look()
+        self._hear(pool.processes())
+        if "op" in launch.init:
+            pool.take_up(launch)
+        if not pool.resting:
+            return pool
+        end = time.monotonic() + LOADED_S  # there is no run yet: it is to load, and rest
+        while (state := pool.states()[0]).state == "starting" and time.monotonic() < end:
+            pool.look()
+            time.sleep(TICK_S / 5)
+        if state.problem:
+            self._said.append(["broken", state.problem, ""])
+        return pool
 
     def take_said(self) -> list[Said]:
         """Return what has happened and was not told yet."""
@@ -262,9 +299,13 @@ async def begin(text: str, dask_worker: Worker) -> str:
     runners, key = _runners(dask_worker), (order["run"], order["slot"])
     if key in runners:  # this worker was out of reach for a while, and is back
         await asyncio.to_thread(runners.pop(key).end, 0.0)
-    runner = runners[key] = Runner(order)
-    if order["pledge"]:
-        runner.watch = asyncio.ensure_future(_watch(dask_worker, key, order["pledge"]))
+    kept: dict[str, KeptEntryPool] = dask_worker.__dict__.setdefault(_KEPT, {})
+    async with dask_worker.__dict__.setdefault(_BEGINNING, asyncio.Lock()):
+        runner = await asyncio.to_thread(Runner, order, kept)
+    if "op" in order["launch"]["init"]:
+        runners[key] = runner
+        if order["pledge"]:
+            runner.watch = asyncio.ensure_future(_watch(dask_worker, key, order["pledge"]))
     pid = os.getpid()
     me = {"host": os.uname().nodename, "pid": pid, "start_time": start_time(pid)}
     return json.dumps({**me, "said": runner.take_said()})

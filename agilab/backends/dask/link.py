@@ -129,6 +129,9 @@ class Link:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._client.status == "running":  # it may serve other runs
+            self._client.unsubscribe_topic(self._topic)
+        self._client._event_handlers.pop(self._topic, None)  # which a client keeps of topics that it has left
         if self._defect is not None:
             raise self._defect
         return self._client.status == "running"
@@ -399,6 +402,7 @@ class Link:
             "launch": launch if self._own else {**launch, "environment": None},
             "slots": len(self._slots),
             "marker": dict(job.environment),
+            "idle_logs": job.idle_logs,
         }
 
     def admits(self, slot: Slot, address: str) -> bool:

@@ -167,12 +167,15 @@ class DaskPool(Pool):
     async def _serve_once(self) -> bool:
         """Connect and serve until the pool closes; False when the scheduler was lost before."""
         client = await self._connect(*await self._find())
-        link = self.new_link(client)
         try:
             if not self._own and not self._found.done():
                 await self._check(client)
-            self._link = link
-            there = await link.serve() or self._closing
+            there = goes_on = True
+            while there and goes_on:
+                link = self._link = self.new_link(client)
+                there = await link.serve() or self._closing
+                self._link = None
+                goes_on = self.has_another()
         finally:
             self._link = None
             with suppress(TimeoutError):
@@ -180,6 +183,10 @@ class DaskPool(Pool):
         if not there:
             await link.lose_all()
         return there
+
+    def has_another(self) -> bool:
+        """Whether there is more to serve over a connection when a run has ended."""
+        return False
 
     async def _connect(self, address: str, certificates: Mapping[str, Any] | None) -> Client:
         security = Security(**(certificates or {}))  # without any, what Dask's own configuration says
