@@ -127,6 +127,25 @@ class Timeline:
         return PALETTE[self.stages.index(stage) % len(PALETTE)]
 
 
+def metric_chart(name: str, parts: Mapping[str, Sequence[tuple[int, float]]]) -> Any:
+    """Return a metric by step, a line for each partition; of many partitions the first."""
+    from bokeh.models import HoverTool
+    from bokeh.plotting import figure
+
+    made = figure(
+        height=240, sizing_mode="stretch_width", x_axis_label="step", y_axis_label=name,
+        tools="xpan,xwheel_zoom,box_zoom,reset", active_scroll=None,
+    )  # fmt: skip
+    for number, (partition, points) in zip(range(len(PALETTE)), parts.items(), strict=False):
+        steps, values = zip(*points, strict=True)
+        legend = {"legend_label": partition} if len(parts) > 1 else {}
+        made.line(list(steps), list(values), color=PALETTE[number], line_width=2, name=partition, **legend)
+    made.add_tools(HoverTool(tooltips=[("partition", "$name"), ("step", "@x"), (name, "@y")]))
+    made.toolbar.logo = None
+    made.toolbar.autohide = True
+    return made
+
+
 def legend(stages: Sequence[str]) -> Markup:
     """Return each stage with its colour."""
     pieces = [

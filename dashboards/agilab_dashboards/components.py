@@ -97,12 +97,14 @@ def artifact_table(run: Run) -> Viewable:
     found = rows.artifacts(run)
     if not found:
         return html(markup.empty("No artifacts yet", "A partition's files appear here when it has committed."))
-    names = ("name", "stage", "partition", "kind", "size", "sha256", "location")
+    names = ("name", "stage", "partition", "kind", "size", "sha256", "hashed_by", "location")
     shown = [{name: ({**row, "size": size(row["size_bytes"])})[name] for name in names} for row in found]
-    return data_table(shown, {"sha256": 150, "size": 90, "kind": 90, "location": 120})
+    return data_table(shown, {"sha256": 150, "size": 90, "kind": 90, "hashed_by": 90, "location": 110})
 
 
-def data_table(values: Sequence[rows.Row], widths: dict[str, int] | None = None) -> Any:
+def data_table(
+    values: Sequence[rows.Row], widths: dict[str, int] | None = None, *, selectable: bool | str = False
+) -> Any:
     """Return rows as a table that sorts and filters in the browser."""
     import pandas as pd
 
@@ -122,7 +124,7 @@ def data_table(values: Sequence[rows.Row], widths: dict[str, int] | None = None)
         widths=widths or {},
         layout="fit_columns",
         sizing_mode="stretch_width",
-        selectable=False,
+        selectable=selectable,
         stylesheets=[_TABULATOR],
     )
 

@@ -22,11 +22,12 @@ from agilab.env import AgiEnv
 from agilab.errors import AgilabError
 from agilab.paths import make_folder, write_file
 from agilab_dashboards import guard as guarding
+from agilab_dashboards.aggregates import warm_up
 from agilab_dashboards.document import document, log_to
 from agilab_dashboards.guard import Guard, Login
 from agilab_dashboards.options import ServerOptions, require_safe
 
-IN_BACKGROUND = ("bokeh.plotting", "pandas", "markdown_it")
+IN_BACKGROUND = ("bokeh.plotting", "pandas", "markdown_it", "pyarrow.dataset", "holoviews")
 """What is heavy and not needed for a first page: imported by a thread once that has been answered."""
 PATIENCE_S = 2.0
 """How long the first page has the processor for itself [s]."""
@@ -140,9 +141,10 @@ def _shown(address: str) -> str:
 
 
 def _import_more() -> None:
-    for name in IN_BACKGROUND:
-        with suppress(ImportError):
+    with suppress(ImportError):
+        for name in IN_BACKGROUND:
             import_module(name)
+        warm_up()
 
 
 def _open(link: str) -> None:

@@ -100,7 +100,15 @@ class Session(param.Parameterized):
         return self.env.home.server / "server.log"
 
 
-def href(page: str, *, app: str = "", run: str = "") -> str:
-    """Return the link to a page; what is empty is left out."""
-    named = {"page": page, "app": app, "run": run}
+def href(page: str, *, app: str = "", run: str = "", state: Mapping[str, str] | None = None) -> str:
+    """Return the link to a page; what is empty is left out.
+
+    Parameters
+    ----------
+    page, app, run
+        What the page shows.
+    state
+        What else the page keeps in its URL.
+    """
+    named = {"page": page, "app": app, "run": run, **(state or {})}
     return "?" + urlencode({name: value for name, value in named.items() if value})
