@@ -9,6 +9,7 @@ import panel as pn
 import panel_material_ui as pmui
 from panel.viewable import Viewable
 
+from agilab.cli.outcome import record_of
 from agilab.cli.screen import count, duration, size
 from agilab.project import Project
 from agilab.run import Run
@@ -195,3 +196,15 @@ def kinds_line(run: Run) -> str:
     found = rows.kinds(run)
     each = ", ".join(f"{row['count']:,} of kind {row['kind']} ({size(row['size_bytes'])})" for row in found)
     return f"{count(sum(row['count'] for row in found), 'artifact')}: {each}" if found else ""
+
+
+def settings_tables(run: Run) -> Markup:
+    """Return the settings and cluster options of a run with where each came from, and how to run it again."""
+    parts = []
+    for title, table in (("Settings", "settings"), ("Cluster options", "cluster")):
+        found = [(code(row["name"]), row["value"], row["source"], row["where"]) for row in rows.settings(run, table)]
+        parts.append(element("h3", title) + markup.table(("name", "value", "source", "where"), found))
+    command = record_of(run).get("reproduce")
+    if command:
+        parts.append(element("p", markup.join(["The same again, in the run's folder: ", code(command)])))
+    return markup.join(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import panel as pn
@@ -34,10 +35,20 @@ class RunView(Viewer):
         Who looks.
     run
         At what.
+    on_look
+        Told what is known, each time that something may be new.
+
+    Attributes
+    ----------
+    actions
+        The buttons that cancel it, resume it and close its record.
     """
 
-    def __init__(self, session: Session, run: Run) -> None:
+    def __init__(
+        self, session: Session, run: Run, *, on_look: Callable[[Watch], Awaitable[None]] | None = None
+    ) -> None:
         super().__init__()
+        self._on_look = on_look
         self._session, self._run = session, run
         self._watch: Watch = watch(run)
         self._head, self._stages, self._log = html(Markup("")), html(Markup("")), html(Markup(""))
@@ -54,6 +65,7 @@ class RunView(Viewer):
         self._seal.on_click(self._sealed)
         for widget in (self._source, self._words):
             widget.param.watch(self._filtered, "value")
+        self.actions = pn.Row(self._cancel, self._resume, self._seal)
         self._seen: tuple[Any, ...] = ()
         self._ticker: Any = None
         self._view = pn.Column(
@@ -61,7 +73,7 @@ class RunView(Viewer):
                 f"Run {run.run_id}",
                 self._head,
                 self._stages,
-                pn.Row(self._cancel, self._resume, self._seal, margin=(8, 0, 0, 0)),
+                self.actions,
             ),
             card("Timeline by worker", self._legend, self._chart),
             card("Log", pn.FlexBox(self._source, self._words, gap="12px"), self._log),
@@ -91,6 +103,8 @@ class RunView(Viewer):
             self._ticker.stop()
         self._draw(found)
         self._write(lines)
+        if self._on_look is not None:
+            await self._on_look(found)
         known = sources(self._run)
         if len(known) + 1 != len(self._source.options):
             self._source.options = {"everybody": "", **{name: name for name in known}}

@@ -76,6 +76,11 @@ class Session(param.Parameterized):
         """Return the link to a page, with the app that is looked at unless another is named."""
         return href(page, app=self.app if app is None else app, run=run)
 
+    def again(self, app: str, settings: Mapping[str, Any]) -> str:
+        """Return the link to where an app is run, with some settings set."""
+        text = json.dumps(settings, separators=(",", ":"))
+        return href("orchestrate", app=app, state={"settings": text} if settings and len(text) <= LONGEST else {})
+
     def remember(self, name: str, value: Any) -> None:
         """Keep a JSON value in the URL, so that a reload finds it again; None, or what is too long, takes it out."""
         text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

@@ -53,10 +53,9 @@ class ViewCard(Viewer):
         self._data = pmui.Select(label="Artifacts", options=_named(sources), width=360)
         self._kind = pmui.Select(label="View", options=[], width=160)
         self._whole = pmui.Button(label="Whole extent", variant="outlined", visible=False)
-        self._save = pn.widgets.FileDownload(
-            callback=self._picture, filename="view.png", label="Save as PNG", button_type="default", width=140,
-            margin=(18, 0, 0, 0),
-        )  # fmt: skip
+        self._save = pmui.FileDownload(
+            callback=self._picture, filename="view.png", label="Save as PNG", variant="outlined"
+        )
         self._bar = pmui.LinearProgress(active=True, visible=False, sizing_mode="stretch_width")
         self._place = pn.Column(sizing_mode="stretch_width", min_height=480)
         self._controls = pn.Column(sizing_mode="stretch_width")

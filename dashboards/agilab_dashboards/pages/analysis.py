@@ -20,7 +20,7 @@ from agilab.verification import Verification, verify
 from agilab_dashboards import markup, rows, views
 from agilab_dashboards.charts import metric_chart
 from agilab_dashboards.comparison import comparison
-from agilab_dashboards.components import artifact_table, card, data_table, kinds_line, run_head
+from agilab_dashboards.components import artifact_table, card, data_table, kinds_line, run_head, settings_tables
 from agilab_dashboards.form import html
 from agilab_dashboards.markup import Markup, chip, code, element, link
 from agilab_dashboards.runlist import RunList
@@ -130,7 +130,7 @@ def _summary(session: Session, run: Run) -> tuple[Markup, list[tuple[str, Any]]]
         head = head + element("p", f"It left {left}.", {"class": "soft"})
     tabs: list[tuple[str, Any]] = [
         ("Metrics", _metrics(run)),
-        ("Settings", html(_settings(run))),
+        ("Settings", html(settings_tables(run))),
         ("Artifacts", artifact_table(run)),
         ("Partitions", _partitions(run)),
         ("Environment", html(_environment(run))),
@@ -148,17 +148,6 @@ def _metrics(run: Run) -> Viewable:
     by_step = list(rows.series(run).items())[:MOST_CHARTS]
     charts = [pn.pane.Bokeh(metric_chart(name, parts), sizing_mode="stretch_width") for name, parts in by_step]
     return pn.Column(*charts, html(table), sizing_mode="stretch_width")
-
-
-def _settings(run: Run) -> Markup:
-    parts = []
-    for title, table in (("Settings", "settings"), ("Cluster options", "cluster")):
-        found = [(code(row["name"]), row["value"], row["source"], row["where"]) for row in rows.settings(run, table)]
-        parts.append(element("h3", title) + markup.table(("name", "value", "source", "where"), found))
-    command = record_of(run).get("reproduce")
-    if command:
-        parts.append(element("p", markup.join(["The same again, in the run's folder: ", code(command)])))
-    return markup.join(parts)
 
 
 def _partitions(run: Run) -> Viewable:
