@@ -54,7 +54,11 @@ def document(*, guarded: bool) -> Callable[[], Any]:
             session.zone = _zone()
             if COOKIE not in pn.state.cookies and getattr(pn.state.browser_info, "dark_mode", False):
                 page.dark_theme = True
-            body.objects = [await _page(session)]
+            made, curdoc = await _page(session), pn.state.curdoc
+            if curdoc is None:
+                body.objects = [made]
+            else:  # after an await the document may be in the middle of sending something else
+                curdoc.add_next_tick_callback(lambda: setattr(body, "objects", [made]))
 
         pn.state.onload(fill)
         return page

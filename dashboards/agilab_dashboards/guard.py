@@ -77,7 +77,7 @@ class Guard:
         origins = request.headers.get_list("Origin") + request.headers.get_list("Sec-WebSocket-Origin")
         upgrade = request.headers.get("Upgrade", "").lower() == "websocket"
         needed = upgrade or request.method not in SAFE_METHODS
-        if (needed and not origins) or any(not self._is_ours(origin) for origin in origins):
+        if (needed and not origins) or any(not self.is_ours(origin) for origin in origins):
             return "the request comes from another site"
         if request.path == LIVENESS or (self.has_login and request.path in (LOGIN, LOGOUT)) or self.knows(request):
             return ""
@@ -106,7 +106,8 @@ class Guard:
         application.add_transform(_Secured)
         application.settings["log_function"] = _quiet
 
-    def _is_ours(self, origin: str) -> bool:
+    def is_ours(self, origin: str) -> bool:
+        """Say whether an ``Origin`` is this server."""
         scheme, _, host = origin.lower().partition("://")
         return scheme in ("http", "https") and host in self.hosts
 

@@ -71,6 +71,8 @@ class Watch:
         The last lines of the run's own log: source, time, text.
     state
         The run's.
+    cluster
+        The event about the Dask cluster that the run uses; empty without one.
     """
 
     def __init__(self, run: Run) -> None:
@@ -80,6 +82,7 @@ class Watch:
         self.running: dict[str, tuple[str, str, float]] = {}
         self.lines: list[tuple[str, str, str]] = []
         self.state = ""
+        self.cluster: Mapping[str, Any] = {}
         self._offset = 0
         self._origin: float | None = None
         self._free: dict[str, float] = {}
@@ -162,8 +165,11 @@ class Watch:
             self._free[worker] = max(seconds, start)
             outcome = "committed" if name == "committed" else "retried" if event["retry"] else "failed"
             self.spans.append(Span(event["partition"], stage, worker, start, max(seconds, start), outcome))
+        elif name == "cluster":
+            self.cluster = event
         elif name == "resumed":
             self.running.clear()
+            self.cluster = {}
         self.tally.apply(event)
         self.lines += self._say(event)
 

@@ -15,6 +15,7 @@ from agilab.run import Run
 from agilab_dashboards import markup
 from agilab_dashboards.charts import Timeline, legend
 from agilab_dashboards.components import card
+from agilab_dashboards.daskview import DaskView
 from agilab_dashboards.form import html
 from agilab_dashboards.live import Watch, log_lines, sources, watch
 from agilab_dashboards.markup import COLOURS, Markup, chip, element, link
@@ -49,9 +50,10 @@ class RunView(Viewer):
         self._seal = pmui.Button(label="Close its record", variant="outlined", visible=False)
         self._source = pmui.Select(label="Said by", options={"everybody": ""}, value="", width=200)
         self._words = pmui.TextInput(label="Lines that contain", value="", width=260)
-        self._cancel.on_click(self._cancelled)
-        self._resume.on_click(self._resumed)
-        self._seal.on_click(self._sealed)
+        session.on_press(self._cancel, self._cancelled)
+        session.on_press(self._resume, self._resumed)
+        session.on_press(self._seal, self._sealed)
+        self._dask = DaskView(session, run)
         for widget in (self._source, self._words):
             widget.param.watch(self._filtered, "value")
         self._seen: tuple[Any, ...] = ()
@@ -64,6 +66,7 @@ class RunView(Viewer):
                 pn.Row(self._cancel, self._resume, self._seal, margin=(8, 0, 0, 0)),
             ),
             card("Timeline by worker", self._legend, self._chart),
+            self._dask,
             card("Log", pn.FlexBox(self._source, self._words, gap="12px"), self._log),
             sizing_mode="stretch_width",
         )
@@ -90,6 +93,7 @@ class RunView(Viewer):
         if found.ended and self._ticker is not None and self._ticker.running:
             self._ticker.stop()
         self._draw(found)
+        self._dask.show({} if found.ended else found.cluster)
         self._write(lines)
         known = sources(self._run)
         if len(known) + 1 != len(self._source.options):

@@ -22,6 +22,7 @@ from agilab.env import AgiEnv
 from agilab.errors import AgilabError
 from agilab.paths import make_folder, write_file
 from agilab_dashboards import guard as guarding
+from agilab_dashboards import proxy
 from agilab_dashboards.document import document, log_to
 from agilab_dashboards.guard import Guard, Login
 from agilab_dashboards.options import ServerOptions, require_safe
@@ -55,7 +56,7 @@ def serve(options: ServerOptions, *, opens: bool = False) -> int:
     provider = None
     if options.basic_auth is not None:
         provider = Login(Path(str(options.basic_auth)), Path(__file__).with_name("login.html"))
-    server = _listen(options, secret=secret, provider=provider)
+    server = _listen(options, secret=secret, provider=provider, more=proxy.routes(env.runs, guard))
     where = f"http://{_shown(options.address)}:{server.port}/"
     guard.hosts = guarding.names(_shown(options.address), server.port, options.hosts)
     if provider is None:
@@ -75,7 +76,7 @@ def serve(options: ServerOptions, *, opens: bool = False) -> int:
     return _loop(server)
 
 
-def _listen(options: ServerOptions, *, secret: str, provider: Login | None) -> Any:
+def _listen(options: ServerOptions, *, secret: str, provider: Login | None, more: list[tuple[Any, ...]]) -> Any:
     """Bind the port; nothing is answered before the guard stands."""
     pn.config.cookie_secret = secret
     try:
@@ -90,6 +91,7 @@ def _listen(options: ServerOptions, *, secret: str, provider: Login | None) -> A
             start=False,
             show=False,
             cookie_secret=secret,
+            extra_patterns=more,
             sign_sessions=True,
             secret_key=secret,
             **({} if provider is None else {"auth_provider": provider}),

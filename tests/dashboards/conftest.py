@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -122,6 +123,30 @@ class Answer:
     status: int
     headers: Message
     text: str
+
+
+def log_in(server: Served) -> str:
+    """Use the newest link; return the cookie as a browser sends it back."""
+    answer = server.ask(server.fresh_link().partition("/?")[2].join(["?", ""]))
+    assert answer.status == 302, answer.text
+    return answer.headers["Set-Cookie"].partition(";")[0]
+
+
+def handshake(server: Served, path: str = "/ws", **headers: str) -> int:
+    """Try to open a websocket; return the status."""
+    host, _, port = server.host.partition(":")
+    lines = [
+        f"GET {path} HTTP/1.1",
+        f"Host: {server.host}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        return int(connection.recv(100).split()[1])
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
