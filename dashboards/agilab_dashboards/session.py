@@ -131,7 +131,8 @@ class Session(param.Parameterized):
         Every such button is wired here: what a browser sends is not trusted to have been allowed.
         """
         if self.reads_only:
-            button.description = NOT_ALLOWED
+            button.disabled = True
+            button.param.watch(lambda event: setattr(button, "disabled", True), "disabled")
 
         async def act(event: Any) -> None:
             self.require_change()

@@ -21,6 +21,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from playwright.sync_api import TimeoutError as TookTooLongError
 
+from agilab.paths import HomePaths
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -44,6 +46,10 @@ class Served:
     @property
     def home(self) -> Path:
         return self.folder / ".agilab"
+
+    @property
+    def home_paths(self) -> HomePaths:
+        return HomePaths(self.home)
 
     @property
     def said(self) -> str:

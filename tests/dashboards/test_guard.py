@@ -94,7 +94,7 @@ def test_answers_forbid_framing_sniffing_and_what_lies_elsewhere(server: Served,
     for answer in (server.ask("/", Cookie=cookie), server.ask("/"), server.ask("/liveness")):
         assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert answer.headers["Referrer-Policy"] == "same-origin"
         assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
         assert "Tornado" not in answer.headers["Server"]
 

@@ -66,7 +66,7 @@ class _Orchestration:
         for button, action in (
             (self.run, self._run), (self.plan, self._plan), (self.install, self._install), (self.save, self._save),
         ):  # fmt: skip
-            button.on_click(action)
+            session.on_press(button, action)
         self.reset.on_click(self._reset)
         form.param.watch(self._changed, ["given", "errors"])
         options.param.watch(self._changed, ["given", "errors"])
