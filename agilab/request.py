@@ -114,6 +114,8 @@ class RunRequest:
         What the seeds of all partitions are made from.
     provenance, cluster_provenance
         Where each value came from; outside the digest.
+    user
+        Who asked for it, where a server knows that from a login; outside the digest.
     """
 
     app: str
@@ -124,6 +126,7 @@ class RunRequest:
     seed: int = 0
     provenance: Mapping[str, Any] = field(default_factory=dict)
     cluster_provenance: Mapping[str, Any] = field(default_factory=dict)
+    user: str = ""
 
     def __post_init__(self) -> None:
         """Keep tables of its own, so that what the caller does with theirs later changes nothing."""
@@ -152,6 +155,7 @@ class RunRequest:
             "code_digest": self.code_digest,
             **{name: deepcopy(dict(getattr(self, name))) for name in _TABLES},
             "seed": self.seed,
+            **({"user": self.user} if self.user else {}),
             "digest": self.digest,
         }
 
@@ -170,6 +174,7 @@ class RunRequest:
                 app_uuid=str(value["app"]["uuid"]),
                 code_digest=str(value["code_digest"]),
                 seed=checked_seed(value["seed"]),
+                user=str(value.get("user", "")),
                 **{name: _table(value, name) for name in _TABLES},
             )
             found = made.digest

@@ -13,6 +13,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ HEADERS = {
     ),
     "X-Frame-Options": "SAMEORIGIN",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with no-referrer, browsers post our own login form with Origin: null
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Server": "agilab",
@@ -58,12 +59,15 @@ class Guard:
         Name of the cookie; on loopback one per port, since browsers share cookies between ports.
     announce
         Told a fresh token each time one has been used; None where a login takes its place.
+    users
+        Who of those that have logged in may enter; empty for all of them.
     """
 
     hosts: frozenset[str]
     secret: str
     cookie: str = USER_COOKIE
     announce: Callable[[str], None] | None = None
+    users: frozenset[str] = frozenset()
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
 
     @property
@@ -77,16 +81,20 @@ class Guard:
         origins = request.headers.get_list("Origin") + request.headers.get_list("Sec-WebSocket-Origin")
         upgrade = request.headers.get("Upgrade", "").lower() == "websocket"
         needed = upgrade or request.method not in SAFE_METHODS
-        if (needed and not origins) or any(not self._is_ours(origin) for origin in origins):
+        if (needed and not origins) or any(not self.is_ours(origin) for origin in origins):
             return "the request comes from another site"
-        if request.path == LIVENESS or (self.has_login and request.path in (LOGIN, LOGOUT)) or self.knows(request):
+        if request.path == LIVENESS or (self.has_login and request.path in (LOGIN, LOGOUT)):
             return ""
-        return "log in first" if self.has_login else "open the link that `agilab serve` printed last"
+        user = self.user(request)
+        if user is None:
+            return "log in first" if self.has_login else "open the link that `agilab serve` printed last"
+        return "" if not self.users or user in self.users else f"{user} may not enter; ask whoever runs this server"
 
-    def knows(self, request: HTTPServerRequest) -> bool:
-        """Say whether a request carries our cookie."""
+    def user(self, request: HTTPServerRequest) -> str | None:
+        """Return whom our cookie in a request names; None without one that we have made."""
         morsel = request.cookies.get(self.cookie)
-        return bool(morsel) and decode_signed_value(self.secret, self.cookie, morsel.value) is not None
+        value = decode_signed_value(self.secret, self.cookie, morsel.value) if morsel else None
+        return None if value is None else value.decode("utf-8", "replace")
 
     def redeem(self, token: str) -> bytes | None:
         """Return a cookie for the token, which is then used up; None when it is not the one."""
@@ -106,7 +114,8 @@ class Guard:
         application.add_transform(_Secured)
         application.settings["log_function"] = _quiet
 
-    def _is_ours(self, origin: str) -> bool:
+    def is_ours(self, origin: str) -> bool:
+        """Say whether an ``Origin`` is this server."""
         scheme, _, host = origin.lower().partition("://")
         return scheme in ("http", "https") and host in self.hosts
 
@@ -151,7 +160,7 @@ class _Refused(RequestHandler):
             self.redirect(LOGIN)
             return
         self.set_status(403)
-        self.finish(_PAGE.format(title="Not allowed", text=f"403: {problem}."))
+        self.finish(_PAGE.format(title="Not allowed", text=escape(f"403: {problem}.")))
 
     def check_xsrf_cookie(self) -> None:
         """Say nothing: the request is refused whatever it holds."""
@@ -165,7 +174,7 @@ class _Redeemed(RequestHandler):
 
     def get(self) -> None:
         self.set_header("Cache-Control", "no-store")
-        if not self.guard.knows(self.request):
+        if self.guard.user(self.request) is None:
             cookie = self.guard.redeem(self.get_query_argument(TOKEN))
             if cookie is None:
                 self.set_status(403)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +13,7 @@ from agilab.errors import AgilabError
 from agilab.paths import read_json
 from agilab.plan import WorkPlan, reference_to_json
 from agilab.run import Run
-from agilab_dashboards.live import Watch, log_lines
-
-_WORD = re.compile(r"[A-Za-z0-9_.-]+")
+from agilab_dashboards.live import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,15 +163,3 @@ def input_rows(node: StageNode) -> list[dict[str, Any]]:
             )
             row["partitions"] += 1
     return list(found.values())
-
-
-def stage_lines(node: StageNode, watch: Watch, zone: str = "") -> list[str]:
-    """Return the last lines of the logs that name a stage or one of its partitions."""
-    names = {node.name, *(str(part.get("id", "")) for part in node.plan)}
-    return [line for line in log_lines(watch, zone=zone) if not names.isdisjoint(_words(line))]
-
-
-def _words(line: str) -> Iterable[str]:
-    for word in _WORD.findall(line):
-        yield word
-        yield word.rstrip(".")

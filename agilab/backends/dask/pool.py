@@ -18,6 +18,7 @@ from agilab import digest
 from agilab.backends.base import Broken, Event, Job, Pool, Returned, Started, Told
 from agilab.backends.dask import backplane, lease
 from agilab.backends.dask.cluster import HostProcess, certificates
+from agilab.backends.dask.host import dashboard_of
 from agilab.backends.dask.link import Link, Slot, kill_groups
 from agilab.backends.dask.logs import NAME, logged
 from agilab.errors import BackendRefusedError, first_line
@@ -167,6 +168,10 @@ class DaskPool(Pool):
         try:
             if not self._own and not self._found.done():
                 await self._check(client)
+            if self._host is None:
+                address = self._job.cluster["scheduler"]
+                shown = dashboard_of(address, client.scheduler_info())
+                self._inbox.put(Told("cluster", {"scheduler": address, "dashboard": shown}))
             self._link = link
             there = await link.serve() or self._closing
         finally:

@@ -75,7 +75,7 @@ async def _run(session: Session) -> Viewable:
     actions = [verifies, *(_button(label, session.href(page, run=run.run_id)) for page, label in NEXT.items())]
     return pn.Column(
         heading(f"Run {run.run_id}", crumbs=crumbs),
-        card("Summary", html(summary), pn.FlexBox(*actions, gap="8px"), said, _tags(run)),
+        card("Summary", html(summary), pn.FlexBox(*actions, gap="8px"), said, _tags(session, run)),
         _kept_tabs(session, tabs),
         sizing_mode="stretch_width",
     )
@@ -97,7 +97,7 @@ def _kept_tabs(session: Session, tabs: list[tuple[str, Any]]) -> Viewable:
     return made
 
 
-def _tags(run: Run) -> Viewable:
+def _tags(session: Session, run: Run) -> Viewable:
     """Return what somebody has said about a run, to be changed; it lies outside of the seal."""
     known = read_tags(run.paths)
     tags = pmui.TextInput(label="Tags", value=" ".join(known.tags), placeholder="baseline", width=260)
@@ -119,7 +119,7 @@ def _tags(run: Run) -> Viewable:
 
     for widget in (tags, note):
         widget.param.watch(changed, "value_input")
-    save.on_click(keep)
+    session.on_press(save, keep)
     return pn.Column(pn.FlexBox(tags, note, save, gap="12px", align_items="center"), said, sizing_mode="stretch_width")
 
 

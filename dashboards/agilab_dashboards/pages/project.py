@@ -100,7 +100,7 @@ async def _settings(session: Session) -> Viewable:
         form.rebase(await asyncio.to_thread(env.settings))
         said.object = str(element("p", markup.join(["Kept in ", code(path), "."]), {"role": "status"}))
 
-    save.on_click(keep)
+    session.on_press(save, keep)
     return pn.Column(form, save, said, sizing_mode="stretch_width", margin=(12, 0))
 
 
@@ -166,7 +166,7 @@ def _environment(session: Session, project: Project) -> Viewable:
             button.disabled, bar.visible = False, False
         said.object = str(await asyncio.to_thread(_installed, session, project))
 
-    button.on_click(start)
+    session.on_press(button, start)
     return pn.Column(said, button, bar, sizing_mode="stretch_width", margin=(12, 0))
 
 

@@ -17,12 +17,12 @@ from agilab.run import Run
 from agilab_dashboards import markup, rows
 from agilab_dashboards.components import app_cards, card, data_table, settings_tables
 from agilab_dashboards.form import html
-from agilab_dashboards.live import Watch, watch
+from agilab_dashboards.live import LogFilter, Watch, log_lines, watch
 from agilab_dashboards.markup import Markup, chip, element, link
 from agilab_dashboards.runview import RunView
 from agilab_dashboards.session import Session, href
 from agilab_dashboards.stagegraph import StageGraph, boxes
-from agilab_dashboards.stages import StageNode, input_rows, of_plan, of_run, plan_rows, stage_lines, states
+from agilab_dashboards.stages import StageNode, input_rows, of_plan, of_run, plan_rows, states
 from agilab_dashboards.template import heading
 
 LAST = 50
@@ -193,7 +193,7 @@ class _Stages:
             return _table(found, "Nothing left yet", "A partition's files appear here when it has committed.")
         if name == "Settings":
             return html(settings_tables(self.run))
-        lines = stage_lines(node, self.watch, self.session.zone)
+        lines = log_lines(self.watch, LogFilter(stage=node.name), zone=self.session.zone)
         text = "\n".join(lines) if lines else "nothing was said"
         return html(element("div", element("pre", text), {"class": "log tail", "tabindex": "0", "aria-label": "log"}))
 
@@ -201,6 +201,4 @@ class _Stages:
 def _table(found: list[dict[str, Any]], title: str, advice: str) -> Viewable:
     if not found:
         return html(markup.empty(title, advice))
-    return data_table(
-        [{("size" if key == "size_bytes" else key): value for key, value in row.items()} for row in found]
-    )
+    return data_table([{key.removesuffix("_bytes"): value for key, value in row.items()} for row in found])
