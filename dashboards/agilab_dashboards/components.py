@@ -15,7 +15,7 @@ from agilab.project import Project
 from agilab.run import Run
 from agilab_dashboards import markup, rows
 from agilab_dashboards.form import SettingsForm, html
-from agilab_dashboards.markup import Markup, chip, code, element, link
+from agilab_dashboards.markup import COLOURS, Markup, chip, code, element, link
 from agilab_dashboards.session import Session
 
 GAP = (0, 0, 20, 0)
@@ -208,3 +208,31 @@ def settings_tables(run: Run) -> Markup:
     if command:
         parts.append(element("p", markup.join(["The same again, in the run's folder: ", code(command)])))
     return markup.join(parts)
+
+
+def stage_table(counts: list[dict[str, Any]]) -> Markup:
+    """Return stages with a bar each, and partitions by state."""
+    if not counts:
+        return element("p", "Waiting for the plan.", {"class": "soft"})
+    cells = []
+    for row in counts:
+        total = row["partitions"]
+        part = row["done"] / total if total else 0.0
+        fill = COLOURS["failed"] if row["failed"] else COLOURS["committed"]
+        style = f"width:{min(part, 1.0):.1%};--fill:{fill}"
+        bar = element("span", element("i", "", {"style": style}), {"class": "bar", "aria-hidden": "true"})
+        numbers = [row[name] for name in ("committed", "running", "waiting", "failed", "retries")]
+        cells.append(
+            (row["stage"], bar, "?" if total is None else f"{total:,}", *(f"{number:,}" for number in numbers))
+        )
+    heads = ("stage", "progress", "partitions", "committed", "running", "waiting", "failed", "tried again")
+    return markup.table(heads, cells, right=(2, 3, 4, 5, 6, 7))
+
+
+def kept_tabs(session: Session, tabs: list[tuple[str, Any]]) -> Viewable:
+    """Return tabs, of which the URL keeps the one that is open."""
+    names = [name for name, _ in tabs]
+    active = names.index(session.query["tab"]) if session.query.get("tab") in names else 0
+    made = pmui.Tabs(*tabs, dynamic=True, active=active, sizing_mode="stretch_width")
+    made.param.watch(lambda event: session.remember("tab", names[event.new] if event.new else None), "active")
+    return made

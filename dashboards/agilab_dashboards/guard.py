@@ -11,8 +11,9 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ class Guard:
         Told a fresh token each time one has been used; None where a login takes its place.
     users
         Who of those that have logged in may enter; empty for all of them.
+    frames
+        Other sites that may show our pages inside of theirs, such as ``http://localhost:*``.
     """
 
     hosts: frozenset[str]
@@ -68,6 +71,7 @@ class Guard:
     cookie: str = USER_COOKIE
     announce: Callable[[str], None] | None = None
     users: frozenset[str] = frozenset()
+    frames: tuple[str, ...] = ()
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
 
     @property
@@ -111,8 +115,19 @@ class Guard:
             Rule(_Denied(self), _Refused, {"guard": self}),
         ]
         application.add_handlers(r".*", rules)
-        application.add_transform(_Secured)
+        application.add_transform(partial(_Secured, headers=self.headers))
         application.settings["log_function"] = _quiet
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every answer says, with who may frame it."""
+        if not self.frames:
+            return dict(HEADERS)
+        policy = HEADERS["Content-Security-Policy"].replace(
+            "frame-ancestors 'self'", f"frame-ancestors 'self' {' '.join(self.frames)}"
+        )
+        # X-Frame-Options knows no other sites, and browsers prefer the policy anyway.
+        return {**{k: v for k, v in HEADERS.items() if k != "X-Frame-Options"}, "Content-Security-Policy": policy}
 
     def is_ours(self, origin: str) -> bool:
         """Say whether an ``Origin`` is this server."""
@@ -195,10 +210,14 @@ def _without_token(request: HTTPServerRequest) -> str:
 class _Secured(OutputTransform):
     """Adds the security headers to every answer."""
 
+    def __init__(self, request: HTTPServerRequest, headers: Mapping[str, str]) -> None:
+        super().__init__(request)
+        self._headers = headers
+
     def transform_first_chunk(
         self, status_code: int, headers: HTTPHeaders, chunk: bytes, finishing: bool
     ) -> tuple[int, HTTPHeaders, bytes]:
-        for name, value in HEADERS.items():
+        for name, value in self._headers.items():
             headers[name] = value
         return status_code, headers, chunk
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 
 import param
@@ -10,6 +11,7 @@ import param
 from agilab.errors import SettingError
 from agilab.settings import Secret, Settings
 
+_SITE = re.compile(r"https?://[A-Za-z0-9.-]{1,253}(:(\d{1,5}|\*))?")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Addresses that only this machine reaches."""
 
@@ -28,6 +30,11 @@ class ServerOptions(Settings):
         [],
         item_type=str,
         doc="Names by which browsers reach the server, such as lab.example.org:5006; needed beyond loopback.",
+    )
+    frames = param.List(
+        [],
+        item_type=str,
+        doc="Other sites whose pages may show ours inside of theirs, such as http://localhost:8888 of a notebook.",
     )
     readers = param.List([], item_type=str, doc="Users who may look and change nothing; with a login.")
     oauth_provider = param.Selector(
@@ -70,6 +77,9 @@ def require_safe(options: ServerOptions) -> None:
     wild = [host for host in options.hosts if "*" in host]
     if wild:
         raise SettingError(f"setting 'hosts' holds {wild[0]!r}; allowed: exact names with their port, no wildcard")
+    for site in options.frames:
+        if not _SITE.fullmatch(site):
+            raise SettingError(f"setting 'frames' holds {site!r:.120}; allowed: such as http://localhost:8888")
     if options.basic_auth is not None:
         _require_private(Path(str(options.basic_auth)))
     _require_whole(options)

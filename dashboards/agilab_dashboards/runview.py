@@ -16,11 +16,11 @@ from agilab.cli.screen import count, duration, size
 from agilab.run import Run
 from agilab_dashboards import markup
 from agilab_dashboards.charts import ResourceChart, Timeline, legend
-from agilab_dashboards.components import card
+from agilab_dashboards.components import card, stage_table
 from agilab_dashboards.daskview import DaskView
 from agilab_dashboards.form import html
 from agilab_dashboards.live import LEVELS, LogFilter, Watch, log_lines, sources, watch
-from agilab_dashboards.markup import COLOURS, Markup, chip, element, link
+from agilab_dashboards.markup import Markup, chip, element, link
 from agilab_dashboards.session import Session
 
 PERIOD_MS = 400
@@ -139,7 +139,7 @@ class RunView(Viewer):
     def _draw(self, found: Watch) -> None:
         counts = found.counts()
         _set(self._head, self._said(found))
-        _set(self._stages, _stage_table(counts))
+        _set(self._stages, stage_table(counts))
         state = found.state
         self._cancel.visible = not found.ended and state != "unknown"
         self._resume.visible = state in RESUMABLE
@@ -269,22 +269,3 @@ def _set(pane: pn.pane.HTML, content: Markup) -> None:
     """Send a pane its content, unless it is what it shows."""
     if pane.object != str(content):
         pane.object = str(content)
-
-
-def _stage_table(counts: list[dict[str, Any]]) -> Markup:
-    """Return stages with a bar each, and partitions by state."""
-    if not counts:
-        return element("p", "Waiting for the plan.", {"class": "soft"})
-    cells = []
-    for row in counts:
-        total = row["partitions"]
-        part = row["done"] / total if total else 0.0
-        fill = COLOURS["failed"] if row["failed"] else COLOURS["committed"]
-        style = f"width:{min(part, 1.0):.1%};--fill:{fill}"
-        bar = element("span", element("i", "", {"style": style}), {"class": "bar", "aria-hidden": "true"})
-        numbers = [row[name] for name in ("committed", "running", "waiting", "failed", "retries")]
-        cells.append(
-            (row["stage"], bar, "?" if total is None else f"{total:,}", *(f"{number:,}" for number in numbers))
-        )
-    heads = ("stage", "progress", "partitions", "committed", "running", "waiting", "failed", "tried again")
-    return markup.table(heads, cells, right=(2, 3, 4, 5, 6, 7))

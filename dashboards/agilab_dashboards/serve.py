@@ -57,7 +57,7 @@ def serve(options: ServerOptions, *, opens: bool = False) -> int:
     env.prepare()
     log_to(env.home.server / "server.log", "tornado", "bokeh", "panel")
     secret = cookie_secret(env.home.server)
-    guard = Guard(frozenset(), secret, users=frozenset(options.users))
+    guard = Guard(frozenset(), secret, users=frozenset(options.users), frames=tuple(options.frames))
     server = _listen(options, secret=secret, login=_login(options, secret), more=proxy.routes(env.runs, guard))
     where = f"http://{_shown(options.address)}:{server.port}/"
     guard.hosts = guarding.names(_shown(options.address), server.port, options.hosts)

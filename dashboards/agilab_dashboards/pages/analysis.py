@@ -20,7 +20,15 @@ from agilab.verification import Verification, verify
 from agilab_dashboards import markup, rows, views
 from agilab_dashboards.charts import metric_chart
 from agilab_dashboards.comparison import comparison
-from agilab_dashboards.components import artifact_table, card, data_table, kinds_line, run_head, settings_tables
+from agilab_dashboards.components import (
+    artifact_table,
+    card,
+    data_table,
+    kept_tabs,
+    kinds_line,
+    run_head,
+    settings_tables,
+)
 from agilab_dashboards.form import html
 from agilab_dashboards.markup import Markup, chip, code, element, link
 from agilab_dashboards.runlist import RunList
@@ -76,7 +84,7 @@ async def _run(session: Session) -> Viewable:
     return pn.Column(
         heading(f"Run {run.run_id}", crumbs=crumbs),
         card("Summary", html(summary), pn.FlexBox(*actions, gap="8px"), said, _tags(session, run)),
-        _kept_tabs(session, tabs),
+        kept_tabs(session, tabs),
         sizing_mode="stretch_width",
     )
 
@@ -86,15 +94,6 @@ NEXT = {"orchestrate": "Watch or run again", "workflow": "Its stages"}
 
 def _button(label: str, href: str) -> Viewable:
     return pmui.Button(label=label, href=href, variant="outlined")
-
-
-def _kept_tabs(session: Session, tabs: list[tuple[str, Any]]) -> Viewable:
-    """Return tabs, of which the URL keeps the one that is open."""
-    names = [name for name, _ in tabs]
-    active = names.index(session.query["tab"]) if session.query.get("tab") in names else 0
-    made = pmui.Tabs(*tabs, dynamic=True, active=active, sizing_mode="stretch_width")
-    made.param.watch(lambda event: session.remember("tab", names[event.new] if event.new else None), "active")
-    return made
 
 
 def _tags(session: Session, run: Run) -> Viewable:

@@ -19,7 +19,7 @@ from agilab.errors import AgilabError, ProjectError
 from agilab.installation import has_worker, worker_environment
 from agilab.project import Project, locate
 from agilab_dashboards import markup, rows
-from agilab_dashboards.components import app_cards, card, run_table
+from agilab_dashboards.components import app_cards, card, kept_tabs, run_table
 from agilab_dashboards.form import SettingsForm, html
 from agilab_dashboards.markup import Markup, chip, code, element, link
 from agilab_dashboards.session import Session
@@ -55,7 +55,7 @@ async def page(session: Session) -> Viewable:
     return pn.Column(
         head,
         card("", html(_facts(project)), *([] if project.breaches else [run])),
-        pmui.Tabs(*tabs, dynamic=True, sizing_mode="stretch_width"),
+        kept_tabs(session, tabs),
         sizing_mode="stretch_width",
     )
 
