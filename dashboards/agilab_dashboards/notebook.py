@@ -81,9 +81,7 @@ def dask(run: Run) -> Frame:
     """
     backend = run.request["cluster"]["backend"]
     if backend not in ("dask", "ssh"):
-        raise RequestError(
-            f"run {run.run_id} is on backend {backend!r}, which has no cluster; run it with backend='dask'"
-        )
+        raise RequestError(f"run {run.run_id} is on backend {backend!r}, without a cluster; run it with backend='dask'")
     return dashboard("orchestrate", run=run)
 
 
@@ -315,11 +313,8 @@ class _Shown:
 
 def _progress(found: Watch) -> str:
     run = found.run
-    rows: list[tuple[str, object]] = [
-        ("run", run.run_id),
-        ("state", chip(found.state)),
-        ("time", duration(found.now_s)),
-    ]
+    rows: list[tuple[str, object]] = [("run", run.run_id), ("state", chip(found.state))]
+    rows.append(("time", duration(found.now_s)))
     if found.state in FINAL_STATES and run.error:
         rows.append(("why", element("span", run.error, {"class": "error"})))
     return f"<style>{_scoped()}</style>" + element(
