@@ -69,7 +69,8 @@ def _sections(some: Iterable[Row], found: Comparison) -> Markup:
             cells.append((f"and {len(several) - MOST_ROWS:,} more", "", "", ""))
         width = 4 if any(row[-1] for row in cells) else 3
         heads = (title, "A", "B", "difference")
-        parts.append(markup.table(heads[:width], [row[:width] for row in cells]))
+        table = markup.table(heads[:width], [row[:width] for row in cells])
+        parts.append(element("div", table, {"class": "even"}))
     return markup.join(parts)
 
 

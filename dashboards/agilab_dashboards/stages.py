@@ -154,7 +154,7 @@ def input_rows(node: StageNode) -> list[dict[str, Any]]:
             row = found.setdefault(
                 (str(ref.get("type")), str(name)),
                 {
-                    "reads": name,
+                    "what it reads": name,
                     "is": "input file" if is_file else "artifact",
                     "size_bytes": ref.get("size_bytes"),
                     "sha256": ref.get("sha256") or "",

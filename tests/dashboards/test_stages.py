@@ -44,5 +44,5 @@ def test_a_sealed_run_tells_plan_and_inputs_of_each_stage(tmp_path: Path) -> Non
     assert list(nodes) == ["tracks", "summary"]
     assert nodes["summary"].after == ("tracks",)
     assert [row["planned worker"] for row in plan_rows(nodes["tracks"])] == ["local-0", "local-1", "local-0"]
-    assert [(row["reads"], row["partitions"]) for row in input_rows(nodes["tracks"])] == [("flights.csv", 3)]
+    assert [(row["what it reads"], row["partitions"]) for row in input_rows(nodes["tracks"])] == [("flights.csv", 3)]
     assert {row["is"] for row in input_rows(nodes["summary"])} == {"artifact"}

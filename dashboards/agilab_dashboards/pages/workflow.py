@@ -28,6 +28,7 @@ from agilab_dashboards.template import heading
 LAST = 50
 """How many of the app's runs can be chosen."""
 PLAN = "the plan, not run"
+WIDTHS = {"weight": 90, "reads": 90, "planned worker": 150, "partitions": 105, "kind": 90, "size": 90, "sha256": 150}
 TABS = ("Plan", "Inputs", "Artifacts", "Settings", "Log")
 
 
@@ -201,4 +202,5 @@ class _Stages:
 def _table(found: list[dict[str, Any]], title: str, advice: str) -> Viewable:
     if not found:
         return html(markup.empty(title, advice))
-    return data_table([{key.removesuffix("_bytes"): value for key, value in row.items()} for row in found])
+    named = [{key.removesuffix("_bytes"): value for key, value in row.items()} for row in found]
+    return data_table(named, {name: width for name, width in WIDTHS.items() if name in named[0]})

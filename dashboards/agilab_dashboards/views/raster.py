@@ -83,7 +83,8 @@ def category_picture(counts: Mapping[str, Any], frame: Frame, labels: Sequence[s
         key = hv.Points([(np.nan, np.nan)], kdims=[x, y], label=text)
         paint = "#{:02x}{:02x}{:02x}".format(*(round(255 * part) for part in colour))
         made *= key.opts(color=paint, size=9, backend="bokeh").opts(color=paint, s=60, backend="matplotlib")
-    return both(made)
+    beside = {"legend_position": "right"}
+    return both(made).opts(**beside, backend="bokeh").opts(**beside, backend="matplotlib")
 
 
 def both(element: Any, *, hover: bool = False) -> Any:
@@ -92,14 +93,15 @@ def both(element: Any, *, hover: bool = False) -> Any:
 
     kinds = {type(one).__name__ for one in element.traverse(lambda one: one, [hv.Element])}
     tools = ["hover"] if hover else []
+    more = {"responsive": True, "height": 480, "tools": tools, "default_tools": _TOOLS, "hooks": [_without_logo]}
     for kind in kinds:
-        element = element.opts(
-            getattr(hv.opts, kind)(
-                responsive=True, height=480, tools=tools, active_tools=["pan", "wheel_zoom"], default_tools=_TOOLS,
-                backend="bokeh",
-            )
-        )  # fmt: skip
+        options = getattr(hv.opts, kind)(**more, active_tools=["pan", "wheel_zoom"], backend="bokeh")
+        element = element.opts(options)
     return element
+
+
+def _without_logo(plot: Any, element: Any) -> None:
+    plot.state.toolbar.logo = None
 
 
 _TOOLS = ["pan", "wheel_zoom", "box_zoom", "reset", "save"]
