@@ -53,6 +53,14 @@ KINDS: Mapping[str, Kind] = {
     for kind in (
         Kind("table", ".parquet", "columns of equal length, as parquet", comparison="table"),
         Kind("points", ".parquet", "large point data with x and y columns, as parquet", comparison="table"),
+        Kind(
+            "tracks",
+            ".parquet",
+            "positions in order, a column telling tracks apart, as parquet",
+            comparison="table",
+        ),
+        Kind("timeseries", ".parquet", "numbers beside a column of times, as parquet", comparison="table"),
+        Kind("field", ".parquet", "numbers on a regular grid of x and y, a row per cell", comparison="table"),
         Kind("json", ".json", "one JSON value", comparison="json"),
         Kind("text", ".txt", "UTF-8 text"),
         Kind("image", ".png", "a picture"),

@@ -293,7 +293,7 @@ class AgiEnv:
                 f"{self.code_digest()[:12]}; remove code_digest and digest from a copy of it to run the new code"
             )
         known = {"schema", "app", "settings", "cluster", "seed", "edits", "code_digest", "digest", "provenance"}
-        unknown = sorted(value.keys() - known - {"cluster_provenance"})
+        unknown = sorted(value.keys() - known - {"cluster_provenance", "user"})  # who asks now is another matter
         if unknown:
             raise RequestError(f"{path} holds {', '.join(unknown)}; a request has {', '.join(sorted(known))}")
         for table in ("settings", "cluster"):

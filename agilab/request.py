@@ -155,6 +155,8 @@ class RunRequest:
         What of the app's plan is changed before it runs, see `agilab.edits`; recorded only when there is something.
     provenance, cluster_provenance
         Where each value came from; outside the digest.
+    user
+        Who asked for it, where a server knows that from a login; outside the digest.
     """
 
     app: str
@@ -166,6 +168,7 @@ class RunRequest:
     edits: Edits = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     cluster_provenance: Mapping[str, Any] = field(default_factory=dict)
+    user: str = ""
 
     def __post_init__(self) -> None:
         """Keep tables of its own, so that what the caller does with theirs later changes nothing."""
@@ -196,6 +199,7 @@ class RunRequest:
             **{name: deepcopy(dict(getattr(self, name))) for name in _TABLES},
             "seed": self.seed,
             **self._edits(),
+            **({"user": self.user} if self.user else {}),
             "digest": self.digest,
         }
 
@@ -218,6 +222,7 @@ class RunRequest:
                 code_digest=str(value["code_digest"]),
                 seed=checked_seed(value["seed"]),
                 edits=edits.checked(value.get("edits", {})),
+                user=str(value.get("user", "")),
                 **{name: _table(value, name) for name in _TABLES},
             )
             found = made.digest

@@ -234,18 +234,29 @@ class Run:
             names = [*found, *dict.fromkeys(item.name for item in found.values())]
             near = _near(name, names) or (f"; there are {_some(list(found))}" if found else "; it has none yet")
             raise ArtifactNotFoundError(f"run {self.run_id} has no artifact {name!r}{near}")
-        item = found[keys[0]]
+        return self.file_of(found[keys[0]])
+
+    def file_of(self, item: Artifact) -> Path:
+        """Return the path of one of this run's artifacts.
+
+        Raises
+        ------
+        ArtifactNotFoundError
+            Its file is not in the run folder.
+        """
         if item.location:
             raise ArtifactNotFoundError(
-                f"artifact {keys[0]!r} lies on host {item.location}; bring it here: "
-                f"agilab fetch {self.run_id} {keys[0]}"
+                f"artifact {item.key!r} lies on host {item.location}; bring it here: "
+                f"agilab fetch {self.run_id} {item.key}"
             )
         if not sums.safe_path(item.path) or not item.path.startswith("artifacts/"):
-            raise ArtifactNotFoundError(f"artifact {keys[0]!r} is recorded at {item.path!r}, outside of the run folder")
+            raise ArtifactNotFoundError(
+                f"artifact {item.key!r} is recorded at {item.path!r}, outside of the run folder"
+            )
         path = self.paths.root / item.path
         if not path.is_file() or path.is_symlink():
             raise ArtifactNotFoundError(
-                f"artifact {keys[0]!r} is recorded, but {path} is no file any more; "
+                f"artifact {item.key!r} is recorded, but {path} is no file any more; "
                 f"see what else has changed with: agilab verify {self.run_id}"
             )
         return path

@@ -148,8 +148,9 @@ class PartitionContext:
             What it is called in this partition; letters, digits, ``_``, ``.``, ``-``.
         kind
             One of the shipped kinds (`agilab.artifact.KINDS`): ``table``,
-            ``points``, ``json``, ``text``, ``image``, ``file``; or one that the
-            app declares under ``[tool.agilab.kinds]``.
+            ``points``, ``tracks``, ``timeseries``, ``field``, ``json``,
+            ``text``, ``image``, ``file``; or one that the app declares under
+            ``[tool.agilab.kinds]``.
         content
             A `pathlib.Path` (inside `folder` it is moved, elsewhere copied; it
             keeps its ending) or bytes, for any kind. Or a value: text for

@@ -11,6 +11,7 @@ import jsonschema
 from referencing import Registry, Resource
 
 from agilab import manifest, prepared
+from agilab.artifact import KINDS
 from agilab.digest import canonical_json, of_bytes
 from agilab.events import EventLog
 from agilab.paths import HomePaths, RunPaths, make_folder, write_file, write_json
@@ -98,7 +99,10 @@ class RunFolder:
         """Leave a partition's files, its record and the record's copy; they are text unless `kinds` says otherwise."""
         folder = make_folder(self.paths.partition(stage, partition))
         known = kinds or {}
-        artifacts = [_artifact(stage, partition, name, data) | _kind(known.get(name)) for name, data in files.items()]
+        artifacts = [
+            _artifact(stage, partition, name, data, suffix=_suffix(known.get(name))) | _kind(known.get(name))
+            for name, data in files.items()
+        ]
         for item, data in zip(artifacts, files.values(), strict=True):
             if item["name"] in self.away:
                 item |= {"hashed_by": "worker", "location": "alpha"}
@@ -272,13 +276,13 @@ def _partition(ident: str, stage: str, inputs: list[dict[str, Any]]) -> dict[str
     return {"id": ident, "stage": stage, "params": {"number": 1}, "inputs": inputs, **rest}
 
 
-def _artifact(stage: str, partition: str, name: str, data: bytes) -> dict[str, Any]:
+def _artifact(stage: str, partition: str, name: str, data: bytes, *, suffix: str = ".txt") -> dict[str, Any]:
     return {
         "stage": stage,
         "partition": partition,
         "name": name,
         "kind": "text",
-        "path": f"artifacts/{stage}/{partition}/{name}.txt",
+        "path": f"artifacts/{stage}/{partition}/{name}{suffix}",
         "size_bytes": len(data),
         "sha256": of_bytes(data),
         "hashed_by": "manager",
@@ -288,6 +292,12 @@ def _artifact(stage: str, partition: str, name: str, data: bytes) -> dict[str, A
 
 def _kind(name: str | None) -> dict[str, str]:
     return {"kind": name} if name else {}
+
+
+def _suffix(kind: str | None) -> str:
+    """Return the ending that a kind's files have; of what is compared as text here, the one it always had."""
+    found = KINDS[kind].suffix if kind in KINDS else ".txt"
+    return found if found in (".parquet", ".png") else ".txt"
 
 
 def _pick(value: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -169,7 +169,7 @@ def _print(found: Comparison, *, everything: bool, full: bool) -> None:
     letters = LETTERS[: len(found.runs)]
     for letter, facts in zip(letters, found.runs, strict=True):
         out(f"{letter}  {facts.run.run_id} of {facts.app}: {facts.state}, started {clock(facts.started)}")
-    shown = [row for row in found.rows if row.section not in INFORMATION and (everything or _tells(row, found))]
+    shown = [row for row in found.rows if row.section not in INFORMATION and (everything or tells(row, found))]
     _print_rows(shown, found, letters, limit=None if full else MOST_ROWS)
     if not found.differences:
         out("", "no difference" + (" in values" if found.artifacts else ""))
@@ -181,17 +181,17 @@ def _print(found: Comparison, *, everything: bool, full: bool) -> None:
         note(f"note: {line}")
 
 
-def _tells(row: Row, found: Comparison) -> bool:
+def tells(row: Row, found: Comparison) -> bool:
     """Whether a row is worth a line: it differs, or is an artifact with the same values in other bytes."""
     return not row.same or (row.section == "artifacts" and row.name in found.artifacts)
 
 
 def _print_rows(rows: Sequence[Row], found: Comparison, letters: str, *, limit: int | None) -> None:
     """Write a table for each section; a column for what can be said beyond two values, where there is such a thing."""
-    for title, group in groupby(rows, key=_title):
+    for title, group in groupby(rows, key=title_of):
         several = list(group)
         cells = [
-            (row.name or row.section, *(_value(row, cell) for cell in row.cells), _difference(row, found))
+            (row.name or row.section, *(value_text(row, cell) for cell in row.cells), difference_text(row, found))
             for row in several[:limit]
         ]
         columns = [Column(title, wraps=True), *(Column(letter, wraps=True) for letter in letters)]
@@ -203,11 +203,12 @@ def _print_rows(rows: Sequence[Row], found: Comparison, letters: str, *, limit: 
             out(f"... and {count(len(several) - limit, 'more row')}; --full prints them")
 
 
-def _title(row: Row) -> str:
+def title_of(row: Row) -> str:
+    """Return the heading that a row stands under."""
     return TITLES.get(row.section, row.section)
 
 
-def _value(row: Row, cell: Cell | None) -> str:
+def value_text(row: Row, cell: Cell | None) -> str:
     """Write what one run says."""
     if cell is None:
         return "-"
@@ -230,7 +231,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
-def _difference(row: Row, found: Comparison) -> str:
+def difference_text(row: Row, found: Comparison) -> str:
     """Write what can be said beyond both values: how far apart, or what changed inside."""
     if row.name in found.artifacts and row.section == "artifacts":
         return summary(found.artifacts[row.name])

@@ -9,6 +9,7 @@ from agilab.agi import Distribution
 from agilab_dashboards import markup
 from agilab_dashboards.live import Span
 from agilab_dashboards.markup import COLOURS, Markup, element
+from agilab_dashboards.resources import KEPT, Sample
 
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8ab00", "#7a7a7a")
 """Okabe and Ito's colours, told apart with every common colour blindness; stage by stage."""
@@ -125,6 +126,63 @@ class Timeline:
         if stage not in self.stages:
             self.stages.append(stage)
         return PALETTE[self.stages.index(stage) % len(PALETTE)]
+
+
+def metric_chart(name: str, parts: Mapping[str, Sequence[tuple[int, float]]]) -> Any:
+    """Return a metric by step, a line for each partition; of many partitions the first."""
+    from bokeh.models import HoverTool
+    from bokeh.plotting import figure
+
+    made = figure(
+        height=240, sizing_mode="stretch_width", x_axis_label="step", y_axis_label=name,
+        tools="xpan,xwheel_zoom,box_zoom,reset", active_scroll=None,
+    )  # fmt: skip
+    for number, (partition, points) in zip(range(len(PALETTE)), parts.items(), strict=False):
+        steps, values = zip(*points, strict=True)
+        legend = {"legend_label": partition} if len(parts) > 1 else {}
+        made.line(list(steps), list(values), color=PALETTE[number], line_width=2, name=partition, **legend)
+    made.add_tools(HoverTool(tooltips=[("partition", "$name"), ("step", "@x"), (name, "@y")]))
+    made.toolbar.logo = None
+    made.toolbar.autohide = True
+    return made
+
+
+class ResourceChart:
+    """What a run's processes use of this machine over time: busy cores, and memory.
+
+    Parameters
+    ----------
+    samples
+        Those there are, each with its time since the run was created [s].
+    """
+
+    def __init__(self, samples: Sequence[tuple[float, Sample]]) -> None:
+        from bokeh.models import ColumnDataSource
+        from bokeh.plotting import figure
+
+        self._source = ColumnDataSource(self._data(samples))
+        self.figures = []
+        for column, label in (("cores", "busy cores"), ("mib", "memory [MiB]")):
+            made = figure(
+                height=150, sizing_mode="stretch_width", tools="", toolbar_location=None, y_axis_label=label,
+                x_axis_label="seconds since the run was created",
+            )  # fmt: skip
+            made.line("at", column, source=self._source, line_width=2, color=PALETTE[0])
+            made.varea("at", 0, column, source=self._source, fill_alpha=0.15, color=PALETTE[0])
+            made.y_range.start = 0
+            self.figures.append(made)
+
+    def add(self, samples: Sequence[tuple[float, Sample]]) -> None:
+        """Send further samples."""
+        self._source.stream(self._data(samples), rollover=KEPT)
+
+    @staticmethod
+    def _data(samples: Sequence[tuple[float, Sample]]) -> dict[str, list[float]]:
+        return {
+            "at": [at for at, _ in samples],
+            "cores": [sample.cores for _, sample in samples],
+            "mib": [sample.memory_bytes / 2**20 for _, sample in samples],
+        }
 
 
 def legend(stages: Sequence[str]) -> Markup:

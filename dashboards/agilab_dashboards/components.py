@@ -9,12 +9,13 @@ import panel as pn
 import panel_material_ui as pmui
 from panel.viewable import Viewable
 
+from agilab.cli.outcome import record_of
 from agilab.cli.screen import count, duration, size
 from agilab.project import Project
 from agilab.run import Run
 from agilab_dashboards import markup, rows
 from agilab_dashboards.form import SettingsForm, html
-from agilab_dashboards.markup import Markup, chip, code, element, link
+from agilab_dashboards.markup import COLOURS, Markup, chip, code, element, link
 from agilab_dashboards.session import Session
 
 GAP = (0, 0, 20, 0)
@@ -97,12 +98,14 @@ def artifact_table(run: Run) -> Viewable:
     found = rows.artifacts(run)
     if not found:
         return html(markup.empty("No artifacts yet", "A partition's files appear here when it has committed."))
-    names = ("name", "stage", "partition", "kind", "size", "sha256", "location")
+    names = ("name", "stage", "partition", "kind", "size", "sha256", "hashed_by", "location")
     shown = [{name: ({**row, "size": size(row["size_bytes"])})[name] for name in names} for row in found]
-    return data_table(shown, {"sha256": 150, "size": 90, "kind": 90, "location": 120})
+    return data_table(shown, {"sha256": 150, "size": 90, "kind": 90, "hashed_by": 90, "location": 110})
 
 
-def data_table(values: Sequence[rows.Row], widths: dict[str, int] | None = None) -> Any:
+def data_table(
+    values: Sequence[rows.Row], widths: dict[str, int] | None = None, *, selectable: bool | str = False
+) -> Any:
     """Return rows as a table that sorts and filters in the browser."""
     import pandas as pd
 
@@ -122,7 +125,7 @@ def data_table(values: Sequence[rows.Row], widths: dict[str, int] | None = None)
         widths=widths or {},
         layout="fit_columns",
         sizing_mode="stretch_width",
-        selectable=False,
+        selectable=selectable,
         stylesheets=[_TABULATOR],
     )
 
@@ -203,3 +206,43 @@ def kinds_line(run: Run) -> str:
     found = rows.kinds(run)
     each = ", ".join(f"{row['count']:,} of kind {row['kind']} ({size(row['size_bytes'])})" for row in found)
     return f"{count(sum(row['count'] for row in found), 'artifact')}: {each}" if found else ""
+
+
+def settings_tables(run: Run) -> Markup:
+    """Return the settings and cluster options of a run with where each came from, and how to run it again."""
+    parts = []
+    for title, table in (("Settings", "settings"), ("Cluster options", "cluster")):
+        found = [(code(row["name"]), row["value"], row["source"], row["where"]) for row in rows.settings(run, table)]
+        parts.append(element("h3", title) + markup.table(("name", "value", "source", "where"), found))
+    command = record_of(run).get("reproduce")
+    if command:
+        parts.append(element("p", markup.join(["The same again, in the run's folder: ", code(command)])))
+    return markup.join(parts)
+
+
+def stage_table(counts: list[dict[str, Any]]) -> Markup:
+    """Return stages with a bar each, and partitions by state."""
+    if not counts:
+        return element("p", "Waiting for the plan.", {"class": "soft"})
+    cells = []
+    for row in counts:
+        total = row["partitions"]
+        part = row["done"] / total if total else 0.0
+        fill = COLOURS["failed"] if row["failed"] else COLOURS["committed"]
+        style = f"width:{min(part, 1.0):.1%};--fill:{fill}"
+        bar = element("span", element("i", "", {"style": style}), {"class": "bar", "aria-hidden": "true"})
+        numbers = [row[name] for name in ("committed", "running", "waiting", "failed", "retries")]
+        cells.append(
+            (row["stage"], bar, "?" if total is None else f"{total:,}", *(f"{number:,}" for number in numbers))
+        )
+    heads = ("stage", "progress", "partitions", "committed", "running", "waiting", "failed", "tried again")
+    return markup.table(heads, cells, right=(2, 3, 4, 5, 6, 7))
+
+
+def kept_tabs(session: Session, tabs: list[tuple[str, Any]]) -> Viewable:
+    """Return tabs, of which the URL keeps the one that is open."""
+    names = [name for name, _ in tabs]
+    active = names.index(session.query["tab"]) if session.query.get("tab") in names else 0
+    made = pmui.Tabs(*tabs, dynamic=True, active=active, sizing_mode="stretch_width")
+    made.param.watch(lambda event: session.remember("tab", names[event.new] if event.new else None), "active")
+    return made

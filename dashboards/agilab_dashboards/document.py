@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +18,27 @@ from agilab_dashboards import markup
 from agilab_dashboards.markup import code, element
 from agilab_dashboards.options import is_loopback
 from agilab_dashboards.pages import PAGES, TITLES
-from agilab_dashboards.session import LONGEST, Session
+from agilab_dashboards.session import LONGEST, PLUGIN_COMMAND, Session
 from agilab_dashboards.template import COOKIE, frame
 
 _LOG = logging.getLogger("agilab_dashboards")
 
 
-def document(*, guarded: bool) -> Callable[[], Any]:
+def document(*, guarded: bool, readers: Sequence[str] = ()) -> Callable[[], Any]:
     """Return what builds the document of one browser session.
 
     Parameters
     ----------
     guarded
         Whether our guard stands before the server.
+    readers
+        Users who may look and change nothing.
     """
     pn.extension("tabulator", notifications=False)
 
     def build() -> Any:
-        session = Session(_query(), guarded=guarded)
+        user = pn.state.user or ""
+        session = Session(_query(), guarded=guarded, user=user, reads_only=user in readers)
         try:
             return framed(session)
         except Exception as err:  # the same guard, for what no page has built yet
@@ -45,7 +48,8 @@ def document(*, guarded: bool) -> Callable[[], Any]:
         body = pn.Column(_loading(), sizing_mode="stretch_width")
         errors = pn.Column(sizing_mode="stretch_width")
         pn.config.exception_handler = lambda error: _show(errors, session, error)
-        page = frame(session, TITLES, [errors, body])
+        only = [pmui.Alert("You may look here and change nothing.", severity="info")] if session.reads_only else []
+        page = frame(session, TITLES, [*only, errors, body])
         if not guarded and not _local():
             body.objects = [pmui.Alert(_REFUSED, severity="error")]
             return page
@@ -54,7 +58,11 @@ def document(*, guarded: bool) -> Callable[[], Any]:
             session.zone = _zone()
             if COOKIE not in pn.state.cookies and getattr(pn.state.browser_info, "dark_mode", False):
                 page.dark_theme = True
-            body.objects = [await _page(session)]
+            made, curdoc = await _page(session), pn.state.curdoc
+            if curdoc is None:
+                body.objects = [made]
+            else:  # after an await the document may be in the middle of sending something else
+                curdoc.add_next_tick_callback(lambda: setattr(body, "objects", [made]))
 
         pn.state.onload(fill)
         return page
@@ -139,5 +147,6 @@ def _loading() -> Any:
 
 _REFUSED = (
     "This server was started by `panel serve`, which checks neither host nor login, and was reached by another name "
-    "than localhost. Start it with `agilab serve --address ... --basic-auth FILE --hosts NAME:PORT` instead."
+    f"than localhost. Start it with our guard: {PLUGIN_COMMAND} --basic-auth FILE --cookie-secret SECRET "
+    "--allow-websocket-origin NAME:PORT, or with `agilab serve`."
 )

@@ -235,7 +235,9 @@ def label(field: Field) -> str:
     name = field.label or field.name.replace("_", " ")
     if not field.unit:
         return name
-    return f"{name.removesuffix(f' {field.unit}')} [{field.unit}]"
+    if name.lower().endswith(f" {field.unit}".lower()):
+        name = name[: -len(field.unit) - 1]
+    return f"{name} [{field.unit}]"
 
 
 _HEX = re.compile(r"#([0-9a-fA-F]{6})")

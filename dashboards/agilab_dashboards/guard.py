@@ -11,8 +11,10 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ HEADERS = {
     ),
     "X-Frame-Options": "SAMEORIGIN",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with no-referrer, browsers post our own login form with Origin: null
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Server": "agilab",
@@ -58,12 +60,18 @@ class Guard:
         Name of the cookie; on loopback one per port, since browsers share cookies between ports.
     announce
         Told a fresh token each time one has been used; None where a login takes its place.
+    users
+        Who of those that have logged in may enter; empty for all of them.
+    frames
+        Other sites that may show our pages inside of theirs, such as ``http://localhost:*``.
     """
 
     hosts: frozenset[str]
     secret: str
     cookie: str = USER_COOKIE
     announce: Callable[[str], None] | None = None
+    users: frozenset[str] = frozenset()
+    frames: tuple[str, ...] = ()
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
 
     @property
@@ -77,16 +85,20 @@ class Guard:
         origins = request.headers.get_list("Origin") + request.headers.get_list("Sec-WebSocket-Origin")
         upgrade = request.headers.get("Upgrade", "").lower() == "websocket"
         needed = upgrade or request.method not in SAFE_METHODS
-        if (needed and not origins) or any(not self._is_ours(origin) for origin in origins):
+        if (needed and not origins) or any(not self.is_ours(origin) for origin in origins):
             return "the request comes from another site"
-        if request.path == LIVENESS or (self.has_login and request.path in (LOGIN, LOGOUT)) or self.knows(request):
+        if request.path == LIVENESS or (self.has_login and request.path in (LOGIN, LOGOUT)):
             return ""
-        return "log in first" if self.has_login else "open the link that `agilab serve` printed last"
+        user = self.user(request)
+        if user is None:
+            return "log in first" if self.has_login else "open the link that `agilab serve` printed last"
+        return "" if not self.users or user in self.users else f"{user} may not enter; ask whoever runs this server"
 
-    def knows(self, request: HTTPServerRequest) -> bool:
-        """Say whether a request carries our cookie."""
+    def user(self, request: HTTPServerRequest) -> str | None:
+        """Return whom our cookie in a request names; None without one that we have made."""
         morsel = request.cookies.get(self.cookie)
-        return bool(morsel) and decode_signed_value(self.secret, self.cookie, morsel.value) is not None
+        value = decode_signed_value(self.secret, self.cookie, morsel.value) if morsel else None
+        return None if value is None else value.decode("utf-8", "replace")
 
     def redeem(self, token: str) -> bytes | None:
         """Return a cookie for the token, which is then used up; None when it is not the one."""
@@ -103,10 +115,22 @@ class Guard:
             Rule(_Denied(self), _Refused, {"guard": self}),
         ]
         application.add_handlers(r".*", rules)
-        application.add_transform(_Secured)
+        application.add_transform(partial(_Secured, headers=self.headers))
         application.settings["log_function"] = _quiet
 
-    def _is_ours(self, origin: str) -> bool:
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every answer says, with who may frame it."""
+        if not self.frames:
+            return dict(HEADERS)
+        policy = HEADERS["Content-Security-Policy"].replace(
+            "frame-ancestors 'self'", f"frame-ancestors 'self' {' '.join(self.frames)}"
+        )
+        # X-Frame-Options knows no other sites, and browsers prefer the policy anyway.
+        return {**{k: v for k, v in HEADERS.items() if k != "X-Frame-Options"}, "Content-Security-Policy": policy}
+
+    def is_ours(self, origin: str) -> bool:
+        """Say whether an ``Origin`` is this server."""
         scheme, _, host = origin.lower().partition("://")
         return scheme in ("http", "https") and host in self.hosts
 
@@ -151,7 +175,7 @@ class _Refused(RequestHandler):
             self.redirect(LOGIN)
             return
         self.set_status(403)
-        self.finish(_PAGE.format(title="Not allowed", text=f"403: {problem}."))
+        self.finish(_PAGE.format(title="Not allowed", text=escape(f"403: {problem}.")))
 
     def check_xsrf_cookie(self) -> None:
         """Say nothing: the request is refused whatever it holds."""
@@ -165,7 +189,7 @@ class _Redeemed(RequestHandler):
 
     def get(self) -> None:
         self.set_header("Cache-Control", "no-store")
-        if not self.guard.knows(self.request):
+        if self.guard.user(self.request) is None:
             cookie = self.guard.redeem(self.get_query_argument(TOKEN))
             if cookie is None:
                 self.set_status(403)
@@ -186,10 +210,14 @@ def _without_token(request: HTTPServerRequest) -> str:
 class _Secured(OutputTransform):
     """Adds the security headers to every answer."""
 
+    def __init__(self, request: HTTPServerRequest, headers: Mapping[str, str]) -> None:
+        super().__init__(request)
+        self._headers = headers
+
     def transform_first_chunk(
         self, status_code: int, headers: HTTPHeaders, chunk: bytes, finishing: bool
     ) -> tuple[int, HTTPHeaders, bytes]:
-        for name, value in HEADERS.items():
+        for name, value in self._headers.items():
             headers[name] = value
         return status_code, headers, chunk
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import panel as pn
@@ -24,6 +25,7 @@ from agilab.cli.outcome import NONSENSE
 from agilab.cli.progress import Tally
 from agilab.run import FINAL_STATES, Run
 from agilab_dashboards.markup import when
+from agilab_dashboards.resources import Sampler
 
 FRESH_S = 0.2
 """How old what a watch knows may be before it reads again [s]."""
@@ -31,6 +33,10 @@ TAIL_BYTES = 65_536
 """How much of a worker's log is looked at, from its end [bytes]."""
 MOST_LINES = 2000
 """How many lines of the run's own log are kept."""
+SHOWN_LINES = 300
+"""How many lines a page is sent, the last ones."""
+LEVELS = ("debug", "info", "warning", "error")
+"""Of a log message, from what is said most to what matters most."""
 ENDED = (*FINAL_STATES, "lost", "unreadable")
 
 
@@ -56,6 +62,62 @@ class Span:
     outcome: str
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a run's log.
+
+    Parameters
+    ----------
+    source
+        Who said it: ``run``, or the worker whose output it is.
+    t
+        When, ISO; empty where nobody knows.
+    text
+        What was said.
+    level
+        One of `LEVELS`; empty for what a worker printed.
+    stage, worker
+        Of the partition that it is about; empty for none.
+    """
+
+    source: str
+    t: str
+    text: str
+    level: str = ""
+    stage: str = ""
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LogFilter:
+    """Which lines of a log are wanted; what is empty lets everything through.
+
+    Parameters
+    ----------
+    said_by
+        ``run``, or a worker: what it printed, and what is said of its partitions.
+    level
+        The least level; what was printed has none, and is left out.
+    stage
+        Only lines about partitions of this stage.
+    words
+        Only lines that contain this, whatever the case.
+    """
+
+    said_by: str = ""
+    level: str = ""
+    stage: str = ""
+    words: str = ""
+
+    def takes(self, line: Line) -> bool:
+        """Say whether a line passes, its words aside."""
+        if self.said_by not in ("", line.source, line.worker):
+            return False
+        if self.level and (not line.level or LEVELS.index(line.level) < LEVELS.index(self.level)):
+            return False
+        return self.stage in ("", line.stage)
+
+
 class Watch:
     """What is known of a run so far.
 
@@ -68,9 +130,13 @@ class Watch:
     running
         Partition -> stage, worker and start [s] of what runs now.
     lines
-        The last lines of the run's own log: source, time, text.
+        The last lines of the run's own log.
+    sampler
+        What its processes use of this machine.
     state
         The run's.
+    cluster
+        The event about the Dask cluster that the run uses; empty without one.
     """
 
     def __init__(self, run: Run) -> None:
@@ -78,11 +144,15 @@ class Watch:
         self.tally = Tally()
         self.spans: list[Span] = []
         self.running: dict[str, tuple[str, str, float]] = {}
-        self.lines: list[tuple[str, str, str]] = []
+        self.lines: list[Line] = []
+        self.sampler = Sampler(run.run_id)
         self.state = ""
+        self.cluster: Mapping[str, Any] = {}
         self._offset = 0
         self._origin: float | None = None
         self._free: dict[str, float] = {}
+        self._place: dict[str, tuple[str, str]] = {}
+        self._tails: dict[Path, tuple[tuple[int, int], list[str]]] = {}
         self._say = EventLines(None)
         self._read_at = 0.0
         self._guard = threading.Lock()
@@ -100,6 +170,10 @@ class Watch:
             return max((span.end_s for span in self.spans), default=0.0)
         return max(0.0, time.time() - self._origin)
 
+    def since(self, at: float) -> float:
+        """Return how long after the creation of the run a moment was [s]."""
+        return at - (self._origin or at)
+
     def look(self) -> Watch:
         """Read what is new, unless somebody has just done so; to be called from a thread."""
         with self._guard:
@@ -108,6 +182,8 @@ class Watch:
             state = self.run.state  # before the log, so that an ended run has been read to its end
             self._read()
             self.state = state
+            if not self.ended:
+                self.sampler.look()
             self._read_at = time.monotonic()
         return self
 
@@ -155,6 +231,7 @@ class Watch:
             self._origin = at
         seconds = at - self._origin
         if name == "dispatched":
+            self._place[event["partition"]] = (event["stage"], event["worker"])
             self.running[event["partition"]] = (event["stage"], event["worker"], seconds)
         elif name in ("committed", "failed") and event["partition"] in self.running:
             stage, worker, start = self.running.pop(event["partition"])
@@ -162,10 +239,31 @@ class Watch:
             self._free[worker] = max(seconds, start)
             outcome = "committed" if name == "committed" else "retried" if event["retry"] else "failed"
             self.spans.append(Span(event["partition"], stage, worker, start, max(seconds, start), outcome))
+        elif name == "cluster":
+            self.cluster = event
         elif name == "resumed":
             self.running.clear()
+            self.cluster = {}
         self.tally.apply(event)
-        self.lines += self._say(event)
+        level = str(event.get("level", "")).lower() if name == "log" else "error" if name == "failed" else "info"
+        stage, worker = self._place.get(event.get("partition", ""), (str(event.get("stage", "")), ""))
+        known = level if level in LEVELS else "error" if level == "critical" else "info"
+        self.lines += [Line(source, t, text, known, stage, worker) for source, t, text in self._say(event)]
+
+    def printed(self) -> list[Line]:
+        """Return the last lines that each worker has printed; a file that is as it was is not read again."""
+        found: list[Line] = []
+        for path in sorted(self.run.paths.logs.glob("*.log")):
+            if path.is_symlink():
+                continue
+            with suppress(OSError):
+                status = path.stat()
+                state = (status.st_size, status.st_mtime_ns)
+                if self._tails.get(path, ((-1, 0), []))[0] != state:
+                    self._tails[path] = (state, _tail(path).splitlines())
+                worker = path.stem
+                found += [Line(worker, "", text, worker=worker) for text in self._tails[path][1]]
+        return found
 
 
 def watch(run: Run) -> Watch:
@@ -174,28 +272,25 @@ def watch(run: Run) -> Watch:
     return found
 
 
-def log_lines(found: Watch, *, source: str = "", words: str = "", zone: str = "") -> list[str]:
+def log_lines(found: Watch, wanted: LogFilter | None = None, *, zone: str = "") -> list[str]:
     """Return the last lines that a run and its workers said, control characters shown.
 
     Parameters
     ----------
     found
         The watch over the run.
-    source
-        Only this worker, or ``run``; empty for all.
-    words
-        Only lines that contain this, whatever the case.
+    wanted
+        Which of them; all without.
     zone
         Of the reader; empty for UTC.
     """
-    lines = [
-        (name, f"{when(t, zone)} {text}" if t else text) for name, t, text in list(found.lines) if source in ("", name)
+    chosen = wanted or LogFilter()
+    told = [
+        events.visible(f"{line.source}: {when(line.t, zone)} {line.text}" if line.t else f"{line.source}: {line.text}")
+        for line in [*list(found.lines), *found.printed()]
+        if chosen.takes(line)
     ]
-    for path in sorted(found.run.paths.logs.glob("*.log")):
-        if source in ("", path.stem) and not path.is_symlink():
-            lines += [(path.stem, line) for line in _tail(path).splitlines()]
-    told = [f"{name}: {events.visible(line)}" for name, line in lines]
-    return [line for line in told if words.lower() in line.lower()][-MOST_LINES:]
+    return [line for line in told if chosen.words.lower() in line.lower()][-SHOWN_LINES:]
 
 
 def sources(run: Run) -> list[str]:

@@ -70,9 +70,9 @@ def element(tag: str, content: object = "", attributes: Mapping[str, str] | None
     return Markup(f"<{tag}{told}>{text(content)}</{tag}>")
 
 
-def link(href: str, label: object, *, kind: str = "") -> Markup:
-    """Return a link to a page of ours."""
-    return element("a", label, {"href": href, **({"class": kind} if kind else {})})
+def link(href: str, label: object, *, new: bool = False) -> Markup:
+    """Return a link to a page of ours, which opens in a new tab if that is said."""
+    return element("a", label, {"href": href, **({"target": "_blank", "rel": "noopener"} if new else {})})
 
 
 def chip(state: str, label: str = "") -> Markup:

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agilab.artifact import KINDS
-from agilab.cli.outcome import record_of, request_of, run_json
+from agilab.cli.outcome import record_of, request_of
 from agilab.cli.screen import plain_value
+from agilab.rows import Row as Known
+from agilab.rows import read_row
 from agilab.run import Run
 
 Row = dict[str, Any]
@@ -18,23 +20,25 @@ MOST_RUNS = 500
 
 def history(runs: Iterable[Run]) -> list[Row]:
     """Return a row per run: what a table of runs shows."""
-    rows = []
-    for run, _ in zip(runs, range(MOST_RUNS), strict=False):
-        value = run_json(run)
-        known = value["partitions"]
-        rows.append(
-            {
-                "run": run.run_id,
-                "app": run.app,
-                "state": value["state"],
-                "created": value["created"] or "",
-                "duration_s": value["duration_s"],
-                "partitions": f"{known['committed']}/{known['count']}",
-                "request": value["request_digest"][:12],
-                "error": value["error"] or "",
-            }
-        )
-    return rows
+    return listed(read_row(run) for run, _ in zip(runs, range(MOST_RUNS), strict=False))
+
+
+def listed(found: Iterable[Known]) -> list[Row]:
+    """Return the same of runs that have been looked up already, as `agilab.history.find` returns them."""
+    return [
+        {
+            "run": one.run_id,
+            "app": one.app,
+            "state": one.state,
+            "created": one.created or "",
+            "duration_s": one.duration_s,
+            "partitions": f"{one.committed}/{one.planned}",
+            "request": one.request_digest[:12],
+            "error": one.error or "",
+            "tags": ", ".join(one.tags),
+        }
+        for one in found
+    ]
 
 
 def settings(run: Run, table: str = "settings") -> list[Row]:
@@ -50,6 +54,21 @@ def settings(run: Run, table: str = "settings") -> list[Row]:
 def metrics(run: Run) -> list[Row]:
     """Return a row per metric: of a final run those it ended with, else the last ones reported."""
     return [{"name": name, "value": value} for name, value in sorted(run.metrics.items())]
+
+
+def series(run: Run) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Return metrics that were reported step by step: name -> partition -> step and value, in order of steps."""
+    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for record in run.records():
+        for item in record.get("metrics") or ():
+            step, value = item.get("step"), item.get("value")
+            if isinstance(step, int) and isinstance(value, int | float):
+                found.setdefault(item["name"], {}).setdefault(record["partition"], []).append((step, float(value)))
+    return {
+        name: {partition: sorted(points) for partition, points in parts.items()}
+        for name, parts in sorted(found.items())
+        if any(len(points) > 1 for points in parts.values())
+    }
 
 
 def artifacts(run: Run) -> list[Row]:

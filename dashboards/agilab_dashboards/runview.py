@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import panel as pn
@@ -10,18 +12,20 @@ import panel_material_ui as pmui
 from panel.viewable import Viewable, Viewer
 
 from agilab.agi import AGI
-from agilab.cli.screen import duration
+from agilab.cli.screen import count, duration, size
 from agilab.run import RESUMABLE, Run
 from agilab_dashboards import markup
-from agilab_dashboards.charts import Timeline, legend
-from agilab_dashboards.components import card
+from agilab_dashboards.charts import ResourceChart, Timeline, legend
+from agilab_dashboards.components import card, stage_table
+from agilab_dashboards.daskview import DaskView
 from agilab_dashboards.form import html
-from agilab_dashboards.live import Watch, log_lines, sources, watch
-from agilab_dashboards.markup import COLOURS, Markup, chip, element, link
+from agilab_dashboards.live import LEVELS, LogFilter, Watch, log_lines, sources, watch
+from agilab_dashboards.markup import Markup, chip, element, link
 from agilab_dashboards.session import Session
 
 PERIOD_MS = 400
 """How often a page asks for what is new [ms]."""
+_LEVELS = {level if level == LEVELS[-1] else f"{level} and worse": level for level in LEVELS}
 
 
 class RunView(Viewer):
@@ -33,10 +37,20 @@ class RunView(Viewer):
         Who looks.
     run
         At what.
+    on_look
+        Told what is known, each time that something may be new.
+
+    Attributes
+    ----------
+    actions
+        The buttons that cancel it, resume it and close its record.
     """
 
-    def __init__(self, session: Session, run: Run) -> None:
+    def __init__(
+        self, session: Session, run: Run, *, on_look: Callable[[Watch], Awaitable[None]] | None = None
+    ) -> None:
         super().__init__()
+        self._on_look = on_look
         self._session, self._run = session, run
         self._watch: Watch = watch(run)
         self._head, self._stages, self._log = html(Markup("")), html(Markup("")), html(Markup(""))
@@ -46,13 +60,18 @@ class RunView(Viewer):
         self._cancel = pmui.Button(label="Cancel", variant="outlined", color="error", visible=False)
         self._resume = pmui.Button(label="Resume", color="primary", visible=False)
         self._seal = pmui.Button(label="Close its record", variant="outlined", visible=False)
-        self._source = pmui.Select(label="Said by", options={"everybody": ""}, value="", width=200)
-        self._words = pmui.TextInput(label="Lines that contain", value="", width=260)
-        self._cancel.on_click(self._cancelled)
-        self._resume.on_click(self._resumed)
-        self._seal.on_click(self._sealed)
-        for widget in (self._source, self._words):
+        self._source = pmui.Select(label="Said by", options={"everybody": ""}, value="", width=170)
+        self._level = pmui.Select(label="Level", options={"every level": "", **_LEVELS}, value="", width=200)
+        self._stage = pmui.Select(label="Stage", options={"every stage": ""}, value="", width=170)
+        self._words = pmui.TextInput(label="Lines that contain", value="", width=230)
+        session.on_press(self._cancel, self._cancelled)
+        session.on_press(self._resume, self._resumed)
+        session.on_press(self._seal, self._sealed)
+        self._dask = DaskView(session, run)
+        self._used = ResourceView(run)
+        for widget in (self._source, self._level, self._stage, self._words):
             widget.param.watch(self._filtered, "value")
+        self.actions = pn.Row(self._cancel, self._resume, self._seal)
         self._seen: tuple[Any, ...] = ()
         self._ticker: Any = None
         self._view = pn.Column(
@@ -60,10 +79,12 @@ class RunView(Viewer):
                 f"Run {run.run_id}",
                 self._head,
                 self._stages,
-                pn.Row(self._cancel, self._resume, self._seal, margin=(8, 0, 0, 0)),
+                self.actions,
             ),
             card("Timeline by worker", self._legend, self._chart),
-            card("Log", pn.FlexBox(self._source, self._words, gap="12px"), self._log),
+            self._used,
+            self._dask,
+            card("Log", pn.FlexBox(self._source, self._level, self._stage, self._words, gap="12px"), self._log),
             sizing_mode="stretch_width",
         )
 
@@ -85,25 +106,28 @@ class RunView(Viewer):
 
     async def _tick(self) -> None:
         found = await asyncio.to_thread(self._watch.look)
-        lines = await asyncio.to_thread(log_lines, found, **self._filter)
+        lines = await asyncio.to_thread(self._lines)
         if found.ended and self._ticker is not None and self._ticker.running:
             self._ticker.stop()
         self._draw(found)
+        self._dask.show({} if found.ended else found.cluster)
+        self._used.show(found)
         self._write(lines)
-        known = sources(self._run)
-        if len(known) + 1 != len(self._source.options):
-            self._source.options = {"everybody": "", **{name: name for name in known}}
+        for select, every, known in (
+            (self._source, "everybody", sources(self._run)),
+            (self._stage, "every stage", list(found.tally.stages)),
+        ):
+            if len(known) + 1 != len(select.options):
+                select.options = {every: "", **{name: name for name in known}}
+        if self._on_look is not None:
+            await self._on_look(found)
 
-    @property
-    def _filter(self) -> dict[str, str]:
-        return {
-            "source": self._source.value or "",
-            "words": self._words.value or "",
-            "zone": self._session.zone,
-        }
+    def _lines(self) -> list[str]:
+        said_by, level, stage, words = (w.value or "" for w in (self._source, self._level, self._stage, self._words))
+        return log_lines(self._watch, LogFilter(said_by, level, stage, words), zone=self._session.zone)
 
     async def _filtered(self, event: Any) -> None:
-        self._write(await asyncio.to_thread(log_lines, self._watch, **self._filter))
+        self._write(await asyncio.to_thread(self._lines))
 
     def _write(self, lines: list[str]) -> None:
         text = "\n".join(lines) if lines else "nothing was said"
@@ -114,7 +138,7 @@ class RunView(Viewer):
     def _draw(self, found: Watch) -> None:
         counts = found.counts()
         _set(self._head, self._said(found))
-        _set(self._stages, _stage_table(counts))
+        _set(self._stages, stage_table(counts))
         state = found.state
         self._cancel.visible = not found.ended and state != "unknown"
         self._resume.visible = state in RESUMABLE
@@ -142,17 +166,14 @@ class RunView(Viewer):
 
     def _feed(self, found: Watch) -> None:
         """Send the chart what is new, when the document may be changed."""
-        timeline, document = self._timeline, pn.state.curdoc
+        timeline = self._timeline
 
         def send() -> None:
             assert timeline is not None
             timeline.add(found.spans[timeline.sent :])
             timeline.show_running({} if found.ended else found.running, found.now_s)
 
-        if document is None:
-            send()
-        else:
-            document.add_next_tick_callback(send)
+        _later(send)
 
     def _said(self, found: Watch) -> Markup:
         session, run = self._session, self._run
@@ -192,26 +213,58 @@ class RunView(Viewer):
         await self._tick()
 
 
+class ResourceView(Viewer):
+    """What the run uses of this machine, while it goes on.
+
+    Parameters
+    ----------
+    run
+        The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._said = html(Markup(""))
+        self._place = pn.Row(sizing_mode="stretch_width")
+        self._view = card("Resource use on this machine", self._said, self._place)
+        self._view.visible = False
+        self._chart: ResourceChart | None = None
+        self._sent = 0
+
+    def __panel__(self) -> Viewable:
+        return self._view
+
+    def show(self, found: Watch) -> None:
+        """Show what is new."""
+        sampler = found.sampler
+        new = sampler.samples[-(sampler.taken - self._sent) :] if sampler.taken > self._sent else []
+        if not new:
+            return
+        self._sent = sampler.taken
+        points = [(found.since(sample.at), sample) for sample in new]
+        last = new[-1]
+        facts = (count(last.processes, "process", "processes"), f"{last.cores:.1f} of {os.cpu_count()} cores busy")
+        line = " · ".join([*facts, f"{size(last.memory_bytes)} of memory, shared pages counted for each"])
+        _set(self._said, element("p", line, {"class": "soft small"}))
+        if self._chart is not None:
+            chart = self._chart
+            _later(lambda: chart.add(points))
+        elif len(sampler.samples) > 1:  # the first one says nothing of the processor
+            self._chart = chart = ResourceChart([(found.since(sample.at), sample) for sample in sampler.samples])
+            self._place.objects = [pn.pane.Bokeh(each, sizing_mode="stretch_width") for each in chart.figures]
+            self._view.visible = True
+
+
+def _later(send: Callable[[], None]) -> None:
+    """Change a chart when its document may be changed: not in the middle of what it is sending."""
+    document = pn.state.curdoc
+    if document is None:
+        send()
+    else:
+        document.add_next_tick_callback(send)
+
+
 def _set(pane: pn.pane.HTML, content: Markup) -> None:
     """Send a pane its content, unless it is what it shows."""
     if pane.object != str(content):
         pane.object = str(content)
-
-
-def _stage_table(counts: list[dict[str, Any]]) -> Markup:
-    """Return stages with a bar each, and partitions by state."""
-    if not counts:
-        return element("p", "Waiting for the plan.", {"class": "soft"})
-    cells = []
-    for row in counts:
-        total = row["partitions"]
-        part = row["done"] / total if total else 0.0
-        fill = COLOURS["failed"] if row["failed"] else COLOURS["committed"]
-        style = f"width:{min(part, 1.0):.1%};--fill:{fill}"
-        bar = element("span", element("i", "", {"style": style}), {"class": "bar", "aria-hidden": "true"})
-        numbers = [row[name] for name in ("committed", "running", "waiting", "failed", "retries")]
-        cells.append(
-            (row["stage"], bar, "?" if total is None else f"{total:,}", *(f"{number:,}" for number in numbers))
-        )
-    heads = ("stage", "progress", "partitions", "committed", "running", "waiting", "failed", "tried again")
-    return markup.table(heads, cells, right=(2, 3, 4, 5, 6, 7))

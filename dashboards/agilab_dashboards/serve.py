@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,13 +23,16 @@ from tornado.ioloop import IOLoop
 from agilab.cli.screen import note, out
 from agilab.env import AgiEnv
 from agilab.errors import AgilabError
+from agilab.layers import resolve_secrets
 from agilab.paths import make_folder, write_file
 from agilab_dashboards import guard as guarding
+from agilab_dashboards import proxy
+from agilab_dashboards.aggregates import warm_up
 from agilab_dashboards.document import document, log_to
-from agilab_dashboards.guard import Guard, Login
+from agilab_dashboards.guard import LOGIN, LOGOUT, Guard, Login
 from agilab_dashboards.options import ServerOptions, require_safe
 
-IN_BACKGROUND = ("bokeh.plotting", "pandas", "markdown_it")
+IN_BACKGROUND = ("bokeh.plotting", "pandas", "markdown_it", "pyarrow.dataset", "holoviews")
 """What is heavy and not needed for a first page: imported by a thread once that has been answered."""
 PATIENCE_S = 2.0
 """How long the first page has the processor for itself [s]."""
@@ -50,21 +56,21 @@ def serve(options: ServerOptions, *, opens: bool = False) -> int:
     env = AgiEnv()
     env.prepare()
     log_to(env.home.server / "server.log", "tornado", "bokeh", "panel")
-    secret = _secret(env.home.server)
-    guard = Guard(frozenset(), secret)
-    provider = None
-    if options.basic_auth is not None:
-        provider = Login(Path(str(options.basic_auth)), Path(__file__).with_name("login.html"))
-    server = _listen(options, secret=secret, provider=provider)
+    secret = cookie_secret(env.home.server)
+    guard = Guard(frozenset(), secret, users=frozenset(options.users), frames=tuple(options.frames))
+    server = _listen(options, secret=secret, login=_login(options, secret), more=proxy.routes(env.runs, guard))
     where = f"http://{_shown(options.address)}:{server.port}/"
     guard.hosts = guarding.names(_shown(options.address), server.port, options.hosts)
-    if provider is None:
+    pn.config.oauth_redirect_uri = options.oauth_redirect_uri or (
+        f"http://{options.hosts[0]}{LOGIN}" if options.hosts else where.removesuffix("/") + LOGIN
+    )
+    if not options.has_login:
         guard.cookie = f"agilab-{server.port}"
         guard.announce = lambda token: note(f"link for another browser: {where}?token={token}")
     application = server._tornado  # Bokeh's server has no other name for it
     application._websocket_origins = set(guard.hosts)
     guard.install(application)
-    link = f"{where}?token={guard.token}" if provider is None else where
+    link = f"{where}?token={guard.token}" if not options.has_login else where
     out(f"AGILAB is at {link}", "Ctrl-C ends the server; runs go on.")
     sys.stdout.flush()
     later = threading.Timer(PATIENCE_S, _import_more)
@@ -75,12 +81,12 @@ def serve(options: ServerOptions, *, opens: bool = False) -> int:
     return _loop(server)
 
 
-def _listen(options: ServerOptions, *, secret: str, provider: Login | None) -> Any:
+def _listen(options: ServerOptions, *, secret: str, login: Mapping[str, Any], more: list[tuple[Any, ...]]) -> Any:
     """Bind the port; nothing is answered before the guard stands."""
     pn.config.cookie_secret = secret
     try:
         return get_server(
-            {"/": document(guarded=True)},
+            {"/": document(guarded=True, readers=options.readers)},
             port=options.port,
             address=options.address,
             websocket_origin="localhost:0",  # nobody, until the port is known
@@ -90,9 +96,10 @@ def _listen(options: ServerOptions, *, secret: str, provider: Login | None) -> A
             start=False,
             show=False,
             cookie_secret=secret,
+            extra_patterns=more,
             sign_sessions=True,
             secret_key=secret,
-            **({} if provider is None else {"auth_provider": provider}),
+            **login,
             websocket_max_message_size=LARGEST_MESSAGE_BYTES,
             http_server_kwargs={"max_header_size": 1 << 16, "max_body_size": 1 << 20},
             check_unused_sessions_milliseconds=5000,
@@ -103,6 +110,25 @@ def _listen(options: ServerOptions, *, secret: str, provider: Login | None) -> A
             f"port {options.port} of {options.address} cannot be used: {err.strerror}; "
             "is a server running there already? Take another with --port N, or --port 0 for any"
         ) from err
+
+
+def _login(options: ServerOptions, secret: str) -> dict[str, Any]:
+    """Return what `get_server` is told about the login of users."""
+    if options.basic_auth is not None:
+        template = Path(__file__).with_name("login.html")
+        return {"auth_provider": Login(Path(str(options.basic_auth)), template)}
+    if options.oauth_provider is None:
+        return {}
+    key = urlsafe_b64encode(sha256(f"cookies of {secret}".encode()).digest())
+    return {
+        "oauth_provider": options.oauth_provider,
+        "oauth_key": options.oauth_key,
+        "oauth_secret": resolve_secrets(options.fields(), options.to_json(), os.environ)["oauth_secret"],
+        "oauth_extra_params": options.oauth_extra_params,
+        "oauth_encryption_key": key,
+        "login_endpoint": LOGIN,
+        "logout_endpoint": LOGOUT,
+    }
 
 
 def _loop(server: Any) -> int:
@@ -123,7 +149,7 @@ def _loop(server: Any) -> int:
     return 0
 
 
-def _secret(folder: Path) -> str:
+def cookie_secret(folder: Path) -> str:
     """Return what cookies are signed with: the same after a restart, so that open pages stay logged in."""
     path = make_folder(folder) / "secret"
     with suppress(OSError):
@@ -140,9 +166,13 @@ def _shown(address: str) -> str:
 
 
 def _import_more() -> None:
-    for name in IN_BACKGROUND:
-        with suppress(ImportError):
+    """Load what pages need later; on Linux this thread gives way to every other one."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 15)
+    with suppress(ImportError):
+        for name in IN_BACKGROUND:
             import_module(name)
+        warm_up()
 
 
 def _open(link: str) -> None:

@@ -23,6 +23,8 @@ _REMEMBER = (
 )
 _PRIMARY = {"light": "#0b5cad", "dark": "#7fb4f0"}
 _MAIN = {"width": "100%", "margin": "12px auto", "padding": "0 16px", "box-sizing": "border-box"}
+_BACK = "<script>window.addEventListener('popstate', () => window.location.reload())</script>"
+"""What a page keeps in its URL it reads when it is loaded: the back button loads it again."""
 _NAV = """
 :host { width: 100%; color: #fff; }
 nav { display: flex; gap: 4px; align-items: center; flex-wrap: wrap; }
@@ -49,7 +51,7 @@ def frame(session: Session, site: Mapping[str, str], main: list[Any]) -> pmui.Pa
         for name, title in site.items()
     ]
     nav = pn.pane.HTML(
-        str(element("nav", markup.join(links), {"aria-label": "Pages"})),
+        str(element("nav", markup.join(links), {"aria-label": "Pages"})) + _BACK,
         stylesheets=[_NAV],
         sizing_mode="stretch_width",
     )

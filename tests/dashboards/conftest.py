@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from playwright.sync_api import TimeoutError as TookTooLongError
+
+from agilab.paths import HomePaths
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 FLAGS = (
@@ -43,6 +46,10 @@ class Served:
     @property
     def home(self) -> Path:
         return self.folder / ".agilab"
+
+    @property
+    def home_paths(self) -> HomePaths:
+        return HomePaths(self.home)
 
     @property
     def said(self) -> str:
@@ -122,6 +129,30 @@ class Answer:
     status: int
     headers: Message
     text: str
+
+
+def log_in(server: Served) -> str:
+    """Use the newest link; return the cookie as a browser sends it back."""
+    answer = server.ask(server.fresh_link().partition("/?")[2].join(["?", ""]))
+    assert answer.status == 302, answer.text
+    return answer.headers["Set-Cookie"].partition(";")[0]
+
+
+def handshake(server: Served, path: str = "/ws", **headers: str) -> int:
+    """Try to open a websocket; return the status."""
+    host, _, port = server.host.partition(":")
+    lines = [
+        f"GET {path} HTTP/1.1",
+        f"Host: {server.host}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        return int(connection.recv(100).split()[1])
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,14 +11,7 @@ import pytest
 from agilab_dashboards.options import ServerOptions, is_loopback, require_safe
 
 from agilab.errors import SettingError
-from tests.dashboards.conftest import Answer, Served
-
-
-def log_in(server: Served) -> str:
-    """Use the newest link; return the cookie as a browser sends it back."""
-    answer = server.ask(server.fresh_link().partition("/?")[2].join(["?", ""]))
-    assert answer.status == 302, answer.text
-    return answer.headers["Set-Cookie"].partition(";")[0]
+from tests.dashboards.conftest import Answer, Served, handshake, log_in
 
 
 @pytest.fixture(scope="module")
@@ -88,23 +80,6 @@ def test_a_post_from_another_site_or_from_nowhere_is_refused(server: Served, coo
     assert server.ask("/", method="POST", Cookie=cookie).status == 403
 
 
-def handshake(server: Served, **headers: str) -> int:
-    """Try to open the websocket; return the status."""
-    host, _, port = server.host.partition(":")
-    lines = [
-        "GET /ws HTTP/1.1",
-        f"Host: {server.host}",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        "Sec-WebSocket-Version: 13",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        *(f"{name}: {value}" for name, value in headers.items()),
-    ]
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
-        connection.sendall("\r\n".join([*lines, "", ""]).encode())
-        return int(connection.recv(100).split()[1])
-
-
 def test_the_websocket_needs_cookie_and_origin(server: Served, cookie: str) -> None:
     ours = server.url.rstrip("/")
     assert handshake(server, Origin=ours) == 403
@@ -119,7 +94,7 @@ def test_answers_forbid_framing_sniffing_and_what_lies_elsewhere(server: Served,
     for answer in (server.ask("/", Cookie=cookie), server.ask("/"), server.ask("/liveness")):
         assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert answer.headers["Referrer-Policy"] == "same-origin"
         assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
         assert "Tornado" not in answer.headers["Server"]
 

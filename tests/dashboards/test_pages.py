@@ -150,6 +150,17 @@ def test_what_is_not_there_is_said_in_a_sentence(visit: Visitor) -> None:
         expect(page.get_by_role("alert").first).to_contain_text(said, timeout=LONG_MS)
 
 
+def test_machine_and_hosts_are_checked_with_what_mends_them(visit: Visitor) -> None:
+    page = visit.open("?page=orchestrate&app=squares")
+    page.get_by_text("Is everything ready for it?").click()
+    press(page, "Check this machine")
+    expect(page.locator("[data-ready=yes]")).to_be_visible(timeout=LONG_MS)
+    expect(text_of(page, "AGILAB_HOME locks")).to_be_visible()
+    page.get_by_label("Hosts").fill("nowhere.invalid")
+    press(page, "Check hosts")
+    expect(page.locator("[data-ready=no]")).to_contain_text("1 host not ready", timeout=LONG_MS)
+
+
 def test_markup_in_a_name_is_text(server: Served, visit: Visitor) -> None:
     page = visit.open("?" + urlencode({"page": "orchestrate", "app": "<img src=x onerror=alert(1)>"}))
     expect(page.get_by_role("alert").first).to_contain_text("<img", timeout=LONG_MS)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from agilab_dashboards import markup, rows
 from agilab_dashboards.charts import Timeline
 from agilab_dashboards.components import elsewhere_line
-from agilab_dashboards.live import Watch, log_lines, sources
+from agilab_dashboards.live import LogFilter, Watch, log_lines, sources
+from agilab_dashboards.resources import Sampler
 
 from agilab.events import EventLog
 from agilab.paths import HomePaths
@@ -132,11 +136,47 @@ def test_ten_thousand_partitions_are_sent_in_one_batch(tmp_path: Path) -> None:
 def test_a_log_is_filtered_and_shows_control_characters(run: Run) -> None:
     watch = Watch(run).look()
     assert sources(run) == ["run", "local-0", "supervisor"]
-    assert log_lines(watch, source="local-0") == ["local-0: hello \\x1b[31mred\\x1b[0m"]
-    assert log_lines(watch, words="HELLO") == ["local-0: hello \\x1b[31mred\\x1b[0m"]
-    assert log_lines(watch, source="run", words="sealing", zone="Asia/Tokyo") == [
+    assert log_lines(watch, LogFilter(said_by="local-0", words="red")) == ["local-0: hello \\x1b[31mred\\x1b[0m"]
+    assert log_lines(watch, LogFilter(words="HELLO")) == ["local-0: hello \\x1b[31mred\\x1b[0m"]
+    assert log_lines(watch, LogFilter(said_by="run", words="sealing"), zone="Asia/Tokyo") == [
         "run: 2023-11-15 07:13:20 state sealing: succeeded"
     ]
+
+
+def test_a_log_is_filtered_by_level_stage_and_worker(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for stage, part, worker in (("tracks", "a", "local-0"), ("summary", "b", "local-1")):
+        folder.log.append("dispatched", {"partition": part, "stage": stage, "worker": worker, "attempt": 1})
+        for level in ("DEBUG", "WARNING", "CRITICAL"):
+            folder.log.append("log", {"partition": part, "level": level, "text": f"{level} of {part}"})
+    folder.log.sync()
+    watch = Watch(Run(folder.paths)).look()
+
+    def texts(**chosen: str) -> list[str]:
+        return [line.rpartition(": ")[2] for line in log_lines(watch, LogFilter(**chosen))]
+
+    assert texts(level="error") == ["CRITICAL of a", "CRITICAL of b"]
+    assert texts(level="warning", stage="summary") == ["WARNING of b", "CRITICAL of b"]
+    assert texts(level="debug", said_by="local-0") == ["DEBUG of a", "WARNING of a", "CRITICAL of a"]
+    assert len(texts()) > 6
+
+
+def test_what_the_processes_of_a_run_use_is_read_by_their_marker() -> None:
+    code = "import sys; held = b'x' * (50 << 20); print('there', flush=True); sys.stdin.read()"
+    variables = {**os.environ, "AGILAB_RUN": "20200101-000000-0000-secret"}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        sampler, other = Sampler("20200101-000000-0000"), Sampler("20200101-000000-0001")
+        for each in (sampler, other, sampler):  # the second time it is not looked: there is a fresh one
+            each.look()
+        assert process.stdin is not None
+        process.stdin.close()
+    [sample] = sampler.samples
+    assert (sample.processes, sample.cores, sampler.taken) == (1, 0.0, 1)
+    assert sample.memory_bytes > 50 << 20
+    assert other.samples == []
 
 
 def test_an_event_that_makes_no_sense_is_passed_over(tmp_path: Path) -> None:

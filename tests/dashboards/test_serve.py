@@ -16,6 +16,8 @@ from agilab.cli.root import call
 from tests.checkout import ROOT
 from tests.dashboards.conftest import Served
 
+PLUGIN = "agilab_dashboards.plugin"
+
 
 def test_a_signal_ends_the_server_cleanly_and_the_port_is_free_again(tmp_path: Path) -> None:
     (tmp_path / "apps").mkdir()
@@ -49,9 +51,36 @@ def test_panel_serve_shows_the_pages_without_any_flag_and_says_what_they_lack(
         found = next(match for line in process.stdout if (match := re.search(r"http://localhost:(\d+)/app", line)))
         page = browser.new_page()
         page.goto(f"{found[0]}?page=settings")
-        expect(page.get_by_text("answers this page without a login of ours")).to_be_visible(timeout=60_000)
+        expect(page.get_by_text(PLUGIN)).to_be_visible(timeout=60_000)
         page.get_by_role("link", name="Home").click()
         expect(page.get_by_role("button", name="Run the first proof")).to_be_visible(timeout=60_000)
+        page.close()
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def test_with_our_plugin_panel_serve_has_routes_and_guard(tmp_path: Path, browser: Browser) -> None:
+    app = ROOT / "dashboards" / "app.py"
+    command = [Path(sys.executable).with_name("panel"), "serve", app, "--port", "0", "--plugins", PLUGIN]
+    variables = {**_variables(tmp_path), "PYTHONUNBUFFERED": "1"}
+    beyond = [*command, "--allow-websocket-origin", "lab.example:5006"]
+    refused = subprocess.run(beyond, cwd=tmp_path, capture_output=True, text=True, env=variables)
+    assert refused.returncode == 1
+    assert "without a login only loopback is allowed" in refused.stderr
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables
+    )
+    try:
+        assert process.stdout is not None
+        link = next(match for line in process.stdout if (match := re.search(r"(http://\S+)\?token=\S+", line)))
+        served = Served(tmp_path, link=link[1])
+        for path in ("app", "app/ws", "static/js/bokeh.min.js", "dask/squares/20200101-000000-0000/status"):
+            assert served.ask(path).status == 403, path
+        page = browser.new_page()
+        page.goto(link[0])
+        page.goto(f"{link[1]}app?page=settings")
+        expect(page.get_by_text("whoever has the link of this server")).to_be_visible(timeout=60_000)
         page.close()
     finally:
         process.terminate()

@@ -20,10 +20,12 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing.connection import Connection, wait
 from typing import Any
+from urllib.parse import urlsplit
 
 LOCAL = "distributed.LocalCluster"
 OWN = "own"
@@ -38,6 +40,8 @@ CONFIG = {
     "distributed.scheduler.allowed-failures": 0,  # a lost lease is ours to lease again: no attempt goes unrecorded
     "distributed.scheduler.work-stealing": False,  # a lease belongs to the slot that it was made for
     "distributed.worker.profile.enabled": False,  # it would only see lease runners wait
+    # Pages of any origin could read its dashboards through a browser; without names, only its own may.
+    "distributed.scheduler.dashboard.bokeh-application.allow_websocket_origin": [],
 }
 
 
@@ -90,13 +94,12 @@ def hold(pipe: Connection, out: Connection, folder: str = "") -> None:
     except (ImportError, AttributeError, TypeError, ValueError, OSError, RuntimeError) as err:
         _say(out, {"error": f"{type(err).__name__}: {err}"})
         raise
-    shown = find_spec("bokeh") is not None
-    if own and shown:
+    if own and find_spec("bokeh") is not None:
         from agilab.backends.dask import pages
 
         cluster.sync(pages.offer, cluster.scheduler)
-    link = getattr(cluster, "dashboard_link", None) if shown else None
-    _say(out, {"scheduler": cluster.scheduler_address, "dashboard": link})
+    address = cluster.scheduler_address
+    _say(out, {"scheduler": address, "dashboard": dashboard_of(address, cluster.scheduler_info)})
     manager: list[Any] = [pipe]
     if (parent := multiprocessing.parent_process()) is not None:
         manager.append(parent.sentinel)
@@ -109,6 +112,24 @@ def find_class(path: str) -> Any:
     """Return the class at an import path such as ``dask_jobqueue.SLURMCluster``."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
+
+
+def dashboard_of(scheduler: str, info: Mapping[str, Any]) -> str | None:
+    """Return where a scheduler shows its dashboards; None without Bokeh, where it has none.
+
+    Parameters
+    ----------
+    scheduler
+        Its address.
+    info
+        What it says of itself.
+    """
+    port = (info.get("services") or {}).get("dashboard")
+    if not port or find_spec("bokeh") is None:
+        return None
+    host = urlsplit(scheduler).hostname or ""
+    # Bokeh takes websockets of this name, unless told otherwise.
+    return f"http://{'localhost' if host == '127.0.0.1' else host}:{port}/status"
 
 
 def _say(out: Connection, message: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from agilab import digest
 from agilab.backends.base import Broken, Event, Job, Pool, Returned, Started, Told
 from agilab.backends.dask import backplane, lease
 from agilab.backends.dask.cluster import HostProcess, certificates
+from agilab.backends.dask.host import dashboard_of
 from agilab.backends.dask.link import Link, Slot, kill_groups
 from agilab.backends.dask.logs import NAME, logged
 from agilab.errors import AgilabError, BackendRefusedError, first_line
@@ -170,6 +171,9 @@ class DaskPool(Pool):
         try:
             if not self._own and not self._found.done():
                 await self._check(client)
+            if self._host is None:
+                address = self._job.cluster["scheduler"]
+                self.tell({"scheduler": address, "dashboard": dashboard_of(address, client.scheduler_info())})
             there = goes_on = True
             while there and goes_on:
                 link = self._link = self.new_link(client)

@@ -1,4 +1,4 @@
-"""ANALYSIS, first form: the history of runs, and one run with its settings, metrics, artifacts, record and hashes."""
+"""ANALYSIS, first form: the history of runs, two of them compared, one with its views, numbers, record and hashes."""
 
 from __future__ import annotations
 
@@ -12,49 +12,64 @@ from panel.viewable import Viewable
 
 from agilab.cli.outcome import record_of
 from agilab.cli.screen import number, size
+from agilab.compare import compare
+from agilab.errors import QueryError
 from agilab.run import Run
+from agilab.sidecar import change_tags, read_tags
 from agilab.verification import Verification, verify
-from agilab_dashboards import markup, rows
-from agilab_dashboards.components import artifact_table, card, data_table, elsewhere_line, kinds_line, run_head
+from agilab_dashboards import markup, rows, views
+from agilab_dashboards.charts import metric_chart
+from agilab_dashboards.comparison import comparison
+from agilab_dashboards.components import (
+    artifact_table,
+    card,
+    data_table,
+    elsewhere_line,
+    kept_tabs,
+    kinds_line,
+    run_head,
+    settings_tables,
+)
 from agilab_dashboards.form import html
 from agilab_dashboards.markup import Markup, chip, code, element, link
+from agilab_dashboards.runlist import RunList
 from agilab_dashboards.session import Session
 from agilab_dashboards.template import heading
+from agilab_dashboards.viewcard import ViewCard
 
 LARGEST_SHOWN_BYTES = 1 << 20
 """Largest manifest that is shown on the page."""
+MOST_CHARTS = 12
+"""How many metrics are shown step by step."""
 
 
 async def page(session: Session) -> Viewable:
-    """Return the history, or the run of the URL."""
+    """Return the history, the two runs that the URL compares, or its run."""
+    if "compare" in session.query:
+        return await _comparison(session)
     return await (_run(session) if session.run else _history(session))
 
 
 async def _history(session: Session) -> Viewable:
-    runs = await asyncio.to_thread(session.env.runs.list, session.app or None)
-    found = await asyncio.to_thread(rows.history, runs)
     title = f"Runs of {session.app}" if session.app else "Every run"
     everywhere = ((session.href("analysis", app=""), "all runs"),) if session.app else ()
-    head = heading(title, "Newest first. Choose one to see what it left.", crumbs=everywhere)
-    if not found:
+    head = heading(title, "Choose one to see what it left, or two to see what differs.", crumbs=everywhere)
+    if not await asyncio.to_thread(session.env.runs.folders, session.app or None):
         to = link(session.href("orchestrate"), "start one")
         advice = markup.join(["Run an app, and it appears here: ", to, "."])
         return pn.Column(head, html(markup.empty("No runs yet", advice)), sizing_mode="stretch_width")
-    shown = [
-        {
-            "run": str(link(session.href("analysis", app=row["app"], run=row["run"]), row["run"])),
-            "app": row["app"],
-            "state": f"{markup.SIGNS.get(row['state'], '●')} {row['state']}",
-            "started": markup.when(row["created"], session.zone),
-            "took [s]": row["duration_s"],
-            "partitions": row["partitions"],
-            **({"why": row["error"]} if any(one["error"] for one in found) else {}),
-        }
-        for row in found
-    ]
-    table = data_table(shown, {"run": 175, "state": 110, "started": 155, "took [s]": 95, "partitions": 105})
-    table.formatters = {"run": "html"}
-    return pn.Column(head, card("", table), sizing_mode="stretch_width")
+    return pn.Column(head, await RunList(session).start(), sizing_mode="stretch_width")
+
+
+async def _comparison(session: Session) -> Viewable:
+    names = session.query["compare"].split(",")
+    if len(names) != 2:
+        raise QueryError(f"two runs can be compared, not {len(names)}; tick two in the list of runs")
+    runs = [session.env.runs.get(name) for name in names]
+    found = await asyncio.to_thread(compare, session.env, runs)
+    crumbs = ((session.href("analysis", app=""), "all runs"),)
+    head = heading("Two runs compared", "What differs comes first.", crumbs=crumbs)
+    return pn.Column(head, comparison(session, found), sizing_mode="stretch_width")
 
 
 async def _run(session: Session) -> Viewable:
@@ -62,26 +77,60 @@ async def _run(session: Session) -> Viewable:
     session.app = run.app
     crumbs = ((session.href("analysis", app=""), "all runs"), (session.href("analysis"), run.app))
     summary, tabs = await asyncio.to_thread(_summary, session, run)
-    again = pmui.Button(
-        label="Watch or run again", href=session.href("orchestrate", run=run.run_id), variant="outlined"
-    )
+    sources = await asyncio.to_thread(views.shown, run)
+    if sources:
+        tabs.insert(0, ("Views", ViewCard(session, run, sources).start()))
     verifies, said = _verification(run)
+    actions = [verifies, *(_button(label, session.href(page, run=run.run_id)) for page, label in NEXT.items())]
     return pn.Column(
         heading(f"Run {run.run_id}", crumbs=crumbs),
-        card("Summary", html(summary), pn.FlexBox(verifies, again, gap="8px"), said),
-        pmui.Tabs(*tabs, dynamic=True, sizing_mode="stretch_width"),
+        card("Summary", html(summary), pn.FlexBox(*actions, gap="8px"), said, _tags(session, run)),
+        kept_tabs(session, tabs),
         sizing_mode="stretch_width",
     )
 
 
-def _summary(session: Session, run: Run) -> tuple[Markup, list[tuple[str, Viewable]]]:
+NEXT = {"orchestrate": "Watch or run again", "workflow": "Its stages"}
+
+
+def _button(label: str, href: str) -> Viewable:
+    return pmui.Button(label=label, href=href, variant="outlined")
+
+
+def _tags(session: Session, run: Run) -> Viewable:
+    """Return what somebody has said about a run, to be changed; it lies outside of the seal."""
+    known = read_tags(run.paths)
+    tags = pmui.TextInput(label="Tags", value=" ".join(known.tags), placeholder="baseline", width=260)
+    note = pmui.TextInput(label="Note", value=known.note, sizing_mode="stretch_width", max_width=520, min_width=200)
+    save = pmui.Button(label="Keep", variant="outlined", disabled=True)
+    said = html(Markup(""))
+
+    def changed(event: Any) -> None:
+        save.disabled = False
+
+    async def keep(event: Any) -> None:
+        wanted = set(tags.value.replace(",", " ").split())
+        before = set(read_tags(run.paths).tags)
+        after = await asyncio.to_thread(
+            lambda: change_tags(run.paths, add=sorted(wanted - before), remove=sorted(before - wanted), note=note.value)
+        )
+        tags.value, save.disabled = " ".join(after.tags), True
+        said.object = str(element("p", "Kept beside the record, outside of its seal.", {"role": "status"}))
+
+    for widget in (tags, note):
+        widget.param.watch(changed, "value_input")
+    session.on_press(save, keep)
+    return pn.Column(pn.FlexBox(tags, note, save, gap="12px", align_items="center"), said, sizing_mode="stretch_width")
+
+
+def _summary(session: Session, run: Run) -> tuple[Markup, list[tuple[str, Any]]]:
     head = run_head(session, run)
     left = kinds_line(run)
     if left:
         head = head + element("p", f"It left {left}.", {"class": "soft"}) + elsewhere_line(run)
-    tabs: list[tuple[str, Viewable]] = [
-        ("Metrics", html(_metrics(run))),
-        ("Settings", html(_settings(run))),
+    tabs: list[tuple[str, Any]] = [
+        ("Metrics", _metrics(run)),
+        ("Settings", html(settings_tables(run))),
         ("Artifacts", artifact_table(run)),
         ("Partitions", _partitions(run)),
         ("Environment", html(_environment(run))),
@@ -90,22 +139,15 @@ def _summary(session: Session, run: Run) -> tuple[Markup, list[tuple[str, Viewab
     return head, tabs
 
 
-def _metrics(run: Run) -> Markup:
+def _metrics(run: Run) -> Viewable:
     found = rows.metrics(run)
     if not found:
-        return markup.empty("No metrics", "A worker reports them with part.metric(name, value), an app in summarize().")
-    return markup.table(("metric", "value"), [(row["name"], number(row["value"])) for row in found], right=(1,))
-
-
-def _settings(run: Run) -> Markup:
-    parts = []
-    for title, table in (("Settings", "settings"), ("Cluster options", "cluster")):
-        found = [(code(row["name"]), row["value"], row["source"], row["where"]) for row in rows.settings(run, table)]
-        parts.append(element("h3", title) + markup.table(("name", "value", "source", "where"), found))
-    command = record_of(run).get("reproduce")
-    if command:
-        parts.append(element("p", markup.join(["The same again, in the run's folder: ", code(command)])))
-    return markup.join(parts)
+        advice = "A worker reports them with part.metric(name, value), an app in summarize()."
+        return html(markup.empty("No metrics", advice))
+    table = markup.table(("metric", "value"), [(row["name"], number(row["value"])) for row in found], right=(1,))
+    by_step = list(rows.series(run).items())[:MOST_CHARTS]
+    charts = [pn.pane.Bokeh(metric_chart(name, parts), sizing_mode="stretch_width") for name, parts in by_step]
+    return pn.Column(*charts, html(table), sizing_mode="stretch_width")
 
 
 def _partitions(run: Run) -> Viewable:

@@ -67,7 +67,7 @@ def _proof(session: Session, runs: list[Run], last: pn.pane.HTML) -> Viewable:
         to_run.object = str(_next(session, proof.run))
         last.object = str(await asyncio.to_thread(lambda: _last(session, session.env.runs.list())))
 
-    button.on_click(start)
+    session.on_press(button, start)
     about = element(
         "p",
         "Installs flight_telemetry, runs it on real flights, hashes what it left again and compares its "
@@ -112,7 +112,7 @@ def _own_app(session: Session) -> Viewable:
         to = link(session.href("project", app=str(project.root)), f"Open {project.name}")
         said.object = str(element("p", markup.join(["Wrote ", code(project.root), ". ", to, "."]), {"role": "status"}))
 
-    button.on_click(make)
+    session.on_press(button, make)
     about = element(
         "p",
         markup.join(

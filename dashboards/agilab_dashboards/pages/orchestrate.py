@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import panel as pn
@@ -21,6 +22,7 @@ from agilab_dashboards.charts import legend, plan_chart
 from agilab_dashboards.components import app_cards, card, copy_text
 from agilab_dashboards.form import SettingsForm, html
 from agilab_dashboards.markup import Markup, code, element
+from agilab_dashboards.readiness import Readiness
 from agilab_dashboards.runview import RunView
 from agilab_dashboards.session import Session
 from agilab_dashboards.template import heading
@@ -56,7 +58,7 @@ class _Orchestration:
         self.session, self.env, self.form, self.options = session, env, form, options
         self.run = pmui.Button(label="Run", icon="play_arrow", color="primary")
         self.plan = pmui.Button(label="Show the plan", variant="outlined")
-        self.install = pmui.Button(label="Install", variant="outlined", visible=False)
+        self.install = pmui.Button(label="Install", variant="outlined")
         self.save = pmui.Button(label="Keep as my settings", variant="text")
         self.reset = pmui.Button(label="Reset all", variant="text")
         self.bar = pmui.LinearProgress(active=True, visible=False, sizing_mode="stretch_width")
@@ -66,7 +68,7 @@ class _Orchestration:
         for button, action in (
             (self.run, self._run), (self.plan, self._plan), (self.install, self._install), (self.save, self._save),
         ):  # fmt: skip
-            button.on_click(action)
+            session.on_press(button, action)
         self.reset.on_click(self._reset)
         form.param.watch(self._changed, ["given", "errors"])
         options.param.watch(self._changed, ["given", "errors"])
@@ -91,14 +93,24 @@ class _Orchestration:
             sizing_mode="stretch_width",
             margin=(0, 0, 12, 0),
         )
+        ready = pmui.Accordion(
+            ("Is everything ready for it?", Readiness(self.session, self._hosts)),
+            title_variant="subtitle1", sizing_mode="stretch_width", margin=(0, 0, 20, 0),
+        )  # fmt: skip
         return pn.Column(
             heading(f"Run {project.name}", project.description, crumbs=crumbs),
             self.running,
             card("Settings", self.form, more, actions, self.bar, self.said),
             self.planned,
             snippets_card,
+            ready,
             sizing_mode="stretch_width",
         )
+
+    def _hosts(self) -> list[str]:
+        """Return the hosts that the cluster options name."""
+        workers = self.options.values.get("workers")
+        return list(workers) if isinstance(workers, Mapping) else []
 
     async def _find_run(self) -> None:
         """Show the run of the URL, else the newest one of this app that goes on."""
@@ -157,7 +169,6 @@ class _Orchestration:
         try:
             request, found = await self._busy(self._distribution)
         except DataError as err:
-            self.install.visible = True
             self._tell(f"{err}: or press Install")
             return
         self.said.object = ""
@@ -181,8 +192,7 @@ class _Orchestration:
 
     async def _install(self, event: Any) -> None:
         await self._busy(lambda: AGI.install(self.env, report=self._tell))
-        self.install.visible = False
-        self._tell("installed; the plan can be shown now")
+        self._tell("installed: data set, worker package and worker environment are there")
 
     async def _save(self, event: Any) -> None:
         given = dict(self.form.given)

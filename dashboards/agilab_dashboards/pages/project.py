@@ -19,7 +19,7 @@ from agilab.errors import AgilabError, ProjectError
 from agilab.installation import has_worker, worker_environment
 from agilab.project import Project, locate
 from agilab_dashboards import markup, rows
-from agilab_dashboards.components import app_cards, card, run_table
+from agilab_dashboards.components import app_cards, card, kept_tabs, run_table
 from agilab_dashboards.form import SettingsForm, html
 from agilab_dashboards.markup import Markup, chip, code, element, link
 from agilab_dashboards.session import Session
@@ -55,7 +55,7 @@ async def page(session: Session) -> Viewable:
     return pn.Column(
         head,
         card("", html(_facts(project)), *([] if project.breaches else [run])),
-        pmui.Tabs(*tabs, dynamic=True, sizing_mode="stretch_width"),
+        kept_tabs(session, tabs),
         sizing_mode="stretch_width",
     )
 
@@ -100,7 +100,7 @@ async def _settings(session: Session) -> Viewable:
         form.rebase(await asyncio.to_thread(env.settings))
         said.object = str(element("p", markup.join(["Kept in ", code(path), "."]), {"role": "status"}))
 
-    save.on_click(keep)
+    session.on_press(save, keep)
     return pn.Column(form, save, said, sizing_mode="stretch_width", margin=(12, 0))
 
 
@@ -166,7 +166,7 @@ def _environment(session: Session, project: Project) -> Viewable:
             button.disabled, bar.visible = False, False
         said.object = str(await asyncio.to_thread(_installed, session, project))
 
-    button.on_click(start)
+    session.on_press(button, start)
     return pn.Column(said, button, bar, sizing_mode="stretch_width", margin=(12, 0))
 
 

@@ -18,7 +18,7 @@ from agilab_dashboards.components import card, copy_text
 from agilab_dashboards.form import SettingsForm, html
 from agilab_dashboards.markup import Markup, code, element
 from agilab_dashboards.options import ServerOptions
-from agilab_dashboards.session import Session
+from agilab_dashboards.session import PLUGIN_COMMAND, Session
 from agilab_dashboards.snippets import options_command
 from agilab_dashboards.template import heading
 
@@ -61,13 +61,13 @@ def shown(name: str, value: str) -> Markup:
 def _served(session: Session) -> Markup:
     user = pn.state.user or "whoever has the link of this server"
     if session.guarded:
-        return markup.facts([("by", code("agilab serve")), ("user", user), ("log", code(session.log))])
+        rights = "may look and change nothing" if session.reads_only else "may change things"
+        return markup.facts([("user", f"{user}, {rights}"), ("log", code(session.log))])
     advice = markup.join(
         [
             "panel serve answers this page without a login of ours; the Dask dashboards and other addresses than "
-            "this machine's need ",
-            code("agilab serve"),
-            ".",
+            "this machine's need our routes and guard: ",
+            code(PLUGIN_COMMAND),
         ]
     )
     return markup.facts([("by", code("panel serve")), ("", advice), ("log", code(session.log))])

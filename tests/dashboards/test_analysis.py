@@ -1,0 +1,151 @@
+"""ANALYSIS and WORKFLOW as a user has them: runs found, tagged, compared, looked at; stages followed and resumed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from agilab import Stage, WorkPlan
+from agilab.run import Run
+from agilab.sidecar import read_tags
+from agilab.testing import do, make_probe
+from tests.dashboards.conftest import START_S, Served, Visitor
+from tests.dashboards.seen_run import ROWS, seen_run
+
+LONG_MS = 1000 * START_S
+RANGE = """() => { const shown = Bokeh.documents.flatMap(one => one.roots()).flatMap(root => [...root.references()])
+  const figure = shown.find(one => one.type == 'Figure')
+  return figure ? figure.x_range.end - figure.x_range.start : 0 }"""
+
+
+@pytest.fixture(scope="module")
+def runs(server: Served) -> tuple[Run, Run]:
+    """Return two sealed runs of an app that need not be there."""
+    return tuple(seen_run(server.home, moment=1_700_000_000.0 + seed, seed=seed) for seed in (0, 1))  # type: ignore[return-value]
+
+
+def press(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click(timeout=LONG_MS)
+
+
+def link(page: str, **state: str) -> str:
+    return "?" + urlencode({"page": page, **state})
+
+
+def test_runs_are_found_tagged_and_compared(visit: Visitor, runs: tuple[Run, Run]) -> None:
+    page = visit.open(link("analysis", app="flights", run=runs[0].run_id))
+    tags = page.get_by_label("Tags")
+    tags.fill("baseline")
+    tags.press("Tab")
+    press(page, "Keep")
+    expect(page.get_by_text("Kept beside the record")).to_be_visible(timeout=LONG_MS)
+    assert read_tags(runs[0].paths).tags == ("baseline",)
+
+    page = visit.open(link("analysis", app="flights"))
+    expect(page.get_by_text("2 runs")).to_be_visible(timeout=LONG_MS)
+    ticks = page.locator(".tabulator-row input[type=checkbox]")
+    ticks.nth(0).click()
+    ticks.nth(1).click()
+    page.get_by_role("link", name="Compare").click(timeout=LONG_MS)
+    expect(page.locator("[data-differ=yes]")).to_be_visible(timeout=LONG_MS)
+    expect(page.get_by_role("row", name=re.compile("sample_s.*60.*61"))).to_be_visible()
+
+    page = visit.open(link("analysis", app="flights", setting="sample_s>60"))
+    expect(page.get_by_text("1 of 2 runs")).to_be_visible(timeout=LONG_MS)
+    field = page.get_by_label("Settings")
+    field.fill("sample_s")
+    field.press("Tab")
+    expect(page.get_by_role("alert")).to_contain_text("is no condition", timeout=LONG_MS)
+
+
+def test_a_view_is_zoomed_and_its_url_keeps_everything(visit: Visitor, runs: tuple[Run, Run]) -> None:
+    page = visit.open(link("analysis", app="flights", run=runs[0].run_id))
+    canvas = page.locator(".bk-Figure").first
+    expect(canvas).to_be_visible(timeout=LONG_MS)
+    page.wait_for_function(RANGE)
+    before = page.evaluate(RANGE)
+    canvas.hover()
+    page.mouse.wheel(0, -400)
+    expect(page).to_have_url(re.compile("zoom="), timeout=LONG_MS)
+    page.get_by_text("Controls", exact=True).click()
+    colour = page.get_by_label("Colour", exact=True)
+    colour.click()
+    page.get_by_role("option", name="carrier").click()
+    expect(page).to_have_url(re.compile("carrier"), timeout=LONG_MS)
+    page.reload()
+    page.wait_for_function(f"() => {{ const now = ({RANGE})(); return now > 0 && now < 0.95 * {before} }}")
+    press(page, "Whole extent")
+    page.wait_for_function(f"() => Math.abs(({RANGE})() / {before} - 1) < 0.1")
+    expect(page).not_to_have_url(re.compile("zoom="))
+
+
+def test_artifacts_of_every_kind_are_shown(visit: Visitor, runs: tuple[Run, Run]) -> None:
+    for data, view, sign in (
+        ("summary/grid", "field", ".bk-Figure"),
+        ("summary/chart", "image", ".bk-Figure"),
+        ("summary/rows", "table", ".tabulator-row"),
+        ("tracks/points", "timeseries", ".bk-Figure"),
+    ):
+        page = visit.open(link("analysis", app="flights", run=runs[1].run_id, data=data, view=view))
+        expect(page.locator(sign).first).to_be_visible(timeout=LONG_MS)
+    assert ROWS > 0
+
+
+def test_a_stage_is_looked_into_and_the_back_button_leads_back(visit: Visitor, runs: tuple[Run, Run]) -> None:
+    page = visit.open(link("workflow", app="flights", run=runs[0].run_id))
+    stage = page.locator("[data-stage=summary]")
+    expect(stage).to_have_attribute("data-state", "committed", timeout=LONG_MS)
+    stage.focus()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("stage=summary"), timeout=LONG_MS)
+    page.get_by_role("tab", name="Artifacts").click()
+    expect(page.get_by_text("grid", exact=True)).to_be_visible(timeout=LONG_MS)
+    page.reload()
+    expect(page.locator("[data-stage=summary]")).to_have_attribute("aria-pressed", "true", timeout=LONG_MS)
+    expect(page.get_by_text("grid", exact=True)).to_be_visible(timeout=LONG_MS)
+    page.go_back()
+    page.go_back()
+    expect(page.locator("[data-stage=tracks]")).to_have_attribute("aria-pressed", "true", timeout=LONG_MS)
+
+
+def test_stages_are_followed_cancelled_and_resumed(server: Served, visit: Visitor, tmp_path: Path) -> None:
+    make_probe(server.folder / "apps")
+    file = tmp_path / "go"
+    plan = WorkPlan(
+        (
+            Stage("first", (do("p", ["print", "hello"]),)),
+            Stage("second", (do("q", ["wait", str(file)]),), after="first"),
+        )
+    )
+    page = visit.open(link("orchestrate", app="probe", settings=json.dumps({"plan": plan.to_json()})))
+    press(page, "Run")
+    expect(page.locator("[data-state=running]")).to_be_visible(timeout=LONG_MS)
+    page = visit.open(link("workflow", app="probe"))
+    state = page.locator("[data-stage=second]")
+    expect(state).to_have_attribute("data-state", "running", timeout=LONG_MS)
+    press(page, "Cancel")
+    expect(state).to_have_attribute("data-state", "cancelled", timeout=LONG_MS)
+    expect(page.locator("[data-stage=first]")).to_have_attribute("data-state", "committed")
+    file.touch()
+    press(page, "Resume")
+    expect(state).to_have_attribute("data-state", "committed", timeout=LONG_MS)
+
+
+def test_both_pages_fit_900_pixels_and_say_what_is_empty(visit: Visitor, runs: tuple[Run, Run]) -> None:
+    visit.page.set_viewport_size({"width": 900, "height": 900})
+    fits: Callable[[Page], Any] = lambda page: page.evaluate(  # noqa: E731
+        "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    )
+    both = f"flights/{runs[0].run_id},flights/{runs[1].run_id}"
+    queries = [link("workflow"), link("workflow", app="squares"), link("analysis", compare=both)]
+    assert [query for query in queries if not fits(visit.open(query))] == []
+    page = visit.open(link("analysis", app="squares"))
+    expect(page.get_by_text("No runs yet")).to_be_visible(timeout=LONG_MS)
+    assert fits(page)
