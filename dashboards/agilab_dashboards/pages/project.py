@@ -17,7 +17,7 @@ from agilab.contract import check
 from agilab.digest import tree_files
 from agilab.disk import measure
 from agilab.errors import AgilabError, ProjectError
-from agilab.installation import has_worker, worker_environment
+from agilab.installation import data_root, has_worker, worker_environment
 from agilab.project import Project, locate
 from agilab.trust import untrusted
 from agilab_dashboards import markup, rows
@@ -109,7 +109,7 @@ async def _settings(session: Session) -> Viewable:
         resolved = await asyncio.to_thread(env.settings)
     except AgilabError as err:
         return html(element("p", err, {"class": "error", "role": "alert"}))
-    form = SettingsForm(fields, resolved)
+    form = SettingsForm(fields, resolved, data_root=data_root(env.project, env.home))
     if not fields:
         return html(markup.empty("No settings", "Declare them as param attributes of the app's Settings class."))
     save = pmui.Button(label="Keep as my settings", color="primary", disabled=True)
