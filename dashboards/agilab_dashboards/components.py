@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import panel as pn
@@ -11,8 +13,10 @@ from panel.viewable import Viewable
 
 from agilab.cli.outcome import record_of
 from agilab.cli.screen import count, duration, size
+from agilab.copies import clone
 from agilab.project import Project
 from agilab.run import Run
+from agilab.template import create
 from agilab_dashboards import markup, rows
 from agilab_dashboards.form import SettingsForm, html
 from agilab_dashboards.markup import COLOURS, Markup, chip, code, element, link
@@ -72,6 +76,66 @@ a.card:hover, a.card:focus-visible { border-color: var(--mui-palette-primary-mai
 a.card h3 { color: var(--mui-palette-primary-main, #1f6feb); }
 a.card p { display: -webkit-box; -webkit-line-clamp: 3; -webkit-box-orient: vertical; overflow: hidden; }
 """
+
+
+def new_app(session: Session, source: Project | None = None) -> Viewable:
+    """Return what writes a new app project into the server's folder: from a template, or as a clone of another one."""
+    folder = Path.cwd()
+    name = pmui.TextInput(label="Name of your app", placeholder="my_app", width=260)
+    button = pmui.Button(label="Make it" if source is None else "Clone it", color="primary")
+    said = html(Markup(""))
+
+    def write() -> Project:
+        chosen = name.value.strip() or "my_app"
+        return create(chosen, folder) if source is None else clone(source, chosen, folder, home=session.env.home)
+
+    async def make(event: Any) -> None:
+        button.disabled = True
+        try:
+            project = await asyncio.to_thread(write)
+        finally:
+            button.disabled = False
+        to = link(session.href("project", app=str(project.root)), f"Open {project.name}")
+        said.object = str(element("p", markup.join(["Wrote ", code(project.root), ". ", to, "."]), {"role": "status"}))
+
+    session.on_press(button, make)
+    return pn.Column(pn.FlexBox(name, button, gap="12px", align_items="center"), said, sizing_mode="stretch_width")
+
+
+async def lazy_tabs(session: Session, makers: Mapping[str, Callable[[], Awaitable[Viewable]]]) -> Viewable:
+    """Return tabs each of which is made when it is looked at first; which one that is stands in the URL.
+
+    Parameters
+    ----------
+    session
+        Whose URL.
+    makers
+        Title -> what makes its content.
+    """
+    titles = list(makers)
+    places = {title: pn.Column(html(Markup("Loading ...")), sizing_mode="stretch_width") for title in titles}
+    made: set[str] = set()
+    asked = session.query.get("tab", "")
+    tabs = pmui.Tabs(
+        *places.items(), active=titles.index(asked) if asked in titles else 0, dynamic=True, sizing_mode="stretch_width"
+    )
+
+    async def fill(title: str) -> None:
+        if title not in made:
+            made.add(title)
+            content, curdoc = await makers[title](), pn.state.curdoc
+            if curdoc is None:
+                places[title].objects = [content]
+            else:
+                curdoc.add_next_tick_callback(lambda: setattr(places[title], "objects", [content]))
+
+    async def chosen(event: Any) -> None:
+        session.remember("tab", titles[event.new])
+        await fill(titles[event.new])
+
+    tabs.param.watch(chosen, "active")
+    await fill(titles[tabs.active])
+    return tabs
 
 
 def run_table(session: Session, runs: Iterable[dict[str, Any]], *, page: str = "analysis") -> Markup:

@@ -7,6 +7,7 @@ wrong, field by field; it knows no setting by name and saves nothing itself.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import panel as pn
@@ -20,6 +21,7 @@ from agilab.errors import SettingError
 from agilab.layers import Resolved
 from agilab.values import same
 from agilab_dashboards import markup
+from agilab_dashboards.chooser import Chooser
 from agilab_dashboards.fields import Control, control
 from agilab_dashboards.markup import Markup, element
 
@@ -38,6 +40,8 @@ class SettingsForm(Viewer):
         What holds without the form, and where from.
     given
         Values on top of that, such as a URL keeps; those that are not allowed are left out.
+    data_root
+        Folder in which inputs are chosen; None where there is none yet.
 
     Attributes
     ----------
@@ -50,8 +54,16 @@ class SettingsForm(Viewer):
     given = param.Dict(default={}, doc="Values that differ from what holds without the form.")
     errors = param.Dict(default={}, doc="Dotted name -> what is wrong with it.")
 
-    def __init__(self, fields: Sequence[Field], resolved: Resolved, given: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        resolved: Resolved,
+        given: Mapping[str, Any] | None = None,
+        *,
+        data_root: Path | None = None,
+    ) -> None:
         super().__init__()
+        self.data_root = data_root
         self.fields = tuple(fields)
         self._rows: dict[str, _Row] = {}
         self._base = resolved
@@ -179,8 +191,10 @@ class _Row:
             icon="undo", size="small", description=f"reset {field.name}", visible=False, margin=(8, 0, 0, 0)
         )
         self._reset.on_click(lambda event: form.reset(dotted))
+        chooser = _chooser(self.control, form.data_root)
         self.view = pn.Row(
-            _together(self.control),
+            _together(self.control, *([] if chooser is None else [chooser])),
+            *([] if chooser is None else [chooser.button]),
             self._said,
             self._reset,
             sizing_mode="stretch_width",
@@ -208,15 +222,32 @@ class _Row:
         self._reset.visible = here
 
 
-def _together(made: Control) -> Viewable:
-    """Return the widgets of a control: a calendar or colour beside the text, a slider below it."""
+def _chooser(made: Control, data_root: Path | None) -> Chooser | None:
+    """Return what chooses a path on the server's machine: files where the server works, inputs in their data set."""
+    field, text = made.field, made.widgets[0]
+    folders_only = field.constraints.get("kind") == "folder"
+    if field.type == "path":
+        roots = list(dict.fromkeys([Path.cwd(), Path.home()]))
+        return Chooser(roots, lambda path: setattr(text, "value", str(path)), folders_only=folders_only)
+    if field.type == "input" and data_root is not None and data_root.is_dir():
+        root = data_root
+
+        def choose(path: Path) -> None:
+            text.value = path.relative_to(root).as_posix()
+
+        return Chooser([root], choose, folders_only=folders_only)
+    return None
+
+
+def _together(made: Control, *below: Viewer) -> Viewable:
+    """Return the widgets of a control: a calendar or colour beside the text, a slider and what else there is below."""
     first, *more = made.widgets
     beside = [
         widget for widget in more if isinstance(widget, pmui.DatePicker | pmui.DateRangePicker | pmui.ColorPicker)
     ]
-    below = [widget for widget in more if widget not in beside]
+    sliders = [widget for widget in more if widget not in beside]
     top = pn.Row(first, *beside, sizing_mode="stretch_width") if beside else first
-    return pn.Column(top, *below, min_width=260, max_width=420, sizing_mode="stretch_width")
+    return pn.Column(top, *sliders, *below, min_width=260, max_width=420, sizing_mode="stretch_width")
 
 
 def html(content: Markup, style: str = "") -> pn.pane.HTML:

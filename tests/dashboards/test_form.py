@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,13 +132,12 @@ DAYS = st.dates(dt.date(1990, 1, 1), dt.date(2100, 1, 1))
 NAMES = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4, unique=True)
 
 
-@st.composite
-def declarations(draw: st.DrawFn) -> tuple[Any, Any]:
-    """Draw a parameter, and a value that it may have."""
-    options = draw(NAMES)
+def kinds(options: Sequence[str] = ("a", "b", "c")) -> list[st.SearchStrategy[tuple[Any, Any]]]:
+    """Return for each kind of parameter what draws one, and a value that it may have."""
+    options = list(options)
     ranges = st.tuples(DAYS, DAYS).map(lambda pair: (min(pair), max(pair)))
     spans = st.tuples(REAL, REAL).map(lambda pair: (min(pair), max(pair)))
-    made: list[st.SearchStrategy[tuple[Any, Any]]] = [
+    return [
         _number(param.Integer, WHOLE),
         _number(param.Number, REAL),
         st.tuples(WHOLE, st.integers(0, 9)).map(lambda p: (param.Integer(3, bounds=(0, 9), allow_None=True), p[1])),
@@ -156,7 +156,12 @@ def declarations(draw: st.DrawFn) -> tuple[Any, Any]:
         st.just((Input("a/*.csv"), "b/**/*.txt")),
         st.just((param.Foldername(None, allow_None=True), "some/folder")),
     ]
-    return draw(st.one_of(made))
+
+
+@st.composite
+def declarations(draw: st.DrawFn) -> tuple[Any, Any]:
+    """Draw a parameter, and a value that it may have."""
+    return draw(st.one_of(kinds(draw(NAMES))))
 
 
 def put(form: SettingsForm, dotted: str, value: Any) -> None:

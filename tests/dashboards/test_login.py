@@ -92,7 +92,13 @@ def test_who_may_only_look_cannot_run_whatever_the_browser_sends(lab: Served, br
 
 def test_every_button_that_changes_something_is_wired_by_the_session() -> None:
     """`Session.on_press` asks whether its user may; what is wired otherwise only looks."""
-    looks = {"form.py: form.reset", "orchestrate.py: self._reset", "analysis.py: start"}
+    looks = {
+        "form.py: form.reset",
+        "chooser.py: self._open",
+        "chooser.py: self._taken",
+        "orchestrate.py: self._reset",
+        "analysis.py: start",
+    }
     found = set()
     for path in (ROOT / "dashboards").rglob("*.py"):
         for handler in re.findall(r"(?<!js)\.on_click\((?:lambda event: )?([\w.]+)", path.read_text()):

@@ -13,9 +13,8 @@ from panel.viewable import Viewable
 from agilab.agi import AGI
 from agilab.proof import APP, Proof, prove
 from agilab.run import Run
-from agilab.template import create
 from agilab_dashboards import markup, rows
-from agilab_dashboards.components import card, run_table
+from agilab_dashboards.components import card, new_app, run_table
 from agilab_dashboards.form import html
 from agilab_dashboards.markup import Markup, code, element, link
 from agilab_dashboards.session import Session
@@ -102,25 +101,14 @@ def _next(session: Session, run: Run) -> Markup:
 
 def _own_app(session: Session) -> Viewable:
     """Return the card that writes a new app project."""
-    folder = Path.cwd()
-    name = pmui.TextInput(label="Name of your app", placeholder="my_app", sizing_mode="stretch_width", max_width=320)
-    button = pmui.Button(label="Make it", color="primary")
-    said = html(Markup(""))
-
-    async def make(event: Any) -> None:
-        project = await asyncio.to_thread(create, name.value.strip() or "my_app", folder)
-        to = link(session.href("project", app=str(project.root)), f"Open {project.name}")
-        said.object = str(element("p", markup.join(["Wrote ", code(project.root), ". ", to, "."]), {"role": "status"}))
-
-    session.on_press(button, make)
     about = element(
         "p",
         markup.join(
-            ["Writes six short files that run at once into ", code(folder), ". Two of them are yours to change."]
+            ["Writes six short files that run at once into ", code(Path.cwd()), ". Two of them are yours to change."]
         ),
         {"class": "soft"},
     )
-    return _column(card("2. Make it yours", html(Markup(about)), name, button, said))
+    return _column(card("2. Make it yours", html(Markup(about)), new_app(session)))
 
 
 def _column(content: Viewable) -> Viewable:

@@ -14,6 +14,7 @@ from agilab.agi import AGI, Distribution
 from agilab.cli.screen import count, size
 from agilab.env import AgiEnv
 from agilab.errors import DataError, RunNotFoundError
+from agilab.installation import data_root
 from agilab.layers import Resolved
 from agilab.request import ClusterOptions, RunRequest
 from agilab.run import FINAL_STATES
@@ -42,7 +43,8 @@ async def page(session: Session) -> Viewable:
         )
     env = await asyncio.to_thread(session.select)
     fields, settings, cluster = await asyncio.to_thread(_known, env)
-    form = SettingsForm(fields, settings, session.remembered("settings"))
+    root = data_root(env.project, env.home)
+    form = SettingsForm(fields, settings, session.remembered("settings"), data_root=root)
     options = SettingsForm(ClusterOptions.fields(), cluster, session.remembered("cluster"))
     return await _Orchestration(session, env, form, options).view()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ import panel_material_ui as pmui
 from panel.viewable import Viewable
 
 from agilab.agi import AGI
-from agilab.cli.screen import count
+from agilab.cli.screen import count, size
 from agilab.contract import check
 from agilab.digest import tree_files
+from agilab.disk import measure
 from agilab.errors import AgilabError, ProjectError
-from agilab.installation import has_worker, worker_environment
+from agilab.installation import data_root, has_worker, worker_environment
 from agilab.project import Project, locate
+from agilab.trust import untrusted
 from agilab_dashboards import markup, rows
-from agilab_dashboards.components import app_cards, card, kept_tabs, run_table
+from agilab_dashboards.components import app_cards, card, lazy_tabs, new_app, run_table
 from agilab_dashboards.form import SettingsForm, html
 from agilab_dashboards.markup import Markup, chip, code, element, link
 from agilab_dashboards.session import Session
@@ -38,30 +40,49 @@ async def page(session: Session) -> Viewable:
         return pn.Column(
             heading("Apps", "Shipped ones, those that are installed, and yours."),
             app_cards(session, projects),
+            pn.Spacer(height=16),
+            card("Make an app of your own", new_app(session)),
             sizing_mode="stretch_width",
         )
     project = await asyncio.to_thread(locate, session.app)
     crumbs = ((session.href("project", app=""), "apps"),)
     head = heading(project.name or project.root.name, project.description, crumbs=crumbs)
     run = pmui.Button(label="Run it", icon="play_arrow", color="primary", href=session.href("orchestrate"))
-    tabs = [
-        ("README", html(await asyncio.to_thread(_readme, project))),
-        ("Settings", await _settings(session)),
-        ("Source", await asyncio.to_thread(_source, project)),
-        ("Contract", await asyncio.to_thread(_contract, session, project)),
-        ("Environment", await asyncio.to_thread(_environment, session, project)),
-        ("Runs", html(await asyncio.to_thread(_runs, session, project))),
-    ]
+
+    def made(make: Callable[..., Viewable | Markup], *given: Any) -> Callable[[], Awaitable[Viewable]]:
+        async def later() -> Viewable:
+            content = await asyncio.to_thread(make, *given)
+            return html(content) if isinstance(content, Markup) else content
+
+        return later
+
+    tabs = await lazy_tabs(
+        session,
+        {
+            "README": made(_readme, project),
+            "Settings": lambda: _settings(session),
+            "Source": made(_source, project),
+            "Contract": made(_contract, session, project),
+            "Environment": made(_environment, session, project),
+            "Runs": made(_runs, session, project),
+            "Clone": made(_clone, session, project),
+        },
+    )
     return pn.Column(
         head,
         card("", html(_facts(project)), *([] if project.breaches else [run])),
-        kept_tabs(session, tabs),
+        tabs,
         sizing_mode="stretch_width",
     )
 
 
+def _clone(session: Session, project: Project) -> Viewable:
+    said = "A clone is an app of its own: another name and uuid, every reference renamed. It is yours to change."
+    return pn.Column(html(element("p", said, {"class": "soft"})), new_app(session, project), margin=(12, 0))
+
+
 def _facts(project: Project) -> Markup:
-    rights = "yours to edit" if project.writable else "read only; copy it to change it"
+    rights = "yours to edit" if project.writable else "read only; clone it to change it"
     return markup.facts(
         [
             ("folder", code(project.root)),
@@ -88,7 +109,7 @@ async def _settings(session: Session) -> Viewable:
         resolved = await asyncio.to_thread(env.settings)
     except AgilabError as err:
         return html(element("p", err, {"class": "error", "role": "alert"}))
-    form = SettingsForm(fields, resolved)
+    form = SettingsForm(fields, resolved, data_root=data_root(env.project, env.home))
     if not fields:
         return html(markup.empty("No settings", "Declare them as param attributes of the app's Settings class."))
     save = pmui.Button(label="Keep as my settings", color="primary", disabled=True)
@@ -139,11 +160,17 @@ def _text(path: Path) -> str:
 
 
 def _contract(session: Session, project: Project) -> Viewable:
-    found = list(
-        check(project, environment=None if project.breaches else worker_environment(project, session.env.wenv))
-    )
+    made = None if project.breaches else worker_environment(project, session.env.wenv)
+    found = check(project, environment=made)
+    held = untrusted(project.root, session.env.home) is not None
+    if not found and not held:
+        try:
+            found = check(project, environment=made, fields=session.env.select(session.app).fields())
+        except AgilabError as err:
+            return html(element("p", chip("failed", "cannot be asked")) + element("p", err, {"class": "error"}))
     if not found:
-        return html(element("p", chip("succeeded", "keeps the app contract")))
+        words = "keeps the app contract" + (", as far as its files tell: it is not trusted" if held else "")
+        return html(element("p", chip("succeeded", words)))
     table = [(f"{item.file.name}:{item.line}", item.message, item.fix) for item in found]
     lead = chip("failed", count(len(found), "breach", "breaches"))
     return html(element("p", lead) + markup.table(("where", "what is wrong", "what to do"), table))
@@ -183,6 +210,7 @@ def _installed(session: Session, project: Project) -> Markup:
         [
             ("worker package", state),
             ("environment", code(made) if made else ""),
+            ("size", size(measure(made).used_bytes) if made and made.is_dir() else ""),
             ("locked", count(len(pins), "package")),
         ]
     )
