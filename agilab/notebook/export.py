@@ -9,10 +9,12 @@ from pathlib import Path
 from agilab.env import AgiEnv
 from agilab.environment import Report
 from agilab.errors import ProjectError
-from agilab.notebook import standalone
+from agilab.notebook import core
+from agilab.notebook import standalone as alone
 from agilab.notebook.document import write_text
 from agilab.notebook.subject import of_app, of_run
 from agilab.paths import write_file
+from agilab.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +40,19 @@ class Exported:
     dependencies: tuple[str, ...]
 
 
-def is_run(name: str) -> bool:
-    """Whether a name means a run: names of apps begin with a letter."""
-    return name == "last" or name[:1].isdigit()
-
-
-def export_standalone(env: AgiEnv, name: str, file: Path, *, report: Report) -> Exported:
-    """Write an app or a run as a notebook that runs without AGILAB.
+def export(env: AgiEnv, subject: Run | None, file: Path, *, standalone: bool, report: Report) -> Exported:
+    """Write an app or a run as a notebook.
 
     Parameters
     ----------
     env
-        Folders, and the app unless `name` is a run.
-    name
-        An app, a run id or ``last``.
+        Folders, and the app unless there is a run.
+    subject
+        The run; None for the app as it is.
     file
-        Ends in ``.ipynb`` or ``.py``; must not be there yet.
+        For a standalone one a file that ends in ``.ipynb`` or ``.py``, else a folder; must not be there yet.
+    standalone
+        Whether it runs without AGILAB, as one file; else it goes through AGILAB, in a folder with project and wheel.
     report
         Told what is installed first.
 
@@ -64,15 +63,19 @@ def export_standalone(env: AgiEnv, name: str, file: Path, *, report: Report) -> 
     RunStateError
         The run has not succeeded.
     """
-    file = require_new(file)
-    subject = of_run(env, env.runs.get(name), report=report) if is_run(name) else of_app(env, report=report)
-    made = standalone.cells(subject)
-    save(file, write_text(made, script=file.suffix == ".py"))
-    run_id = subject.run.run_id if subject.run else ""
-    return Exported(file, subject.project.name, run_id, len(made), standalone.dependencies(subject))
+    if standalone:
+        file = _require_new(file)
+    found = of_run(env, subject, report=report) if subject else of_app(env, report=report)
+    run_id = subject.run_id if subject else ""
+    if not standalone:
+        count = core.write(found, file.absolute())
+        return Exported(file.absolute(), found.project.name, run_id, count, ())
+    made = alone.cells(found)
+    _save(file, write_text(made, script=file.suffix == ".py"))
+    return Exported(file, found.project.name, run_id, len(made), alone.dependencies(found))
 
 
-def require_new(file: Path) -> Path:
+def _require_new(file: Path) -> Path:
     """Return the absolute path of a notebook that is to be written.
 
     Raises
@@ -90,7 +93,7 @@ def require_new(file: Path) -> Path:
     return file
 
 
-def save(file: Path, text: str) -> None:
+def _save(file: Path, text: str) -> None:
     """Write a notebook for its owner alone, whole or not at all.
 
     Raises

@@ -77,21 +77,21 @@ _IMPORTED = (
     *("fnmatch", "functools", "hashlib", "io", "itertools", "json", "logging"),
     *("os", "random", "shutil", "zipfile"),
 )
-_WORKER = '''\
+_WORKER = """\
 class Worker:
     settings = Settings
-'''
-_NOTHING = '''\
+"""
+_NOTHING = """\
     def setup(self): pass
     def teardown(self): pass
-'''
-_INPUTS = '''
+"""
+_INPUTS = """
 
 class Inputs(dict):
     def named(self, name):
         return [path for key, path in self.items() if key == name or key.endswith(f"/{name}")]
-'''
-_CONTEXT = '''
+"""
+_CONTEXT = """
 
 class PartitionContext:
     def __init__(self, stage, id, params, files, made):
@@ -108,19 +108,19 @@ class PartitionContext:
             file == content.resolve() or shutil.copyfile(content, file)
         elif kind $json and not isinstance(content, bytes):
             file.write_text(json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\\n", "utf-8")
-'''
-_FRAME = '''\
+"""
+_FRAME = """\
         elif hasattr(content, "to_parquet"):
             content.to_parquet(file)
-'''
-_TABLE = '''\
+"""
+_TABLE = """\
         elif isinstance(content, pa.Table):
             parquet.write_table(content, file, compression="zstd")
-'''
-_BYTES = '''\
+"""
+_BYTES = """\
         else:
             file.write_bytes(content.encode() if isinstance(content, str) else content)
-'''
+"""
 _MEMBERS = {
     "progress": "\n    def progress(self, done, total): pass\n",
     "metric": (
@@ -136,7 +136,7 @@ _MEMBERS = {
     "rng": "\n    @functools.cached_property\n    def rng(self):\n        return random.Random(self.seed)\n",
 }
 """Attribute of a partition -> what gives it."""
-_POINTS = '''
+_POINTS = """
     def write_points(self, name, table, *, x, y, order=$default, pyramid=True):
         batches = iter(table.to_batches(max_chunksize=1 << 20) if isinstance(table, pa.Table) else table)
         first = next(batches)
@@ -181,8 +181,8 @@ $morton\
                 np.save(data, array)
                 archive.writestr(info, data.getvalue())
         self.write(f"{name}.pyramid", "file", self.folder / f"{name}.pyramid.npz")
-'''
-_MORTON = '''\
+"""
+_MORTON = """\
         if order == "morton":
             table = pa.Table.from_batches([first, *batches]).unify_dictionaries().combine_chunks()
             keys, xy = np.zeros(len(table), np.uint64), [table[x].to_numpy() * 1.0, table[y].to_numpy() * 1.0]
@@ -197,4 +197,4 @@ _MORTON = '''\
             keys[~placed] = 1 << 32
             table = table.take(np.argsort(keys, kind="stable")).combine_chunks()
             first, *batches = table.to_batches(max_chunksize=1 << 17) or [first]
-'''
+"""

@@ -119,7 +119,9 @@ def take_apart(package: Path, worker_class: str, stages: Sequence[str]) -> Worke
         try:
             modules[name] = syntax.parse(path, name)
         except SyntaxError as err:
-            raise ProjectError(f"{path}:{err.lineno or 1}: Python cannot read it: {err.msg}; correct this line") from err
+            raise ProjectError(
+                f"{path}:{err.lineno or 1}: Python cannot read it: {err.msg}; correct this line"
+            ) from err
     names = {name for name in modules if "tests" not in name.split(".")}
     main, _, class_name = worker_class.partition(":")
     ordered = _ordered({name: modules[name] for name in names})
@@ -243,7 +245,9 @@ class _Text:
             elif top == self._known.package:
                 modules += self._own_modules(node, origin, bound)
                 name = origin.rpartition(".")[2]
-                ours += [f"{bound} = {name}"] if isinstance(node, ast.ImportFrom) and bound not in (name, *modules) else []
+                ours += (
+                    [f"{bound} = {name}"] if isinstance(node, ast.ImportFrom) and bound not in (name, *modules) else []
+                )
             else:
                 kept.append(alias.name + (f" as {alias.asname}" if alias.asname else ""))
         if len(kept) == len(node.names):
@@ -277,7 +281,9 @@ class _Text:
     def _require_given(self, name: str, line: int) -> None:
         kind = getattr(errors, name, None)
         if name not in _GIVEN and not (isinstance(kind, type) and issubclass(kind, AgilabError)):
-            raise self._refused(line, f"agilab.{name}", "a worker that leaves AGILAB uses Worker and its partition only")
+            raise self._refused(
+                line, f"agilab.{name}", "a worker that leaves AGILAB uses Worker and its partition only"
+            )
         self._known.given.add(name)
 
     def _own_modules(self, node: ast.Import | ast.ImportFrom, origin: str, bound: str) -> list[str]:

@@ -90,7 +90,7 @@ def cells(subject: Subject) -> list[Cell]:
     needed = harness.imports(text, "\n".join(parts.values()))
     first = ("from __future__ import annotations\n\n" if text.postponed else "") + needed
     return [
-        Cell("markdown", _title(subject)),
+        Cell("markdown", title(subject, needs="It needs what the first cell names, and not AGILAB.")),
         Cell("code", f"{header(subject)}\n{first}"),
         Cell("markdown", "## Settings"),
         Cell("code", parts["settings"], ("parameters",)),
@@ -118,7 +118,8 @@ def dependencies(subject: Subject) -> tuple[str, ...]:
     return tuple(line.strip().replace('"', "'") for line in requirement_lines(subject.lock))
 
 
-def _title(subject: Subject) -> str:
+def title(subject: Subject, *, needs: str) -> str:
+    """Return the first cell: what it is, where it comes from, and what it needs."""
     project = subject.project
     rows = [f"# {project.name}", "", project.description, ""]
     origin = f"app project {project.name} {project.version} ({project.uuid})"
@@ -128,7 +129,7 @@ def _title(subject: Subject) -> str:
         rows += [f"code {manifest['code']['worker_digest'][:12]}, request {subject.run.request['digest'][:12]}."]
     else:
         rows += [f"From {origin}."]
-    rows += [f"License: {project.license or 'not said'}. It needs what the first cell names, and not AGILAB."]
+    rows += [f"License: {project.license or 'not said'}. {needs}"]
     return "\n".join(rows)
 
 
@@ -196,7 +197,9 @@ def _plan(subject: Subject, text: WorkerText) -> str:
     for stage in subject.plan.stages:
         parts = [_partition(part) for part in stage.partitions or ()]
         if stage.planned_later:
-            parts = [literal((stage.name, {}, {})).removesuffix(")") + f", {_names([f'{one}/*' for one in stage.after])})"]
+            parts = [
+                literal((stage.name, {}, {})).removesuffix(")") + f", {_names([f'{one}/*' for one in stage.after])})"
+            ]
         lines += _stage(stage, parts, rows=rows)
     lines.append("}")
     kinds = {**KINDS, **{name: Kind.from_json(name, kind) for name, kind in subject.project.kinds.items()}}

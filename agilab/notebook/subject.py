@@ -133,7 +133,9 @@ def _plans_stages(project: Project) -> bool:
     """Whether the app plans stages itself, as far as its files tell."""
     package, _, class_name = project.app_class.partition(":")
     relative = package.split(".")[1:]
-    path = project.manager.joinpath(*relative[:-1], f"{relative[-1]}.py") if relative else project.manager / "__init__.py"
+    path = (
+        project.manager.joinpath(*relative[:-1], f"{relative[-1]}.py") if relative else project.manager / "__init__.py"
+    )
     try:
         found, complete = syntax.methods(syntax.parse(path, package), class_name, base="App")
     except SyntaxError as err:
