@@ -1,4 +1,4 @@
-"""A notebook as a list of cells: written and read as ``.ipynb`` or as a percent script; it knows no app and runs nothing.
+"""A notebook as a list of cells: written and read as ``.ipynb`` or as a percent script; it runs nothing.
 
 Notebook format 4.5 (nbformat.readthedocs.io); the percent format is that of
 Jupytext, Spyder and VS Code: ``# %%`` begins a cell, ``# %% [markdown]`` one of text.

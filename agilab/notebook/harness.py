@@ -124,7 +124,8 @@ _BYTES = """\
 _MEMBERS = {
     "progress": "\n    def progress(self, done, total): pass\n",
     "metric": (
-        "\n    def metric(self, name, value, step=None):\n        METRICS.setdefault(name, {})[self.id] = float(value)\n"
+        "\n    def metric(self, name, value, step=None):\n"
+        "        METRICS.setdefault(name, {})[self.id] = float(value)\n"
     ),
     "log": '\n    log = logging.getLogger("$app")\n',
     "cancelled": "\n    cancelled = False\n",

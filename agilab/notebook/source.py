@@ -202,7 +202,7 @@ class _Text:
         return re.sub(r"\n{4,}", "\n\n\n", _without_empty_class(text)).strip("\n")
 
     def _first_line(self, node: ast.stmt) -> int:
-        decorators = getattr(node, "decorator_list", [])
+        decorators: list[ast.expr] = getattr(node, "decorator_list", [])
         return min([node.lineno, *(one.lineno for one in decorators)])
 
     def _edited(self, start: int, end: int) -> str:
@@ -227,6 +227,8 @@ class _Text:
             elif isinstance(node, ast.Attribute) and node not in done:
                 done |= {inner for inner in ast.walk(node) if isinstance(inner, ast.Attribute)}
                 yield from self._attribute(node)
+            elif isinstance(node, ast.Name) and syntax.origin(self._module, node) in _OWN_FILES:
+                raise self._refused(node.lineno, node.id, "what lies beside the code does not travel in a notebook")
 
     def _import(self, node: ast.Import | ast.ImportFrom) -> Iterator[Edit]:
         if isinstance(node, ast.ImportFrom) and node.module == "__future__":
