@@ -109,6 +109,39 @@ def import_zip_command(*, file: Path, name: str, folder: Path, as_json: bool) ->
     return 0
 
 
+@import_command.command("notebook")
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.option("--name", default="", help="What to call the app; default: after the file.")
+@click.option("--one-stage", is_flag=True, help="Make one stage of all cells, whatever could be split.")
+@folder_option
+@json_option
+def import_notebook_command(*, file: Path, name: str, one_stage: bool, folder: Path, as_json: bool) -> int:
+    """Make an app project of a notebook or percent script.
+
+    Nothing of it runs: neither now, nor as an app before `agilab trust`. REVIEW.md in the project says what was
+    decided and why.
+    """
+    from agilab.notebook.importing import import_notebook
+
+    env = AgiEnv()
+    env.prepare()
+    made = import_notebook(file, folder, home=env.home, name=name, one_stage=one_stage)
+    project = made.project
+    if as_json:
+        notes = [{"cell": item.cell, "decided": item.what, "why": item.why} for item in made.notes]
+        stages, settings = made.decisions.stages, made.decisions.settings
+        body = {"stages": [stage.name for stage in stages], "settings": [setting.name for setting in settings]}
+        body |= {"requirements": list(made.requirements), "inputs": list(made.inputs)}
+        origin = {"trusted": False, "import": made.origin.to_json()}
+        document("import.notebook", {**project.to_json(), **origin, **body, "review": notes})
+        return 0
+    out(f"wrote {project.root}, not trusted")
+    columns = (Column("  cell", right=True), Column("decided", wraps=True), Column("why", wraps=True))
+    table(columns, [(note.cell or "", note.what, note.why) for note in sorted(made.notes, key=lambda one: one.cell)])
+    out("next", f"  read REVIEW.md, then: agilab trust {shlex.quote(str(project.root))}")
+    return 0
+
+
 @click.command("trust")
 @click.argument("app", metavar="APP")
 @click.option("--digest", "expected", metavar="PREFIX", help="Confirm by the digest that it must have.")

@@ -75,7 +75,7 @@ def write(subject: Subject, folder: Path) -> int:
     project = subject.project
     if subject.run is not None and subject.run.request["code_digest"] != code_digest(project):
         raise ProjectError(
-            f"{project.name} has changed since run {subject.run.run_id}; of such a run only --standalone makes a notebook"
+            f"{project.name} has changed since run {subject.run.run_id}; take that run away with --standalone"
         )
     if os.path.lexists(folder):
         raise ProjectError(f"{folder} already exists; choose another name, or remove it first")

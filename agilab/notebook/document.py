@@ -21,7 +21,7 @@ LARGEST_CODE_BYTES = 1 << 20
 """Most that its cells may hold together, without outputs [bytes]."""
 MOST_CELLS = 2000
 
-_MARK = re.compile(r"^# ?%%(?!%)\s*(?P<title>[^\n]*)$", re.MULTILINE)
+_MARK = re.compile(r"^# ?%%(?!%)[ \t]*(?P<title>[^\n]*)$", re.MULTILINE)
 _TAGS = re.compile(r"tags\s*=\s*(\[[^\]]*\])")
 
 
