@@ -70,13 +70,13 @@ def prepare(env: AgiEnv, run: Run, partition: str, *, environ: Mapping[str, str]
     part = _recorded(run, partition)
     env = env.select(run.app)
     installed = installation.install(env.project, home=env.home, wenv=env.wenv, report=lambda text: None)
-    request, fields = run.request, _fields(env, run)
+    request, fields = run.request, recorded_fields(env, run)
     folder = Path(tempfile.mkdtemp(prefix=f"{run.run_id}-{partition}-", dir=make_folder(env.home.tmp)))
     init = {
         "op": "init",
         "protocol": PROTOCOL,
         "worker": env.project.worker_class,
-        "code": str(_code(env, run, installed.worker.code, installed.worker.code_digest)),
+        "code": str(recorded_code(env, run, installed.worker.code, installed.worker.code_digest)),
         "fields": codec.fields_to_json(fields),
         "values": request["settings"],
         "secrets": resolve_secrets(fields, request["settings"], environ),
@@ -138,8 +138,14 @@ def repeat_in_worker_environment(repetition: Repetition, *, interactive: bool) -
     return subprocess.call(command, env=worker_environment(1, {}), stdin=stdin)
 
 
-def _fields(env: AgiEnv, run: Run) -> tuple[Field, ...]:
-    """Return the settings as the run's own manager package declared them."""
+def recorded_fields(env: AgiEnv, run: Run) -> tuple[Field, ...]:
+    """Return the settings as the run's own manager package declared them.
+
+    Raises
+    ------
+    RunStateError
+        The run is not final, or that package is no longer there.
+    """
     recorded = str(run.manifest["code"]["manager_digest"])
     if recorded == env.project.manager_digest():
         return env.fields()
@@ -163,7 +169,25 @@ def _recorded(run: Run, partition: str) -> dict[str, Any]:
     raise RunNotFoundError(f"run {run.run_id} has no partition {partition!r}; it has {shown}")
 
 
-def _code(env: AgiEnv, run: Run, current: Path, current_digest: str) -> Path:
+def recorded_code(env: AgiEnv, run: Run, current: Path, current_digest: str) -> Path:
+    """Return the folder of the worker package that a run was made with.
+
+    Parameters
+    ----------
+    env
+        Folders.
+    run
+        A final run.
+    current, current_digest
+        The worker package as it is now.
+
+    Raises
+    ------
+    RunStateError
+        The run ended before it had one.
+    InstallError
+        It is no longer there.
+    """
     code = run.manifest.get("code")
     if not code:
         raise RunStateError(f"run {run.run_id} ended before its worker package was made; see {run.paths.logs}")

@@ -89,6 +89,11 @@ def undeclared(
                     yield Undeclared(module.path, line, top, known.distribution(top))
 
 
+def distribution_of(top: str) -> str:
+    """Return what probably provides an import, by the first part of its name."""
+    return _Known((), None).distribution(top)
+
+
 @dataclass(frozen=True)
 class _Known:
     """What some requirements provide, each way of finding out taken only when the cheaper ones found nothing."""

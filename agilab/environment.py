@@ -518,7 +518,7 @@ def compare(lock: str, distributions: Mapping[str, str]) -> tuple[str, ...]:
     from packaging.requirements import Requirement
 
     differences: list[str] = []
-    for requirement in map(Requirement, _requirement_lines(lock)):
+    for requirement in map(Requirement, requirement_lines(lock)):
         if requirement.marker is not None and not requirement.marker.evaluate():
             continue
         found = distributions.get(_canonical(requirement.name))
@@ -533,14 +533,15 @@ def compare(lock: str, distributions: Mapping[str, str]) -> tuple[str, ...]:
 def pinned(lock: str) -> dict[str, str]:
     """Return name -> version of every pin of a lock; where markers choose, every version with its marker."""
     found: dict[str, list[str]] = {}
-    for line in _requirement_lines(lock):
+    for line in requirement_lines(lock):
         match = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*(?:==|@)?\s*([^;]*?)\s*(?:;\s*(.*))?", line)
         if match:
             found.setdefault(_canonical(match[1]), []).append(f"{match[2]} ({match[3]})" if match[3] else match[2])
     return {name: ", ".join(versions) for name, versions in sorted(found.items())}
 
 
-def _requirement_lines(lock: str) -> Iterable[str]:
+def requirement_lines(lock: str) -> Iterable[str]:
+    """Yield the pins of a lock, with their markers and without their hashes."""
     for line in pins(lock).replace("\\\n", " ").splitlines():
         text = re.sub(r"\s--hash=\S+", "", line).strip()
         if not text.startswith("-"):

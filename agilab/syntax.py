@@ -85,12 +85,12 @@ def derived_classes(module: Module, base: str) -> list[ast.ClassDef]:
     base
         ``"App"`` or ``"Worker"``.
     """
-    classes = {node.name: node for node in _statements(module.tree.body) if isinstance(node, ast.ClassDef)}
+    classes = {node.name: node for node in statements(module.tree.body) if isinstance(node, ast.ClassDef)}
     ours = {f"agilab.{base}", f"agilab.{base.lower()}.{base}", *({base} - classes.keys() - module.origins.keys())}
     derived: set[str] = set()
     parents: set[str] = set()
     for name, node in classes.items():  # a base stands above what derives from it
-        names = {_origin(module, expression) for expression in node.bases}
+        names = {origin(module, expression) for expression in node.bases}
         if names & (ours | derived):
             derived.add(name)
             parents |= names & derived
@@ -103,7 +103,7 @@ def methods(module: Module, class_name: str, *, base: str) -> tuple[dict[str, Fu
     It is not all of them when a base comes from elsewhere and is not `base`,
     or when something is assigned to a name in the class.
     """
-    classes = {node.name: node for node in _statements(module.tree.body) if isinstance(node, ast.ClassDef)}
+    classes = {node.name: node for node in statements(module.tree.body) if isinstance(node, ast.ClassDef)}
     found: dict[str, Function] = {}
     complete = class_name in classes
     todo, seen = [class_name], set[str]()
@@ -112,15 +112,15 @@ def methods(module: Module, class_name: str, *, base: str) -> tuple[dict[str, Fu
         if name in seen or name not in classes:
             continue
         seen.add(name)
-        for node in _statements(classes[name].body):
+        for node in statements(classes[name].body):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 found.setdefault(node.name, node)
             elif isinstance(node, ast.Assign):
                 complete = False
         for expression in classes[name].bases:
-            origin = _origin(module, expression)
-            todo.append(origin)
-            complete &= origin in classes or origin.rpartition(".")[2] in {base, "object"}
+            base_name = origin(module, expression)
+            todo.append(base_name)
+            complete &= base_name in classes or base_name.rpartition(".")[2] in {base, "object"}
     return found, complete
 
 
@@ -144,11 +144,11 @@ def imports(module: Module, *, optional: bool = True) -> Iterator[tuple[str, int
             for alias in node.names:
                 yield alias.name, node.lineno
         elif isinstance(node, ast.ImportFrom):
-            source = _absolute(node, module.name, is_package=module.is_package)
+            source = absolute(node, module.name, is_package=module.is_package)
             for alias in node.names:
                 yield f"{source}.{alias.name}" if not source.endswith(".") else source + alias.name, node.lineno
         elif isinstance(node, ast.Call) and node.args and _is_text(node.args[0]):
-            called = _origin(module, node.func)
+            called = origin(module, node.func)
             if called in {"importlib.import_module", "__import__"}:
                 yield node.args[0].value, node.lineno  # type: ignore[attr-defined]
 
@@ -165,7 +165,7 @@ def _needed(module: Module) -> Iterator[ast.AST]:
             calls = [item.context_expr for item in node.items if isinstance(item.context_expr, ast.Call)]
             if any(_names_import_error(module, argument) for call in calls for argument in call.args):
                 continue
-        elif isinstance(node, ast.If) and _origin(module, node.test).endswith("TYPE_CHECKING"):
+        elif isinstance(node, ast.If) and origin(module, node.test).endswith("TYPE_CHECKING"):
             todo[:0] = node.orelse
             continue
         yield node
@@ -174,13 +174,13 @@ def _needed(module: Module) -> Iterator[ast.AST]:
 
 def _names_import_error(module: Module, expression: ast.expr | None) -> bool:
     caught = expression.elts if isinstance(expression, ast.Tuple) else [expression]
-    return any(one is not None and _origin(module, one) in {"ImportError", "ModuleNotFoundError"} for one in caught)
+    return any(one is not None and origin(module, one) in {"ImportError", "ModuleNotFoundError"} for one in caught)
 
 
 def literal_stages(module: Module) -> Iterator[tuple[str, int]]:
     """Yield the names given as literals to ``Stage(...)``, with their lines."""
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.Call) and _origin(module, node.func) in {"agilab.Stage", "agilab.plan.Stage"}:
+        if isinstance(node, ast.Call) and origin(module, node.func) in {"agilab.Stage", "agilab.plan.Stage"}:
             named = [keyword.value for keyword in node.keywords if keyword.arg == "name"]
             for argument in [*node.args[:1], *named]:
                 if _is_text(argument):
@@ -199,30 +199,30 @@ def assignment_line(module: Module, name: str) -> int:
     return 0
 
 
-def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """Yield statements, looking into ``if``, ``try`` and ``with``, but into no class or function."""
     for node in body:
         yield node
         for inner in ("body", "orelse", "finalbody"):
             if isinstance(node, ast.If | ast.Try | ast.With):
-                yield from _statements(getattr(node, inner, []))
+                yield from statements(getattr(node, inner, []))
 
 
 def _origins(tree: ast.Module, name: str, *, is_package: bool) -> dict[str, str]:
     found: dict[str, str] = {}
-    for node in _statements(tree.body):
+    for node in statements(tree.body):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 top = alias.name.partition(".")[0]
                 found[alias.asname or top] = alias.name if alias.asname else top
         elif isinstance(node, ast.ImportFrom):
-            source = _absolute(node, name, is_package=is_package)
+            source = absolute(node, name, is_package=is_package)
             for alias in node.names:
                 found[alias.asname or alias.name] = f"{source}.{alias.name}"
     return found
 
 
-def _absolute(node: ast.ImportFrom, name: str, *, is_package: bool) -> str:
+def absolute(node: ast.ImportFrom, name: str, *, is_package: bool) -> str:
     """Return the module that ``from ... import`` names; it begins with a dot when it leaves its top-level package."""
     if not node.level:
         return node.module or ""
@@ -233,7 +233,7 @@ def _absolute(node: ast.ImportFrom, name: str, *, is_package: bool) -> str:
     return ".".join([*parts[:kept], *([node.module] if node.module else [])])
 
 
-def _origin(module: Module, expression: ast.expr) -> str:
+def origin(module: Module, expression: ast.expr) -> str:
     """Return the dotted name of an expression, with its first part replaced by where it was imported from."""
     parts: list[str] = []
     while isinstance(expression, ast.Attribute):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
@@ -12,6 +13,7 @@ from agilab.errors import NoSpaceError, ProjectError, ProjectNotFoundError
 from agilab.paths import disk_errors
 from agilab.project import Project, locate, name_problem, read
 from agilab.renaming import dashed, title
+from agilab.toml import string_text, value_text
 
 _PYPROJECT = """\
 [build-system]
@@ -21,7 +23,7 @@ build-backend = "hatchling.build"
 [project]
 name = "${dashed}"
 version = "0.1.0"
-description = "Sums squares, until it does your work"
+description = ${description}
 license = "LicenseRef-Proprietary"
 requires-python = ">=3.11"
 dependencies = []
@@ -100,7 +102,7 @@ _WORKER_PYPROJECT = """\
 name = "${dashed}-worker"
 version = "0.1.0"
 requires-python = ">=3.11"
-dependencies = []
+dependencies = ${dependencies}
 """
 
 FILES = {
@@ -112,6 +114,7 @@ FILES = {
     "src/${name}_worker/pyproject.toml": _WORKER_PYPROJECT,
 }
 """Path -> text of every file of a new project; both are templates."""
+_SAID = "Sums squares, until it does your work"
 
 
 def create(name: str, folder: Path) -> Project:
@@ -132,6 +135,16 @@ def create(name: str, folder: Path) -> Project:
     target = require_free(name, folder)
     _write(name, target)
     return read(target)
+
+
+def manifest(name: str, *, uuid: str, description: str) -> str:
+    """Return the ``pyproject.toml`` of a new project."""
+    return Template(_PYPROJECT).substitute(_words(name, uuid=uuid, description=description))
+
+
+def worker_manifest(name: str, *, dependencies: Sequence[str]) -> str:
+    """Return the ``pyproject.toml`` of the worker of a new project."""
+    return Template(_WORKER_PYPROJECT).substitute(_words(name, dependencies=dependencies))
 
 
 def require_free(name: str, folder: Path) -> Path:
@@ -172,7 +185,7 @@ def _write(name: str, target: Path) -> None:
     import shutil
     from uuid import uuid4
 
-    words = {"name": name, "dashed": dashed(name), "title": title(name), "uuid": str(uuid4())}
+    words = _words(name, uuid=str(uuid4()), description=_SAID)
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with disk_errors(target.parent, "writing a project to"):
@@ -189,3 +202,8 @@ def _write(name: str, target: Path) -> None:
         raise ProjectError(f"{target} cannot be written ({err.strerror or err}); choose another folder") from err
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _words(name: str, *, uuid: str = "", description: str = "", dependencies: Sequence[str] = ()) -> dict[str, str]:
+    words = {"name": name, "dashed": dashed(name), "title": title(name), "uuid": uuid}
+    return words | {"description": string_text(description), "dependencies": value_text(list(dependencies))}

@@ -1,4 +1,4 @@
-"""`agilab export`, `import` and `trust`: app projects that go from one machine to another."""
+"""`agilab export`, `import` and `trust`: app projects that go from one machine to another, or leave AGILAB."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 from agilab import archive, trust
 from agilab.cli.apps import confirmed, folder_option
 from agilab.cli.commands import Commands
+from agilab.cli.named import named_run
 from agilab.cli.screen import Column, count, document, json_option, note, out, pairs, size, table
 from agilab.env import AgiEnv
 from agilab.errors import TrustError
@@ -21,7 +22,7 @@ SHORTEST_DIGEST = 8
 
 @click.group("export", cls=Commands, no_args_is_help=False)
 def export_command() -> None:
-    """Take an app project away as one file."""
+    """Take an app project or a run away, as a zip file or a notebook."""
 
 
 @export_command.command("zip")
@@ -47,9 +48,39 @@ def export_zip_command(*, app: str, file: Path | None, as_json: bool) -> int:
     return 0
 
 
+@export_command.command("notebook")
+@click.argument("name", metavar="APP|RUN")
+@click.option("--standalone", is_flag=True, help="One file that runs where AGILAB is not installed.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to; default: named after the app, here.")
+@json_option
+def export_notebook_command(*, name: str, standalone: bool, output: Path | None, as_json: bool) -> int:
+    """Write an app or a run as a notebook.
+
+    A folder with notebook, app project and AGILAB's wheel; with --standalone one file, .ipynb or .py, that needs the
+    worker's own dependencies only. Of a run it has settings, plan and code, and checks the hashes at its end.
+    """
+    from agilab.notebook.export import export
+
+    env = AgiEnv()
+    is_run = name == "last" or name[:1].isdigit() or (Path(name) / "request.json").is_file()
+    run = named_run(env, name) if is_run else None
+    env = env if run else AgiEnv(name)
+    app = run.app if run else env.project.name
+    target = output or Path(f"{app}.ipynb" if standalone else f"{app}_notebook")
+    made = export(env, run, target, standalone=standalone, report=note)
+    if as_json:
+        body = {"file": str(made.file), "app": made.app, "run_id": made.run_id or None, "standalone": standalone}
+        document("export.notebook", {**body, "cells": made.cells, "dependencies": list(made.dependencies)})
+        return 0
+    out(f"wrote {made.file}: {count(made.cells, 'cell')}")
+    for line in made.dependencies:
+        out(f"  needs {line}")
+    return 0
+
+
 @click.group("import", cls=Commands, no_args_is_help=False)
 def import_command() -> None:
-    """Put an app project from one file here, not trusted yet."""
+    """Make an app project of a zip file or a notebook."""
 
 
 @import_command.command("zip")
@@ -75,6 +106,39 @@ def import_zip_command(*, file: Path, name: str, folder: Path, as_json: bool) ->
     out(f"wrote {project.root}: {count(files, 'file')}, not trusted")
     pairs((("sha256", made.origin.origin_sha256), ("digest", made.origin.digest)), indent="  ")
     out("next", f"  read it, then: agilab trust {shlex.quote(str(project.root))}")
+    return 0
+
+
+@import_command.command("notebook")
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.option("--name", default="", help="What to call the app; default: after the file.")
+@click.option("--one-stage", is_flag=True, help="Make one stage of all cells, whatever could be split.")
+@folder_option
+@json_option
+def import_notebook_command(*, file: Path, name: str, one_stage: bool, folder: Path, as_json: bool) -> int:
+    """Make an app project of a notebook or percent script.
+
+    Nothing of it runs: neither now, nor as an app before `agilab trust`. REVIEW.md in the project says what was
+    decided and why.
+    """
+    from agilab.notebook.importing import import_notebook
+
+    env = AgiEnv()
+    env.prepare()
+    made = import_notebook(file, folder, home=env.home, name=name, one_stage=one_stage)
+    project = made.project
+    if as_json:
+        notes = [{"cell": item.cell, "decided": item.what, "why": item.why} for item in made.notes]
+        stages, settings = made.decisions.stages, made.decisions.settings
+        body = {"stages": [stage.name for stage in stages], "settings": [setting.name for setting in settings]}
+        body |= {"requirements": list(made.requirements), "inputs": list(made.inputs)}
+        origin = {"trusted": False, "import": made.origin.to_json()}
+        document("import.notebook", {**project.to_json(), **origin, **body, "review": notes})
+        return 0
+    out(f"wrote {project.root}, not trusted")
+    columns = (Column("  cell", right=True), Column("decided", wraps=True), Column("why", wraps=True))
+    table(columns, [(note.cell or "", note.what, note.why) for note in sorted(made.notes, key=lambda one: one.cell)])
+    out("next", f"  read REVIEW.md, then: agilab trust {shlex.quote(str(project.root))}")
     return 0
 
 

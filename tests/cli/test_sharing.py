@@ -212,6 +212,7 @@ REFUSED: dict[str, list[tuple[str, ...]]] = {
     "resume": [("resume", FAILED), ("resume", FAILED, "--detach")],
     "bench": [("bench", APP), ("bench", APP, "--help")],
     "debug": [("debug", "last", "p0"), ("debug", "last", "p0", "--no-pdb")],
+    "export notebook": [("export", "notebook", APP, "--standalone"), ("export", "notebook", APP)],
 }
 """Commands that need its code."""
 

@@ -1,0 +1,201 @@
+"""The few lines that stand for AGILAB in a standalone notebook: only those that its worker needs.
+
+They write what `agilab.worker.PartitionContext` writes, byte for byte: tests compare the hashes.
+"""
+
+from __future__ import annotations
+
+import io
+import tokenize
+from collections.abc import Mapping
+from string import Template
+from typing import Any
+
+from agilab.notebook.source import WorkerText
+
+
+def context(text: WorkerText, *, app: str, kinds: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the classes that a worker and its stages are given."""
+    members = "".join(code for name, code in _MEMBERS.items() if name in text.attributes)
+    if "rng" in text.attributes and "seed" not in text.attributes:
+        members = _MEMBERS["seed"] + members
+    base = _WORKER + ("" if text.bare_hooks else _NOTHING)
+    named = "named" in text.attributes or "Inputs" in text.given
+    whole = base + (_INPUTS if named else "") + _CONTEXT + _value_writer(text) + members + _points(text)
+    own = tuple(name for name, kind in kinds.items() if kind.get("comparison") == "json")
+    is_json = f"in {('json', *own)!r}".replace("'", '"') if own else '== "json"'
+    filled = Template(whole).substitute(app=app, json=is_json, inputs="Inputs" if named else "dict")
+    return filled.rstrip("\n")
+
+
+def imports(text: WorkerText, code: str) -> str:
+    """Return the imports that the lines of AGILAB's stead need."""
+    plain = sorted(name for name in _IMPORTED if f"{name}." in code)
+    if text.aliased:
+        plain = sorted({*plain, "sys"})
+    lines = [f"import {', '.join(plain)}"] if plain else []
+    lines += ["from pathlib import Path"] if "Path" in code else []
+    lines += ["import numpy as np"] if "np." in code else []
+    lines += ["import pyarrow as pa"] if "pa." in code else []
+    used = [name for name in ("parquet", "types") if f"{name}." in code]
+    return "\n".join([*lines, *([f"from pyarrow import {', '.join(used)}"] if used else [])])
+
+
+def renamed(code: str, taken: frozenset[str]) -> str:
+    """Return lines of ours in which a name that the worker needs itself has a ``_`` at its end."""
+    clashing = OWN_NAMES & taken
+    if not clashing:
+        return code
+    lines = code.splitlines(keepends=True)
+    for token in reversed(list(tokenize.generate_tokens(io.StringIO(code).readline))):
+        if token.type == tokenize.NAME and token.string in clashing:
+            (row, end), line = token.end, lines[token.end[0] - 1]
+            lines[row - 1] = f"{line[:end]}_{line[end:]}"
+    return "".join(lines)
+
+
+def _value_writer(text: WorkerText) -> str:
+    """Return how values other than JSON are written, as far as the worker may hand over such ones."""
+    tables = text.kinds is None or bool(text.kinds - {"json", "text", "image", "file"})
+    frames = _FRAME if tables and "pandas" in text.imported else ""
+    return frames + (_TABLE if tables and "pyarrow" in text.imported else "") + _BYTES
+
+
+def _points(text: WorkerText) -> str:
+    if "write_points" not in text.attributes:
+        return ""
+    is_sorted = "morton" in text.orders
+    limit = '1 << (17 if order == "morton" else 20)' if is_sorted else "1 << 20"
+    default = '"morton"' if is_sorted else "None"
+    return Template(_POINTS).substitute(morton=_MORTON if is_sorted else "", limit=limit, default=default)
+
+
+OWN_NAMES = frozenset({"Settings", "DATA", "PLAN", "SUFFIXES", "RESULTS", "FILES", "METRICS", "SEED", "run"})
+"""What is defined beside what the worker is written against."""
+
+_IMPORTED = (
+    *("fnmatch", "functools", "hashlib", "io", "itertools", "json", "logging"),
+    *("os", "random", "shutil", "zipfile"),
+)
+_WORKER = """\
+class Worker:
+    settings = Settings
+"""
+_NOTHING = """\
+    def setup(self): pass
+    def teardown(self): pass
+"""
+_INPUTS = """
+
+class Inputs(dict):
+    def named(self, name):
+        return [path for key, path in self.items() if key == name or key.endswith(f"/{name}")]
+"""
+_CONTEXT = """
+
+class PartitionContext:
+    def __init__(self, stage, id, params, files, made):
+        self.stage, self.id, self.params, self.folder = stage, id, params, RESULTS / stage / id
+        made = {key: FILES[key] for item in made for key in ([item] if item in FILES else fnmatch.filter(FILES, item))}
+        self.inputs = $inputs({name: DATA / path for name, path in files.items()} | made)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, name, kind, content):
+        is_file, suffix = isinstance(content, Path), SUFFIXES[kind]
+        suffix = content.suffix if is_file and not content.name.endswith(suffix) else suffix
+        file = FILES[f"{self.stage}/{self.id}/{name}"] = self.folder / (name.removesuffix(suffix) + suffix)
+        if is_file:
+            file == content.resolve() or shutil.copyfile(content, file)
+        elif kind $json and not isinstance(content, bytes):
+            file.write_text(json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\\n", "utf-8")
+"""
+_FRAME = """\
+        elif hasattr(content, "to_parquet"):
+            content.to_parquet(file)
+"""
+_TABLE = """\
+        elif isinstance(content, pa.Table):
+            parquet.write_table(content, file, compression="zstd")
+"""
+_BYTES = """\
+        else:
+            file.write_bytes(content.encode() if isinstance(content, str) else content)
+"""
+_MEMBERS = {
+    "progress": "\n    def progress(self, done, total): pass\n",
+    "metric": (
+        "\n    def metric(self, name, value, step=None):\n"
+        "        METRICS.setdefault(name, {})[self.id] = float(value)\n"
+    ),
+    "log": '\n    log = logging.getLogger("$app")\n',
+    "cancelled": "\n    cancelled = False\n",
+    "resources": "\n    resources = {}\n",
+    "seed": (
+        "\n    @property\n    def seed(self):\n"
+        '        return int.from_bytes(hashlib.sha256((str(SEED) + ":" + self.id).encode()).digest()[:8], "big") >> 1\n'
+    ),
+    "rng": "\n    @functools.cached_property\n    def rng(self):\n        return random.Random(self.seed)\n",
+}
+"""Attribute of a partition -> what gives it."""
+_POINTS = """
+    def write_points(self, name, table, *, x, y, order=$default, pyramid=True):
+        batches = iter(table.to_batches(max_chunksize=1 << 20) if isinstance(table, pa.Table) else table)
+        first = next(batches)
+$morton\
+        numbers = [field for field in first.schema if types.is_primitive(field.type) and field.type != pa.bool_()]
+        coded = {f.name: "BYTE_STREAM_SPLIT" if types.is_floating(f.type) else "DELTA_BINARY_PACKED" for f in numbers}
+        plain = [column for column in first.schema.names if column not in coded]
+        made = {"compression": "zstd", "column_encoding": coded, "use_dictionary": plain}
+        file, rows, pending, places, boxes = self.folder / f"{name}.parquet", 0, [], [], []
+        with parquet.ParquetWriter(file, first.schema, **made) as writer:
+            for batch in itertools.chain([first], batches, [None]):
+                if pending and (batch is None or sum(map(len, pending)) + len(batch) > $limit):
+                    group, pending = pa.Table.from_batches(pending).unify_dictionaries(), []
+                    for part in (group.slice(start, 1 << 20) for start in range(0, len(group), 1 << 20)):
+                        writer.write_table(part, row_group_size=len(part))
+                        xy = np.array([part[x].to_numpy(), part[y].to_numpy()]) * 1.0
+                        places.append(xy[:, np.isfinite(xy).all(axis=0)])
+                        edges = [places[-1].min(axis=1), places[-1].max(axis=1)] if places[-1].size else None
+                        boxes.append(edges and np.concatenate(edges).tolist())
+                        rows += len(part)
+                pending += [batch] if batch else []
+            about = {"schema": "agilab.points/1", "x": x, "y": y, "order": order, "count": rows, "row_groups": boxes}
+            writer.add_key_value_metadata({"agilab.points": json.dumps(about, separators=(",", ":"))})
+        self.write(name, "points", file)
+        if not pyramid:
+            return
+        edges = np.array([box for box in boxes if box] or [[np.nan] * 4])
+        low, high = edges[:, :2].min(axis=0), edges[:, 2:].max(axis=0)
+        scale = np.divide(1024, high - low, out=np.zeros(2), where=high > low)[:, None]
+        count, levels = np.zeros(1 << 20, np.int64), {"bounds": np.concatenate((low, high))}
+        for xy in places:
+            cells = (xy.astype(float) * scale + -low[:, None] * scale).astype(int).clip(0, 1023)
+            count += np.bincount(cells[1] * 1024 + cells[0], minlength=1 << 20)
+        count = count.reshape(1024, 1024)
+        while len(count) >= 32:
+            levels[f"count_{len(count)}"] = count.astype(np.min_scalar_type(int(count.max())))
+            count = count.reshape(len(count) // 2, 2, len(count) // 2, 2).sum(axis=(1, 3))
+        with zipfile.ZipFile(self.folder / f"{name}.pyramid.npz", "w") as archive:
+            for key, array in levels.items():
+                info, data = zipfile.ZipInfo(f"{key}.npy"), io.BytesIO()
+                info.create_system, info.external_attr = 3, 0o644 << 16
+                np.save(data, array)
+                archive.writestr(info, data.getvalue())
+        self.write(f"{name}.pyramid", "file", self.folder / f"{name}.pyramid.npz")
+"""
+_MORTON = """\
+        if order == "morton":
+            table = pa.Table.from_batches([first, *batches]).unify_dictionaries().combine_chunks()
+            keys, xy = np.zeros(len(table), np.uint64), [table[x].to_numpy() * 1.0, table[y].to_numpy() * 1.0]
+            placed = np.isfinite(xy).all(axis=0)
+            for shift, values in enumerate(xy if placed.any() else ()):
+                low, high = float(values[placed].min()), float(values[placed].max())
+                bits = (np.where(placed, values, low) - low) * (65536 / (high - low) if high > low else 0.0)
+                bits = bits.astype(np.int64).clip(0, 65535).astype(np.uint64)
+                for distance, mask in ((8, 0x00FF00FF), (4, 0x0F0F0F0F), (2, 0x33333333), (1, 0x55555555)):
+                    bits = (bits | (bits << np.uint64(distance))) & np.uint64(mask)
+                keys |= bits << np.uint64(shift)
+            keys[~placed] = 1 << 32
+            table = table.take(np.argsort(keys, kind="stable")).combine_chunks()
+            first, *batches = table.to_batches(max_chunksize=1 << 17) or [first]
+"""
