@@ -223,7 +223,7 @@ class Run:
         ArtifactNotFoundError
             No artifact, or more than one, is called so, or its file is not in the run folder.
         """
-        found = {f"{item.stage}/{item.partition}/{item.name}": item for item in self.artifacts()}
+        found = {item.key: item for item in self.artifacts()}
         keys = [name] if name in found else [key for key, item in found.items() if item.name == name]
         if len(keys) > 1:
             raise ArtifactNotFoundError(f"{len(keys)} partitions left an artifact {name!r}; name one: {_some(keys)}")
@@ -231,15 +231,30 @@ class Run:
             names = [*found, *dict.fromkeys(item.name for item in found.values())]
             near = _near(name, names) or (f"; there are {_some(list(found))}" if found else "; it has none yet")
             raise ArtifactNotFoundError(f"run {self.run_id} has no artifact {name!r}{near}")
-        item = found[keys[0]]
-        if item.location:
-            raise ArtifactNotFoundError(f"artifact {keys[0]!r} lies on host {item.location}, not in {self.paths.root}")
-        if not sums.safe_path(item.path) or not item.path.startswith("artifacts/"):
-            raise ArtifactNotFoundError(f"artifact {keys[0]!r} is recorded at {item.path!r}, outside of the run folder")
-        path = self.paths.root / item.path
+        return self.path(found[keys[0]])
+
+    def path(self, artifact: Artifact) -> Path:
+        """Return the path of an artifact that `artifacts` has listed.
+
+        Parameters
+        ----------
+        artifact
+            Which one.
+
+        Raises
+        ------
+        ArtifactNotFoundError
+            Its file is not in the run folder.
+        """
+        key = artifact.key
+        if artifact.location:
+            raise ArtifactNotFoundError(f"artifact {key!r} lies on host {artifact.location}, not in {self.paths.root}")
+        if not sums.safe_path(artifact.path) or not artifact.path.startswith("artifacts/"):
+            raise ArtifactNotFoundError(f"artifact {key!r} is recorded at {artifact.path!r}, outside of the run folder")
+        path = self.paths.root / artifact.path
         if not path.is_file() or path.is_symlink():
             raise ArtifactNotFoundError(
-                f"artifact {keys[0]!r} is recorded, but {path} is no file any more; "
+                f"artifact {key!r} is recorded, but {path} is no file any more; "
                 f"see what else has changed with: agilab verify {self.run_id}"
             )
         return path
