@@ -6,6 +6,7 @@ The tree, with the exit code the shell returns for each branch::
     ├── SettingError            (ValueError)   2   a value outside its declaration
     ├── RequestError            (ValueError)   2   a request that cannot be made or sent
     ├── QueryError              (ValueError)   2   a question about the runs that makes no sense
+    ├── SupersededError                        1   an answer that nobody waits for any more
     ├── PlanError               (ValueError)   2   a work plan that does not hold together
     ├── ProjectError                           2   an app project that breaks its contract
     │   └── ProjectNotFoundError (LookupError) 2
@@ -62,6 +63,10 @@ class QueryError(AgilabError, ValueError):
     """A query of the run history names what no run has, or cannot be read."""
 
     exit_code = 2
+
+
+class SupersededError(AgilabError):
+    """A picture was asked for, and then another one in its place."""
 
 
 class PlanError(AgilabError, ValueError):

@@ -275,6 +275,10 @@ class RunPaths:
         """What is added to a run, outside of its seal."""
         return self.root / "sidecar"
 
+    def late(self, sha256: str, suffix: str) -> Path:
+        """Where what was made of an artifact after the seal lies: its pyramid or its index."""
+        return self.sidecar / "points" / f"{sha256}{suffix}"
+
     @property
     def tags(self) -> Path:
         """The run's tags and note (schema ``agilab.tags/1``)."""

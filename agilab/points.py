@@ -9,14 +9,19 @@ is added stands in its key-value metadata under ``agilab.points``, as JSON::
 A row group without any point that has a place (a null, NaN or infinite
 coordinate has none) has null for bounds. The pyramid is an ``.npz`` file::
 
-    bounds            float64, (left, bottom, right, top) of all points that have a place
-    count_1024        unsigned, shape (y, x) = (1024, 1024), row 0 at the bottom
-    count_512 ... count_32    the same, each made from the one before by adding 2 x 2
+    bounds     float64, (left, bottom, right, top) of all points that have a place
+    grid       int64, (x exponent, y exponent, x origin, y origin, columns, rows) of level 0
+    count_0    unsigned, shape (y, x), row 0 at the bottom; or, where that is smaller,
+               the counts of the cells that are not empty, which are named by
+    cells_0    unsigned, ``row * columns + column``, ascending
+    count_1 ...    the same, with cells of twice the size
 
-Cells are those of Datashader: ``int(x * scale + offset)``, a point on the upper
-edge in the last cell. The same data gives the same bytes, whatever the clock
-and the number of threads. Standard library only at module level; numpy and
-pyarrow are the business of the worker environment.
+Cell ``i`` of level ``n`` begins at ``(origin >> n) + i`` times ``2 ** (exponent + n)``.
+All pyramids share these lines, so that their counts add up, whatever their
+bounds. Cells are those of Datashader on that grid: ``int(x * scale + offset)``.
+The same data gives the same bytes, whatever the clock and the number of
+threads. Standard library only at module level; numpy and pyarrow are the
+business of the worker environment.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +42,16 @@ ROW_GROUP_ROWS = 1 << 20
 """Most rows of a row group when the order is kept."""
 MORTON_ROW_GROUP_ROWS = 1 << 17
 """Most rows of a row group along the Morton curve: small, so that a zoom reads little besides what it shows."""
-PYRAMID_SIZES = (1024, 512, 256, 128, 64, 32)
+SORTED_ROWS = 1 << 24
+"""Most rows sorted at a time; what is longer becomes several curves, one after the other."""
+PYRAMID_SIZE = 4096
+"""Most columns and rows of the finest level."""
+COARSEST_SIZE = 32
 KEPT_BYTES = 1 << 28
 """Coordinates kept in memory for the pyramid while writing [bytes]; beyond that they are read back."""
 
 _ROW_BITS = 31  # key and row number share 64 bits: 32 of the Morton curve, one for points without a place, the row
+_MOST_EXPONENT = 1000  # a scale of 2 ** 1000 and what it multiplies are numbers still
 _BLOCK_ROWS = 1 << 16  # temporary arrays of this length stay in the processor's cache
 _Bounds = tuple[float, float, float, float]
 
@@ -65,10 +76,10 @@ def write(
     x, y
         Names of the coordinate columns.
     order
-        ``"morton"`` sorts the rows along the Morton curve over their bounds; the
-        data has to fit in memory, twice. None keeps the order and streams: what is
-        held is one row group and `KEPT_BYTES`. A row group ends between two
-        batches wherever a batch fits into one.
+        ``"morton"`` sorts the rows along the Morton curve over their bounds,
+        `SORTED_ROWS` at a time. None keeps the order: what is held is one row group
+        and `KEPT_BYTES`. A row group ends between two batches wherever a batch fits
+        into one.
     pyramid
         ``.npz`` file to write counts at several resolutions to; None for none.
 
@@ -89,7 +100,7 @@ def write(
     _check_columns(schema, (x, y))
     if order not in (None, "morton"):
         raise WorkerError(f"points have no order {order!r}; choose 'morton', or None to keep the order they have")
-    groups = _groups(batches) if order is None else _in_morton_order(schema, batches, x, y)
+    groups = _groups(batches, ROW_GROUP_ROWS) if order is None else _in_morton_order(batches, x, y)
     counter = _Counter(target, x, y) if pyramid is not None else None
     bounds: list[_Bounds | None] = []
     rows = 0
@@ -174,19 +185,19 @@ def _encodings(schema: Any) -> dict[str, Any]:
     }
 
 
-def _groups(batches: Iterator[Any]) -> Iterator[Any]:
-    """Gather batches into tables of at most `ROW_GROUP_ROWS` rows."""
+def _groups(batches: Iterator[Any], most: int) -> Iterator[Any]:
+    """Gather batches into tables of at most `most` rows."""
     import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     pending: list[Any] = []
     rows = 0
     for batch in batches:
-        if pending and rows + batch.num_rows > ROW_GROUP_ROWS:
+        if pending and rows + batch.num_rows > most:
             yield _table(pending)
             pending, rows = [], 0
-        if batch.num_rows > ROW_GROUP_ROWS:
+        if batch.num_rows > most:
             whole = pa.Table.from_batches([batch])
-            yield from (whole.slice(start, ROW_GROUP_ROWS) for start in range(0, batch.num_rows, ROW_GROUP_ROWS))
+            yield from (whole.slice(start, most) for start in range(0, batch.num_rows, most))
         elif batch.num_rows:
             pending.append(batch)
             rows += batch.num_rows
@@ -204,27 +215,24 @@ def _table(batches: Sequence[Any], schema: Any = None) -> Any:
         raise WorkerError(f"batches of points differ in their columns ({str(err).splitlines()[0]})") from err
 
 
-def _in_morton_order(schema: Any, batches: Iterator[Any], x: str, y: str) -> Iterator[Any]:
+def _in_morton_order(batches: Iterator[Any], x: str, y: str) -> Iterator[Any]:
     import numpy as np
-    import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    import pyarrow as pa
 
-    table = _table(list(batches), schema).combine_chunks()
-    if table.num_rows >= 1 << _ROW_BITS:
-        raise WorkerError(
-            f"{table.num_rows} points are too many to sort at once; write several artifacts, or order=None"
-        )
-    xs, ys = _coordinates(table, x, y)
-    box = _bounds(xs, ys)
-    rank = np.arange(table.num_rows, dtype=np.uint64)
-    if box is not None:
-        # Key and row number in one integer: sorted fast, and ties keep their order.
-        for start in range(0, table.num_rows, _BLOCK_ROWS):
-            part = slice(start, start + _BLOCK_ROWS)
-            rank[part] |= _morton(xs[part], ys[part], box) << np.uint64(_ROW_BITS)
-        rank.sort()
-    rows = (rank & np.uint64((1 << _ROW_BITS) - 1)).astype(np.int64)
-    for start in range(0, table.num_rows, MORTON_ROW_GROUP_ROWS):
-        yield table.take(pa.array(rows[start : start + MORTON_ROW_GROUP_ROWS]))
+    for gathered in _groups(batches, SORTED_ROWS):
+        table = gathered.combine_chunks()
+        xs, ys = _coordinates(table, x, y)
+        box = _bounds(xs, ys)
+        rank = np.arange(table.num_rows, dtype=np.uint64)
+        if box is not None:
+            # Key and row number in one integer: sorted fast, and ties keep their order.
+            for start in range(0, table.num_rows, _BLOCK_ROWS):
+                part = slice(start, start + _BLOCK_ROWS)
+                rank[part] |= _morton(xs[part], ys[part], box) << np.uint64(_ROW_BITS)
+            rank.sort()
+        rows = (rank & np.uint64((1 << _ROW_BITS) - 1)).astype(np.int64)
+        for start in range(0, table.num_rows, MORTON_ROW_GROUP_ROWS):
+            yield table.take(pa.array(rows[start : start + MORTON_ROW_GROUP_ROWS]))
 
 
 def _morton(xs: Any, ys: Any, box: _Bounds) -> Any:
@@ -276,8 +284,10 @@ class _Counter:
         self._columns = (x, y)
         self._kept: list[tuple[Any, Any]] = []
         self._room = KEPT_BYTES
+        self._rows = 0
 
     def keep(self, xs: Any, ys: Any) -> None:
+        self._rows += len(xs)
         self._room -= xs.nbytes + ys.nbytes
         if self._room >= 0:
             self._kept.append((xs, ys))
@@ -286,14 +296,24 @@ class _Counter:
         import numpy as np
 
         boxes = np.array([box for box in bounds if box is not None]).reshape(-1, 4)
-        size = PYRAMID_SIZES[0]
-        counts = np.zeros(size * size, np.int64)
-        total = np.full(4, np.nan)
-        if len(boxes):
-            total = np.concatenate((boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)))
-            for xs, ys in self._groups(len(bounds)):
-                counts += np.bincount(_cells(xs, ys, total.tolist(), size), minlength=size * size + 1)[:-1]
-        _write_npz(target, {"bounds": total, **_levels(counts.reshape(size, size))})
+        if not len(boxes):
+            _write_npz(target, {"bounds": np.full(4, np.nan), "grid": np.zeros(6, np.int64)})
+            return
+        total: list[float] = np.concatenate((boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0))).tolist()
+        grid = _Grid.around(total)
+        dense = self._rows * 8 > grid.columns * grid.rows
+        counts: Any = np.zeros(grid.columns * grid.rows, np.uint32) if dense else None
+        found = []
+        for xs, ys in self._groups(len(bounds)):
+            cells = grid.cells(xs, ys)
+            if counts is None:
+                found.append(cells)
+            else:
+                np.add.at(counts, cells, np.uint32(1))
+        filled = None
+        if counts is None:
+            filled, counts = np.unique(np.concatenate(found), return_counts=True)
+        _write_npz(target, {"bounds": np.array(total), "grid": grid.array(), **_levels(grid, filled, counts)})
 
     def _groups(self, count: int) -> Iterator[tuple[Any, Any]]:
         yield from self._kept
@@ -305,35 +325,79 @@ class _Counter:
                     yield _coordinates(file.read_row_group(index, columns=[*self._columns]), *self._columns)
 
 
-def _cells(xs: Any, ys: Any, box: Sequence[float], size: int) -> Any:
-    """Return the cell of every point as ``row * size + column``, ``size * size`` for points without a place."""
+def exponent(low: float, high: float, most: int) -> int:
+    """Return the exponent of the smallest power of two whose multiples cut a range into at most `most` pieces."""
+    width = high / most - low / most
+    found = math.frexp(width)[1] - 1 if width > 0 else -_MOST_EXPONENT
+    finest = math.frexp(math.ulp(max(abs(low), abs(high))))[1] - 1  # numbers there are no closer to each other
+    found = min(max(found, finest, -_MOST_EXPONENT), _MOST_EXPONENT)
+    while cell(high, found) - cell(low, found) >= most:
+        found += 1
+    return found
+
+
+def cell(value: float, exponent: int) -> int:
+    """Return which multiple of a power of two is the last one up to a value."""
+    return math.floor(value * math.ldexp(1.0, -exponent))
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """The lines of a level: as those of every other level, multiples of powers of two."""
+
+    exponents: tuple[int, int]
+    origin: tuple[int, int]
+    columns: int
+    rows: int
+
+    @classmethod
+    def around(cls, box: Sequence[float]) -> _Grid:
+        exponents = exponent(box[0], box[2], PYRAMID_SIZE), exponent(box[1], box[3], PYRAMID_SIZE)
+        first = cell(box[0], exponents[0]), cell(box[1], exponents[1])
+        last = cell(box[2], exponents[0]), cell(box[3], exponents[1])
+        return cls(exponents, first, last[0] - first[0] + 1, last[1] - first[1] + 1)
+
+    def array(self) -> Any:
+        import numpy as np
+
+        return np.array((*self.exponents, *self.origin, self.columns, self.rows), np.int64)
+
+    def coarser(self) -> _Grid:
+        (kx, ky), (left, bottom) = self.exponents, self.origin
+        columns = (left + self.columns - 1 >> 1) - (left >> 1) + 1
+        rows = (bottom + self.rows - 1 >> 1) - (bottom >> 1) + 1
+        return _Grid((kx + 1, ky + 1), (left >> 1, bottom >> 1), columns, rows)
+
+    def cells(self, xs: Any, ys: Any) -> Any:
+        """Return the cell of every point that has a place as ``row * columns + column``."""
+        import numpy as np
+
+        cells = np.empty(len(xs), np.int64)
+        count = 0
+        for start in range(0, len(xs), _BLOCK_ROWS):
+            part = slice(start, start + _BLOCK_ROWS)
+            east, east_placed = _steps(xs[part], self.exponents[0], self.origin[0], self.columns)
+            north, north_placed = _steps(ys[part], self.exponents[1], self.origin[1], self.rows)
+            north *= self.columns
+            north += east
+            placed = east_placed & north_placed
+            if not placed.all():
+                north = north[placed]
+            cells[count : count + len(north)] = north
+            count += len(north)
+        return cells[:count]
+
+
+def _steps(values: Any, exponent: int, origin: int, steps: int) -> tuple[Any, Any]:
     import numpy as np
 
-    cells = np.empty(len(xs), np.int64)
-    for start in range(0, len(xs), _BLOCK_ROWS):
-        part = slice(start, start + _BLOCK_ROWS)
-        east, east_placed = _steps(xs[part], box[0], box[2], size)
-        north, north_placed = _steps(ys[part], box[1], box[3], size)
-        north *= size
-        north += east
-        placed = east_placed & north_placed
-        if not placed.all():
-            north[~placed] = size * size
-        cells[part] = north
-    return cells
-
-
-def _steps(values: Any, low: float, high: float, size: int) -> tuple[Any, Any]:
-    import numpy as np
-
-    scale = _scale(size, low, high)
     places = values.astype(np.float64)
     placed = np.isfinite(places)
     if not placed.all():
-        places[~placed] = low
-    places *= scale
-    places += -low * scale
-    return places.astype(np.int64).clip(0, size - 1), placed
+        places[~placed] = 0.0
+    places *= math.ldexp(1.0, -exponent)
+    places -= origin
+    return places.clip(0, steps - 1).astype(np.int64), placed
 
 
 def _scale(steps: int, low: float, high: float) -> float:
@@ -342,15 +406,47 @@ def _scale(steps: int, low: float, high: float) -> float:
     return steps / extent if math.ulp(0.0) * steps * steps < extent < math.inf else 0.0
 
 
-def _levels(finest: Any) -> dict[str, Any]:
+def _levels(grid: _Grid, filled: Any, counts: Any) -> dict[str, Any]:
+    """Return the arrays of all levels from those of the finest: all cells, or those that are filled and which."""
     import numpy as np
 
     levels = {}
-    for size in PYRAMID_SIZES:
-        if size != len(finest):
-            finest = finest.reshape(size, 2, size, 2).sum(axis=(1, 3))
-        levels[f"count_{size}"] = finest.astype(np.min_scalar_type(int(finest.max())))
+    for level in itertools.count():
+        size = grid.columns * grid.rows
+        if filled is not None and len(filled) * 8 > size:
+            dense = np.zeros(size, counts.dtype)
+            dense[filled] = counts
+            filled, counts = None, dense
+        kind = np.min_scalar_type(int(counts.max()))
+        some = np.flatnonzero(counts) if filled is None else filled
+        if len(some) * (4 + kind.itemsize) < size * kind.itemsize:
+            levels[f"cells_{level}"] = some.astype(np.uint32)
+            levels[f"count_{level}"] = (counts[some] if filled is None else counts).astype(kind)
+        else:
+            levels[f"count_{level}"] = counts.reshape(grid.rows, grid.columns).astype(kind)
+        if max(grid.columns, grid.rows) <= COARSEST_SIZE:
+            break
+        filled, counts = _coarser(grid, filled, counts)
+        grid = grid.coarser()
     return levels
+
+
+def _coarser(grid: _Grid, filled: Any, counts: Any) -> tuple[Any, Any]:
+    import numpy as np
+
+    left, bottom = grid.origin[0] & 1, grid.origin[1] & 1
+    above = grid.coarser()
+    if filled is None:
+        padded = np.zeros((2 * above.rows, 2 * above.columns), counts.dtype)
+        padded[bottom : bottom + grid.rows, left : left + grid.columns] = counts.reshape(grid.rows, grid.columns)
+        halves = padded[::2] + padded[1::2]
+        return None, (halves[:, ::2] + halves[:, 1::2]).ravel()
+    rows, columns = np.divmod(filled, grid.columns)
+    cells = (rows + bottom >> 1) * above.columns + (columns + left >> 1)
+    order = np.argsort(cells, kind="stable")
+    cells = cells[order]
+    starts = np.flatnonzero(np.concatenate(([True], cells[1:] != cells[:-1])))
+    return cells[starts], np.add.reduceat(counts[order], starts)
 
 
 def _write_npz(target: Path, arrays: dict[str, Any]) -> None:

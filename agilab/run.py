@@ -226,7 +226,7 @@ class Run:
         ArtifactNotFoundError
             No artifact, or more than one, is called so, or its file is not in the run folder.
         """
-        found = {f"{item.stage}/{item.partition}/{item.name}": item for item in self.artifacts()}
+        found = {item.key: item for item in self.artifacts()}
         keys = [name] if name in found else [key for key, item in found.items() if item.name == name]
         if len(keys) > 1:
             raise ArtifactNotFoundError(f"{len(keys)} partitions left an artifact {name!r}; name one: {_some(keys)}")

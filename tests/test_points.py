@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,15 +32,26 @@ def cloud(count: int, seed: int = 1, kind: str = "float64") -> pa.Table:
     return pa.table({"x": x.astype(kind), "y": y.astype(kind), "row": np.arange(count), "name": names})
 
 
-def grid_counts(x: Any, y: Any, bounds: Any, size: int) -> Any:
-    """Count as Datashader does: ``int(x * scale + offset)``, the upper edge in the last cell; one point at a time."""
-    counts = np.zeros((size, size), int)
-    (left, bottom, right, top) = (float(value) for value in bounds)
-    scale_x, scale_y = size / (right - left), size / (top - bottom)
-    for px, py in zip(x.tolist(), y.tolist(), strict=True):
-        column, row = int(px * scale_x - left * scale_x), int(py * scale_y - bottom * scale_y)
-        counts[row - (py == top), column - (px == right)] += 1
-    return counts
+def grid_counts(x: Any, y: Any, grid: Any, level: int) -> dict[tuple[int, int], int]:
+    """Count points by row and column between multiples of powers of two, one point at a time."""
+    kx, ky, left, bottom, _, _ = (int(value) for value in grid)
+    size_x, size_y = 2.0 ** (kx + level), 2.0 ** (ky + level)
+    cells = (
+        (math.floor(py / size_y) - (bottom >> level), math.floor(px / size_x) - (left >> level))
+        for px, py in zip(x.tolist(), y.tolist(), strict=True)
+    )
+    return dict(Counter(cells))
+
+
+def level_counts(pyramid: Any, level: int) -> dict[tuple[int, int], int]:
+    """Return the cells of a level that are not empty, by row and column."""
+    counts, (_, _, left, _, columns, _) = pyramid[f"count_{level}"], (int(value) for value in pyramid["grid"])
+    if counts.ndim == 2:
+        rows, places = np.nonzero(counts)
+        counts = counts[rows, places]
+    else:
+        rows, places = np.divmod(pyramid[f"cells_{level}"], (left + columns - 1 >> level) - (left >> level) + 1)
+    return {(int(r), int(c)): int(n) for r, c, n in zip(rows, places, counts, strict=True)}
 
 
 def group_bounds(table: pa.Table) -> list[float]:
@@ -93,7 +106,7 @@ def test_rows_at_one_place_keep_their_order(tmp_path: Path) -> None:
     table = pa.table({"x": np.ones(1_000), "y": np.zeros(1_000), "row": np.arange(1_000)})
     points.write(tmp_path / "p.parquet", table, x="x", y="y", pyramid=tmp_path / "p.npz")
     assert parquet.read_table(tmp_path / "p.parquet")["row"].to_pylist() == list(range(1_000))
-    assert np.load(tmp_path / "p.npz")["count_32"].sum() == 1_000
+    assert sum(level_counts(np.load(tmp_path / "p.npz"), 0).values()) == 1_000
 
 
 @pytest.mark.parametrize("order", ["morton", None])
@@ -204,9 +217,7 @@ def test_points_without_a_place_are_kept_but_not_counted(order: str | None, tmp_
     assert parquet.read_table(tmp_path / "p.parquet").num_rows == 7
     pyramid = np.load(tmp_path / "p.npz")
     assert pyramid["bounds"].tolist() == [0.0, 0.0, 4.0, 4.0]
-    assert {name: int(pyramid[name].sum()) for name in pyramid.files if name != "bounds"} == {
-        f"count_{size}": 3 for size in points.PYRAMID_SIZES
-    }
+    assert {int(pyramid[name].sum()) for name in pyramid.files if name.startswith("count_")} == {3}
     if order == "morton":
         assert parquet.read_table(tmp_path / "p.parquet")["row"].to_pylist() == [0, 1, 6, 2, 3, 4, 5]
 
@@ -215,7 +226,7 @@ def test_places_on_one_line_are_counted_beside_points_without_one(tmp_path: Path
     table = pa.table({"x": [7.0, 7.0, float("inf"), 7.0], "y": [1.0, 2.0, 3.0, float("nan")]})
     points.write(tmp_path / "p.parquet", table, x="x", y="y", pyramid=tmp_path / "p.npz")
     assert np.load(tmp_path / "p.npz")["bounds"].tolist() == [7.0, 1.0, 7.0, 2.0]
-    assert np.load(tmp_path / "p.npz")["count_32"].sum() == 2
+    assert sum(level_counts(np.load(tmp_path / "p.npz"), 0).values()) == 2
 
 
 @pytest.mark.parametrize("x", [[0.0, 5e-324], [-1.7e308, 1.7e308], [1e15, 1e15 + 1]])
@@ -225,7 +236,7 @@ def test_places_that_numbers_hardly_tell_apart_are_counted_all_the_same(
 ) -> None:
     table = pa.table({"x": x, "y": [0.0, 1.0]})
     points.write(tmp_path / "p.parquet", table, x="x", y="y", order=order, pyramid=tmp_path / "p.npz")
-    assert np.load(tmp_path / "p.npz")["count_1024"].sum() == 2
+    assert sum(level_counts(np.load(tmp_path / "p.npz"), 0).values()) == 2
 
 
 def test_a_row_group_without_a_place_has_null_for_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +253,7 @@ def test_no_points_are_a_file_with_columns_and_an_empty_pyramid(order: str | Non
     assert points.read_metadata(tmp_path / "p.parquet")["count"] == 0
     pyramid = np.load(tmp_path / "p.npz")
     assert np.isnan(pyramid["bounds"]).all()
-    assert pyramid["count_1024"].sum() == 0
+    assert pyramid.files == ["bounds", "grid"]
 
 
 # --- the pyramid -------------------------------------------------------------------
@@ -255,15 +266,31 @@ def test_a_pyramid_counts_cells_as_datashader_does(kind: str, tmp_path: Path) ->
     pyramid = np.load(tmp_path / "p.npz")
     x, y = table["x"].to_numpy(), table["y"].to_numpy()
     assert pyramid["bounds"].tolist() == group_bounds(table)
-    for size in (1024, 256, 32):
-        assert (pyramid[f"count_{size}"] == grid_counts(x, y, pyramid["bounds"], size)).all()
+    assert 2048 < pyramid["grid"][4] <= points.PYRAMID_SIZE
+    levels = sum(name.startswith("count_") for name in pyramid.files)
+    assert levels >= 7
+    for level in range(levels):
+        assert level_counts(pyramid, level) == grid_counts(x, y, pyramid["grid"], level)
+
+
+@pytest.mark.parametrize("count", [300, 5_000])
+def test_a_pyramid_of_many_points_is_that_of_few(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(points, "PYRAMID_SIZE", 128)
+    table = cloud(count)
+    points.write(tmp_path / "p.parquet", table, x="x", y="y", pyramid=tmp_path / "p.npz")
+    pyramid = np.load(tmp_path / "p.npz")
+    dense = [name for name in pyramid.files if name.startswith("count_") and pyramid[name].ndim == 2]
+    assert ("count_0" in dense) == (count == 5_000)
+    x, y = table["x"].to_numpy(), table["y"].to_numpy()
+    for level in range(sum(name.startswith("count_") for name in pyramid.files)):
+        assert level_counts(pyramid, level) == grid_counts(x, y, pyramid["grid"], level)
 
 
 def test_whole_numbers_are_coordinates_too(tmp_path: Path) -> None:
     table = pa.table({"x": pa.array([0, 1, None, 3], pa.int16()), "y": pa.array([0, 0, 1, 3], pa.uint64())})
     points.write(tmp_path / "p.parquet", table, x="x", y="y", pyramid=tmp_path / "p.npz")
     assert points.read_metadata(tmp_path / "p.parquet")["row_groups"] == [[0.0, 0.0, 3.0, 3.0]]
-    assert np.load(tmp_path / "p.npz")["count_32"].sum() == 3
+    assert sum(level_counts(np.load(tmp_path / "p.npz"), 0).values()) == 3
 
 
 def test_coordinates_that_memory_cannot_keep_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,8 +308,8 @@ def test_a_pyramid_is_a_plain_npz_with_fixed_times(tmp_path: Path) -> None:
     points.write(tmp_path / "p.parquet", cloud(100), x="x", y="y", pyramid=tmp_path / "p.npz")
     with zipfile.ZipFile(tmp_path / "p.npz") as archive:
         assert {item.date_time for item in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-        assert archive.namelist() == ["bounds.npy", *(f"count_{size}.npy" for size in points.PYRAMID_SIZES)]
-    assert np.load(tmp_path / "p.npz")["count_1024"].dtype == np.uint8
+        assert archive.namelist()[:4] == ["bounds.npy", "grid.npy", "cells_0.npy", "count_0.npy"]
+    assert np.load(tmp_path / "p.npz")["count_0"].dtype == np.uint8
 
 
 # --- what is refused ---------------------------------------------------------------

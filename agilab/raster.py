@@ -1,0 +1,271 @@
+"""Pictures of large data: partial aggregates of tables, which add up over files and partitions; it draws no pixel.
+
+There are three ways to one answer: a *pyramid* of counts that was made before,
+an *index* that says which blocks of a table touch the view, and a *scan* of all
+of it. What they give is what Datashader gives for the same rows and cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from agilab.errors import InstallError, QueryError
+
+try:
+    import numpy as np
+    import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
+except ImportError as error:
+    raise InstallError(
+        f"large data needs NumPy and pyarrow ({error}); python -m pip install 'agilab-holoviz[ui]'"
+    ) from error
+
+from agilab import shading
+from agilab.blocks import Cache, Table, open_table
+from agilab.categories import Categories
+from agilab.filters import Filter, wanted_blocks
+from agilab.grid import Box, Grid, Lattice
+from agilab.picture import Picture, Query, Source
+from agilab.pyramids import Pyramid
+from agilab.scan import Cancelled, Scan, around, check, never
+from agilab.scan import extent as scanned_extent
+
+__all__ = ["Aggregation", "Cache", "Filter", "Picture", "Query", "Source", "aggregate", "extent"]
+
+PYRAMID_CELLS_PER_ROW = 4
+"""A cell of a pyramid is read this much faster than a row of a table."""
+
+
+def aggregate(
+    sources: Iterable[Source], query: Query, *, cache: Cache | None = None, cancelled: Cancelled = never
+) -> Picture:
+    """Return the picture of some tables.
+
+    Parameters
+    ----------
+    sources
+        The tables.
+    query
+        What to show.
+    cache
+        Where decoded columns are kept for the next picture; None to keep none.
+    cancelled
+        Asked between two pieces of work, in this thread: whether nobody waits for the picture any more.
+
+    Raises
+    ------
+    SupersededError
+        `cancelled` said yes.
+    QueryError
+        A table has no such column, or what it holds cannot be shown so.
+    EvidenceError
+        A table cannot be read.
+    InstallError
+        Datashader is not installed.
+    """
+    found = list(sources)
+    if query.x_range is None or query.y_range is None:
+        box = extent(found, query.x, query.y, cache=cache, cancelled=cancelled)
+        left, bottom, right, top = padded(box or (0.0, 0.0, 1.0, 1.0))
+        query = replace(query, x_range=query.x_range or (left, right), y_range=query.y_range or (bottom, top))
+    made = Aggregation(query, cache=cache)
+    made.add(found, cancelled=cancelled)
+    return made.picture()
+
+
+def extent(
+    sources: Iterable[Source], x: str, y: str, *, cache: Cache | None = None, cancelled: Cancelled = never
+) -> Box | None:
+    """Return left, bottom, right, top of all points that have a place; None when there is none.
+
+    Parameters
+    ----------
+    sources
+        The tables.
+    x, y
+        Columns of the coordinates.
+    cache, cancelled
+        As for `aggregate`; used where nobody has recorded it, so that the columns have to be read.
+    """
+    boxes = []
+    for source in sources:
+        table = _opened(source.path, cache)
+        table.check((x, y), numeric=True)
+        box = _recorded(table, x, y)
+        boxes.append(scanned_extent(table, x, y, cancelled=cancelled) if box is None else box)
+    return around([box for box in boxes if box is not None and box[0] <= box[2]])
+
+
+def padded(box: Box) -> Box:
+    """Return a box that has an extent: where all lies on one line, half a unit is added on both sides."""
+    left, bottom, right, top = box
+    if left == right:
+        pad = max(0.5, abs(left) * 2**-20)
+        left, right = left - pad, right + pad
+    if bottom == top:
+        pad = max(0.5, abs(bottom) * 2**-20)
+        bottom, top = bottom - pad, top + pad
+    return left, bottom, right, top
+
+
+class Aggregation:
+    """A picture that grows: tables are added as they come, and none is read twice.
+
+    Without a range in the query it shows everything there is so far: its bounds
+    grow, and its cells with them, so that they never are larger than a pixel.
+
+    Parameters
+    ----------
+    query
+        What to show.
+    cache
+        Where decoded columns are kept for the next picture; None to keep none.
+    """
+
+    def __init__(self, query: Query, *, cache: Cache | None = None) -> None:
+        self.query = query
+        self._cache = cache
+        self._grows = query.x_range is None or query.y_range is None
+        self._grid: Grid | None = None
+        self._box: Box | None = None
+        self._parts: shading.Parts = {}
+        self._categories = Categories(query.by) if query.by is not None else None
+        self._added: set[str] = set()
+        self._ways: set[str] = set()
+        self._rows_read = 0
+
+    def add(self, sources: Iterable[Source], *, cancelled: Cancelled = never) -> int:
+        """Add the tables that are not in it yet and return how many; each is added whole or not at all.
+
+        Parameters
+        ----------
+        sources
+            All tables there are, or those that have come since.
+        cancelled
+            As for `aggregate`.
+        """
+        new = [source for source in sources if source.name not in self._added]
+        for source in new:
+            self._checked(source)
+        self._settle(new, cancelled)
+        for source in new:
+            if self._grid is not None:
+                self._take(source, self._grid, cancelled)
+            self._added.add(source.name)
+        return len(new)
+
+    def picture(self) -> Picture:
+        """Return the picture as it is now; what is added later does not change it."""
+        grid = self._grid or Grid((0.0, 0.0, 1.0, 1.0), self.query.width, self.query.height)
+        names = list(self._categories.names) if self._categories is not None else []
+        parts = self._parts or shading.empty(self.query.reduction, grid, 0 if self._categories else None)
+        values = np.array(shading.result(parts, self.query.reduction))
+        if self._categories is not None:
+            names = names[: values.shape[2]]
+            order = sorted(range(len(names)), key=names.__getitem__)
+            values, names = values[:, :, order], [names[place] for place in order]
+        way = " + ".join(sorted(self._ways))
+        return Picture(values, grid.bounds, tuple(names), way=way, rows_read=self._rows_read, sources=len(self._added))
+
+    def _checked(self, source: Source) -> Table:
+        table = _opened(source.path, self._cache)
+        query = self.query
+        table.check(query.columns)
+        table.check([name for name in (query.x, query.y, query.value) if name is not None], numeric=True)
+        if query.mark == "lines" and table.sorted_by_place:
+            raise QueryError(f"the rows of {source.name} are sorted by place, so its lines are gone; use order=None")
+        return table
+
+    def _take(self, source: Source, grid: Grid, cancelled: Cancelled) -> None:
+        check(cancelled)
+        query = self.query
+        if source.pyramid is not None and grid.lattice is not None and query.counts_all:
+            pyramid = Pyramid(source.pyramid)
+            if pyramid.reaches(grid.lattice):
+                shading.merge(self._parts, {"count": pyramid.counts(grid.lattice)})
+                self._ways.add("pyramid")
+                return
+        table = self._checked(source)
+        box = extent([source], query.x, query.y, cache=self._cache, cancelled=cancelled) if query.period else None
+        scan = Scan(query, grid, categories=self._categories, cancelled=cancelled)
+        parts = scan.run(_placed(source, table, query, self._cache), box)
+        shading.merge(self._parts, parts)
+        self._ways.add(scan.way)
+        self._rows_read += scan.rows_read
+
+    def _settle(self, new: Sequence[Source], cancelled: Cancelled) -> None:
+        """Choose the cells, or enlarge them; there are none before there is a point to show."""
+        query = self.query
+        if query.x_range is not None and query.y_range is not None:
+            if self._grid is None:
+                self._start(_grid(query, new, self._cache))
+            return
+        found = extent(new, query.x, query.y, cache=self._cache, cancelled=cancelled)
+        box = around([box for box in (self._box, found) if box is not None])
+        if box is None:
+            return
+        (left, right), (bottom, top) = query.x_range or box[::2], query.y_range or box[1::2]
+        old = self._grid.lattice if self._grid is not None else None
+        least = old.exponents if old is not None else None
+        lattice = Lattice.over((left, bottom, right, top), query.width, query.height, least=least)
+        if old is None:
+            self._start(lattice.grid)
+        elif lattice != old:
+            self._parts, self._grid = shading.move(self._parts, old, lattice), lattice.grid
+        self._box = box
+
+    def _start(self, grid: Grid) -> None:
+        self._grid = grid
+        self._parts = shading.empty(self.query.reduction, grid, 0 if self._categories is not None else None)
+
+
+def _grid(query: Query, sources: Sequence[Source], cache: Cache | None) -> Grid:
+    """Choose the lattice of the pyramids where that is less work, else the cells that were asked for."""
+    assert query.x_range is not None
+    assert query.y_range is not None
+    (left, right), (bottom, top) = query.x_range, query.y_range
+    exact = Grid((left, bottom, right, top), query.width, query.height)
+    if not query.counts_all or not any(source.pyramid for source in sources):
+        return exact
+    lattice = Lattice.over(exact.bounds, query.width, query.height)
+    spared = cost = 0
+    for source in sources:
+        if source.pyramid is not None and Pyramid(source.pyramid).reaches(lattice):
+            table = _placed(source, _opened(source.path, cache), query, cache)
+            blocks = wanted_blocks(table, {query.x: (left, right), query.y: (bottom, top)})
+            spared += int(table.rows[blocks].sum()) if table.rows is not None else 1 << 40
+            cost += lattice.columns * lattice.rows // PYRAMID_CELLS_PER_ROW
+    return lattice.grid if spared > cost else exact
+
+
+def _placed(source: Source, table: Table, query: Query, cache: Cache | None) -> Table:
+    """Return the index of a table where it has what is needed, else the table itself."""
+    if source.index is None or query.mark == "lines":
+        return table
+    index = _opened(source.index, cache)
+    return index if set(query.columns) <= set(index.schema.names) else table
+
+
+def _recorded(table: Table, x: str, y: str) -> Box | None:
+    """Return the extent that is recorded; one whose left is right of its right where no point has a place."""
+    wide, high = table.bounds(x), table.bounds(y)
+    if wide is None or high is None or not len(wide):
+        return None
+    left, bottom = float(wide[:, 0].min()), float(high[:, 0].min())
+    right, top = float(wide[:, 1].max()), float(high[:, 1].max())
+    known = bool(np.isfinite((left, bottom, right, top)).all()) or left > right
+    return (left, bottom, right, top) if known else None
+
+
+def _opened(path: Path, cache: Cache | None) -> Table:
+    """Open a table, or find it open; what its footer says is read once."""
+    if cache is None:
+        return open_table(path)
+    stat = path.stat()
+    key = ("table", str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    found: Table | None = cache.get(key)
+    if found is None:
+        found = open_table(path, cache)
+        cache.put(key, found, 1 << 16)
+    return found

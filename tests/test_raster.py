@@ -1,0 +1,210 @@
+"""Pictures of large data: every way gives what Datashader gives, and adds up."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+from pathlib import Path
+from typing import Any
+
+import datashader
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck
+from pyarrow import csv, feather, ipc, parquet
+
+from agilab import points
+from agilab.blocks import Cache
+from agilab.errors import SupersededError
+from agilab.raster import Aggregation, Filter, Picture, Query, Source, aggregate
+
+BOX: dict[str, Any] = {"x_range": (-3.0, 4.0), "y_range": (-2.0, 2.5)}
+QUIET = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture], "max_examples": 60}
+
+
+def cloud(count: int, seed: int = 1, kind: str = "float64") -> pa.Table:
+    """Points around the origin with a value, a category and a time; some have no place."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(0, 1.5, count), rng.normal(0, 1, count)
+    x[::97], y[::89] = np.nan, np.inf
+    when = np.datetime64("2013-01-01", "ms") + rng.integers(0, 86_400_000, count)
+    return pa.table(
+        {
+            "x": x.astype(kind),
+            "y": y.astype(kind),
+            "value": np.where(rng.random(count) < 0.1, np.nan, rng.normal(5, 2, count)),
+            "kind": pa.array(rng.choice(["a", "b", "c"], count)).dictionary_encode(),
+            "time": pa.array(when, pa.timestamp("ms", "UTC")),
+            "track": np.sort(rng.integers(0, max(count // 50, 1), count)),
+        }
+    )
+
+
+def plain(table: pa.Table, query: Query, picture: Picture, *, mark: str = "points") -> Any:
+    """Return what Datashader makes of all rows on the cells of a picture."""
+    left, bottom, right, top = picture.bounds
+    rows, columns = picture.values.shape[:2]
+    if columns != query.width or rows != query.height:  # a lattice, which is open at the upper edge
+        right, top = right + (right - left) / columns, top + (top - bottom) / rows
+        columns, rows = columns + 1, rows + 1
+    canvas = datashader.Canvas(columns, rows, x_range=(left, right), y_range=(bottom, top))
+    frame = table.to_pandas()
+    reduction = getattr(datashader, query.reduction)(query.value)
+    if query.by is not None:
+        frame[query.by] = frame[query.by].astype("str").astype("category")
+        reduction = datashader.by(query.by, reduction)
+    found = getattr(canvas, mark)(frame, query.x, query.y, reduction)
+    return found.values[: picture.values.shape[0], : picture.values.shape[1]]
+
+
+def assert_same(found: Any, wanted: Any) -> None:
+    """Fail unless two aggregates are equal; sums of floating point numbers but for their rounding."""
+    if found.dtype == np.uint32:
+        np.testing.assert_array_equal(found, wanted)
+    else:
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+
+def written(folder: Path, table: pa.Table, form: str) -> Source:
+    """Write a table in one of the forms that a stranger or a worker leaves."""
+    path = folder / f"{form}.{'csv' if form == 'csv' else 'data'}"
+    if form == "parquet":
+        parquet.write_table(table, path, row_group_size=300)
+    elif form == "no statistics":
+        parquet.write_table(table, path, row_group_size=300, write_statistics=False)
+    elif form == "morton":
+        points.write(path, table, x="x", y="y", pyramid=path.with_suffix(".npz"))
+        return Source(path, pyramid=path.with_suffix(".npz"))
+    elif form == "feather":
+        feather.write_feather(table, path, chunksize=300)
+    elif form == "stream":
+        with ipc.new_stream(path, table.schema) as sink:
+            sink.write_table(table, max_chunksize=300)
+    else:
+        csv.write_csv(table, path)
+    return Source(path)
+
+
+@pytest.fixture(autouse=True)
+def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(points, "MORTON_ROW_GROUP_ROWS", 300)
+    monkeypatch.setattr(points, "SORTED_ROWS", 12_000)
+    monkeypatch.setattr("agilab.scan.PIECE_ROWS", 700)
+
+
+@pytest.mark.parametrize("form", ["parquet", "no statistics", "morton", "feather", "stream", "csv"])
+@pytest.mark.parametrize(("reduction", "value"), [("count", None), ("mean", "value"), ("max", "value")])
+def test_every_form_gives_what_datashader_gives(form: str, reduction: str, value: str | None, tmp_path: Path) -> None:
+    table = cloud(5_000)
+    source = written(tmp_path, table, form)
+    cache = Cache()
+    for query in (
+        Query("x", "y", 40, 30, **BOX, reduction=reduction, value=value),
+        Query("x", "y", 40, 30, x_range=(0.1, 0.3), y_range=(-0.2, 0.1), reduction=reduction, value=value),
+        Query("x", "y", 40, 30, **BOX, reduction=reduction, value=value, by="kind"),
+    ):
+        for _ in range(2):
+            picture = aggregate([source], query, cache=cache)
+            assert_same(picture.values, plain(table, query, picture))
+            assert picture.categories == (("a", "b", "c") if query.by else ())
+
+
+def test_a_pyramid_is_taken_where_it_is_less_work_and_says_the_same(tmp_path: Path) -> None:
+    table = cloud(20_000)
+    source = written(tmp_path, table, "morton")
+    for limits in (BOX, {"x_range": (-8, 8), "y_range": (-8, 8)}, {}):
+        query = Query("x", "y", 40, 30, **limits)
+        picture = aggregate([source], query)
+        assert picture.way == "pyramid"
+        assert 40 < picture.values.shape[1] <= 81
+        assert_same(picture.values, plain(table, query, picture))
+    assert aggregate([source], Query("x", "y", 40, 30, **BOX, filters=(Filter("x", low=0),))).way == "index"
+    near = aggregate([source], Query("x", "y", 40, 30, x_range=(0.7, 0.71), y_range=(0.4, 0.41)))
+    assert near.way == "index"
+    assert near.rows_read <= 3_000
+
+
+@pytest.mark.parametrize("limits", [{}, BOX])
+def test_a_picture_fills_in_as_tables_come_and_is_right_at_every_moment(limits: Any, tmp_path: Path) -> None:
+    tables = [cloud(800 * number, seed=number) for number in range(1, 5)]
+    tables = [
+        table.set_column(0, "x", pa.array(table["x"].to_numpy() * 3**number)) for number, table in enumerate(tables)
+    ]
+    for reduction, value in (("count", None), ("mean", "value"), ("max", "value")):
+        query = Query("x", "y", 40, 30, **limits, reduction=reduction, value=value)
+        growing = Aggregation(query)
+        assert growing.picture().sources == 0
+        sources: list[Source] = []
+        for number, table in enumerate(tables):
+            folder = tmp_path / f"{reduction}{number}"
+            folder.mkdir()
+            sources.append(written(folder, table, "morton" if number % 2 else "parquet"))
+            assert growing.add(sources) == 1
+            picture = growing.picture()
+            whole = pa.concat_tables(tables[: number + 1])
+            wanted = plain(whole, query, picture)
+            assert_same(picture.values, wanted)
+            if not limits and reduction == "count":
+                assert picture.values.sum() == np.isfinite(whole["x"].to_numpy() + whole["y"].to_numpy()).sum()
+        assert growing.add(sources) == 0
+
+
+@pytest.mark.parametrize("form", ["parquet", "no statistics", "csv"])
+@pytest.mark.parametrize("track", [None, "track"])
+def test_lines_join_over_blocks(form: str, track: str | None, tmp_path: Path) -> None:
+    table = cloud(2_000)
+    table = table.set_column(1, "y", pa.array(np.where(np.isinf(table["y"]), np.nan, table["y"])))
+    broken = table
+    if track:
+        frame = table.to_pandas()
+        ends = np.flatnonzero(np.diff(frame["track"])) + 1
+        broken = pa.Table.from_pandas(
+            pd.concat(
+                [
+                    part
+                    for a, b in itertools.pairwise([0, *ends, len(frame)])
+                    for part in (frame[a:b], frame[:0].reindex([0]))
+                ]
+            )
+        )
+    source = written(tmp_path, table, form)
+    for reduction, value in (("count", None), ("max", "value")):
+        for limits in (BOX, {"x_range": (2.5, 3.0), "y_range": (1.0, 1.5)}):
+            query = Query("x", "y", 40, 30, **limits, mark="lines", track=track, reduction=reduction, value=value)
+            picture = aggregate([source], query)
+            assert_same(picture.values, plain(broken, query, picture, mark="line"))
+
+
+def test_filters_keep_the_rows_that_are_meant(tmp_path: Path) -> None:
+    table = cloud(5_000)
+    frame = table.to_pandas()
+    noon = pd.Timestamp("2013-01-01T12:00", tz="UTC")
+    for form in ("parquet", "csv", "feather"):
+        source = written(tmp_path, table, form)
+        for limit, mask in (
+            (Filter("kind", values=("a", "z")), frame["kind"] == "a"),
+            (Filter("value", 4, 5), frame["value"].between(4, 5)),
+            (Filter("time", low=datetime.datetime(2013, 1, 1, 12)), frame["time"] >= noon),
+            (Filter("time", high="2013-01-01T12:00Z"), frame["time"] <= noon),
+            (Filter("time", high=np.datetime64("2013-01-01T12:00")), frame["time"] <= noon),
+            (Filter("time", high=noon), frame["time"] <= noon),
+            (Filter("track", values=(3, 4)), frame["track"].isin([3, 4])),
+        ):
+            query = Query("x", "y", 40, 30, **BOX, filters=(limit,))
+            picture = aggregate([source], query)
+            assert_same(picture.values, plain(pa.Table.from_pandas(frame[mask]), query, picture))
+
+
+def test_a_request_ends_between_two_pieces_and_leaves_the_picture_as_it_was(tmp_path: Path) -> None:
+    first, second = written(tmp_path, cloud(500), "csv"), written(tmp_path, cloud(5_000), "parquet")
+    growing = Aggregation(Query("x", "y", 40, 30, **BOX))
+    growing.add([first])
+    before = growing.picture()
+    answers = iter([False] * 4 + [True] * 100)
+    with pytest.raises(SupersededError, match="another request has taken its place"):
+        growing.add([second], cancelled=lambda: next(answers))
+    assert_same(growing.picture().values, before.values)
+    assert growing.add([first, second]) == 1
+    assert growing.picture().values.sum() > before.values.sum()
