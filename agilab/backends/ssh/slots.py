@@ -97,6 +97,7 @@ class HostLeases(Link):
                 self._supplies[member.name] = Supply(member)
                 await member.start(str(self._scheduler), self._keys)
                 begun = True
+                self.match()  # the scheduler may have heard of it before
                 self._lost.pop(member.name, None)
                 why = f"host {member.name}: {await member.ended()}"
             except AgilabError as err:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,13 +89,7 @@ async def put(link: Link, parcels: Sequence[Parcel], *, report: Report) -> list[
 
 
 async def fetch(
-    link: Link,
-    folder: str,
-    name: str,
-    *,
-    into: Path,
-    sha256: str = "",
-    client: asyncssh.SFTPClient | None = None,
+    link: Link, folder: str, name: str, *, into: Path, sha256: str = "", client: asyncssh.SFTPClient | None = None
 ) -> tuple[Path, str]:
     """Copy a file from a host.
 
@@ -139,11 +133,8 @@ async def fetch(
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with disk_errors(target, "writing"):
-            if client is not None:
-                found = await _copy(link, f"{folder}/{name}", aside, client)
-            else:
-                async with sftp(link) as own:
-                    found = await _copy(link, f"{folder}/{name}", aside, own)
+            async with sftp(link) if client is None else nullcontext(client) as files:
+                found = await _copy(link, f"{folder}/{name}", aside, files)
             if sha256 and found != sha256:
                 raise EvidenceError(
                     f"host {link.name} sent {folder}/{name} with sha256 {found} instead of {sha256}; it was thrown away"
