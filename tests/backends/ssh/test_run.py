@@ -190,6 +190,22 @@ class TestOnAHost(Suite):
         assert run.manifest["backend"]["workers"] == [f"{HOST}-0"]
         assert any("shut" in one["text"] and "goes on without" in one["text"] for one in events(run, "note"))
 
+    @pytest.mark.parametrize("allowed", ["no", "remote"])
+    def test_a_host_that_forwards_no_ports_is_told_with_the_fix(
+        self, bench: Bench, host: SshServer, allowed: str
+    ) -> None:
+        host.stop()
+        host.options.append(f"AllowTcpForwarding {allowed}")
+        host.start()
+        try:
+            run = bench.run(Stage("first", [do("a")]))
+        finally:
+            host.stop()
+            host.options.pop()
+            host.start()
+        assert str(run.error).startswith(f"no host is left: host {HOST}: link: a port cannot be forwarded: ")
+        assert "AllowTcpForwarding yes" in str(run.error)
+
     def test_a_host_that_forges_results_fails_the_run(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         """T34."""
         collect = Collector.collect
