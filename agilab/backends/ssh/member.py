@@ -101,10 +101,8 @@ class Member:
         try:
             port = int(scheduler.rpartition(":")[2])
             listener = await connection.forward_remote_port(_LOOPBACK, 0, _LOOPBACK, port)
-        except (asyncssh.Error, OSError) as err:
+        except (asyncssh.ChannelListenError, asyncssh.Error, OSError) as err:
             raise self._no_port(str(err)) from err
-        if listener is None:
-            raise self._no_port("its sshd refuses")
         self._listener = listener
         self._server = await asyncio.start_server(self._relay, _LOOPBACK, 0)
         contact = self._server.sockets[0].getsockname()[1]

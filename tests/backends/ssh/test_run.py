@@ -160,6 +160,23 @@ class TestOnAHost(Suite):
         assert any("was ended by signal 9" in one["text"] for one in events(run, "note"))
         assert processes_marked(run.run_id) == []
 
+    def test_a_scheduler_that_is_killed_is_started_again_with_the_workers(self, bench: Bench, host: SshServer) -> None:
+        """F3."""
+        going = self.held(bench)
+        of_host = set(there(going.run, host))
+        [scheduler] = [
+            pid
+            for pid in processes_marked(going.run.run_id)
+            if pid not in of_host and b"agilab.backends.dask.host" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        os.kill(scheduler, signal.SIGKILL)
+        going.until("failed", "hold")
+        (bench.folder / "gate").touch()
+        run = going.result().check()
+        assert "scheduler lost; it is started once more" in [one["text"] for one in events(run, "note")]
+        assert len(events(run, "cluster")) == 2
+        assert processes_marked(run.run_id) == []
+
     def test_a_host_that_is_gone_for_good_fails_the_run_in_one_line(self, bench: Bench, host: SshServer) -> None:
         """F9: its sshd is killed with every session."""
         going = self.held(bench)
