@@ -137,6 +137,23 @@ class TestItsOwnCluster(Suite):
         assert list(bench.env.home.tls.iterdir()) == []  # the next run has swept what the dead one left
         assert not Path(sockets).exists()
 
+    def test_a_damaged_worker_environment_is_made_again_before_a_run_and_named_in_one(self, bench: Bench) -> None:
+        """F25."""
+        python = AGI.install(bench.env).worker.python
+        target = python.readlink()
+        python.unlink()
+        going = self.held(bench)
+        [entry] = entries_of(going.run.run_id)
+        assert python.readlink() == target
+        python.unlink()
+        try:
+            os.kill(entry, signal.SIGKILL)
+            run = going.result()
+        finally:
+            python.symlink_to(target)
+        assert run.state == "failed"
+        assert f"the worker cannot start: {python} cannot be run: No such file or directory" in str(run.error)
+
     def test_every_port_is_on_loopback_and_wants_the_keys_of_the_run(self, bench: Bench) -> None:
         going = self.held(bench)
         run_id = going.run.run_id
