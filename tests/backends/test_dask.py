@@ -301,6 +301,22 @@ def handshake(server: tls.Certificates, client: tls.Certificates) -> bool:
     return len(done) == 2
 
 
+# --- how large leases are -----------------------------------------------------------
+
+
+def test_leases_grow_to_the_time_they_should_take_and_further_where_they_come_slowly() -> None:
+    def sizes(gap_s: float) -> list[int]:
+        slot, found = Slot("dask-0"), []
+        for _ in range(8):
+            slot.measure({"finished": slot.size, "busy_s": slot.size * 0.002, "gap_s": gap_s}, 0.1)
+            found.append(slot.size)
+        return found
+
+    assert sizes(0.001)[:4] == [8, 50, 50, 50]
+    assert sizes(0.05)[-1] in range(240, 252)  # half a second
+    assert sizes(3.0)[-1] in range(480, 502)  # a second at most
+
+
 # --- what a lost slot held ------------------------------------------------------
 
 
