@@ -35,8 +35,10 @@ _PATIENCE_S = 0.005
 _READ_BYTES = 1 << 20
 _MANY_FILES = 8
 """From so many on, one call that writes out their filesystem costs less than waiting for each of them."""
-_SLOW_S = 1.0
-"""Once that call has taken longer [s], somebody else writes much to that filesystem: we wait for our own files only."""
+_SLOW_S = 0.02
+"""Once that call has taken longer per file [s], and a second, somebody else writes much to that filesystem."""
+_SPARED = 16
+"""For so many batches we then wait for our own files only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,17 +281,19 @@ class _Disk:
     """Knows whether many files may be waited for together."""
 
     def __init__(self) -> None:
-        self._slow = False
+        self._spared = 0
 
     def sync(self, fds: Sequence[int]) -> bool:
         """Write out everything on the filesystems of many files; False when each has to be waited for instead."""
-        syncfs = _syncfs() if len(fds) >= _MANY_FILES and not self._slow else None
-        if syncfs is None:
+        syncfs = _syncfs() if len(fds) >= _MANY_FILES else None
+        if syncfs is None or self._spared:
+            self._spared = max(0, self._spared - 1)
             return False
         begun = time.monotonic()
         if any(syncfs(fd) for fd in {os.fstat(fd).st_dev: fd for fd in fds}.values()):
             return False  # it does not say which file it was about
-        self._slow = time.monotonic() - begun > _SLOW_S
+        if time.monotonic() - begun > max(1.0, _SLOW_S * len(fds)):
+            self._spared = _SPARED
         return True
 
 

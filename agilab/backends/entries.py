@@ -196,17 +196,21 @@ class EntryPool(Pool):
 
     def _start(self, slot: Slot) -> None:
         os.makedirs(self._launch.logs, mode=0o700, exist_ok=True)
-        with open(self._log(slot), "ab") as log:
-            process = subprocess.Popen(
-                [self._launch.python, "-I", self._launch.runtime],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=self._environment(slot),
-                cwd="/",
-                start_new_session=True,
-                bufsize=0,
-            )
+        try:
+            with open(self._log(slot), "ab") as log:
+                process = subprocess.Popen(
+                    [self._launch.python, "-I", self._launch.runtime],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=self._environment(slot),
+                    cwd="/",
+                    start_new_session=True,
+                    bufsize=0,
+                )
+        except OSError as err:  # the environment was damaged since the run began
+            self._break(slot, f"{err.filename} cannot be run: {err.strerror}; install the app again")
+            return
         assert process.stdin is not None
         assert process.stdout is not None
         os.set_blocking(process.stdin.fileno(), False)
@@ -368,7 +372,7 @@ class EntryPool(Pool):
         """Whether a worker whose process has ended gets another one."""
         return not self._broken
 
-    def _break(self, slot: Slot, message: str, traceback: str) -> None:
+    def _break(self, slot: Slot, message: str, traceback: str = "") -> None:
         self._broken = True
         self._pending.append(Broken(message, traceback))
 

@@ -156,6 +156,23 @@ class TestItsOwnCluster(Suite):
         assert list(bench.env.home.tls.iterdir()) == []  # the next run has swept what the dead one left
         assert not Path(sockets).exists()
 
+    def test_a_damaged_worker_environment_is_made_again_before_a_run_and_named_in_one(self, bench: Bench) -> None:
+        """F25."""
+        python = AGI.install(bench.env).worker.python
+        target = python.readlink()
+        python.unlink()
+        going = self.held(bench)
+        [entry] = entries_of(going.run.run_id)
+        assert python.readlink() == target
+        python.unlink()
+        try:
+            os.kill(entry, signal.SIGKILL)
+            run = going.result()
+        finally:
+            python.symlink_to(target)
+        assert run.state == "failed"
+        assert f"the worker cannot start: {python} cannot be run: No such file or directory" in str(run.error)
+
     def test_every_port_is_on_loopback_and_wants_the_keys_of_the_run(self, bench: Bench) -> None:
         going = self.held(bench)
         run_id = going.run.run_id
@@ -301,6 +318,22 @@ def handshake(server: tls.Certificates, client: tls.Certificates) -> bool:
             except ssl.SSLError:
                 return False
     return len(done) == 2
+
+
+# --- how large leases are -----------------------------------------------------------
+
+
+def test_leases_grow_to_the_time_they_should_take_and_further_where_they_come_slowly() -> None:
+    def sizes(gap_s: float) -> list[int]:
+        slot, found = Slot("dask-0"), []
+        for _ in range(8):
+            slot.measure({"finished": slot.size, "busy_s": slot.size * 0.002, "gap_s": gap_s}, 0.1)
+            found.append(slot.size)
+        return found
+
+    assert sizes(0.001)[:4] == [8, 50, 50, 50]
+    assert sizes(0.05)[-1] in range(240, 252)  # half a second
+    assert sizes(3.0)[-1] in range(480, 502)  # a second at most
 
 
 # --- what a lost slot held ------------------------------------------------------

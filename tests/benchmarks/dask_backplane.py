@@ -5,7 +5,8 @@ Run by hand on an idle machine::
     python tests/benchmarks/dask_backplane.py [--rounds 3] [--counts 1000 10000]
 
 Every command is a process of its own, start included, and they take turns.
-Beside them stands the bare map, which only computes, and what TLS costs: round
+Beside them stands the bare map, which only computes, the floor, which only
+writes, hashes, syncs and records what a run commits, and what TLS costs: round
 trips of a task with the bytes of a lease, over tcp and over the run's TLS.
 """
 
@@ -54,6 +55,25 @@ if __name__ == "__main__":
         assert len(set(found)) == count
 """
 
+_FLOOR = """
+import json, os, sys, tempfile
+from pathlib import Path
+from agilab.committer import Committer, Finished
+from agilab.paths import RunPaths, make_folder
+
+with tempfile.TemporaryDirectory(dir=".") as folder:
+    paths = RunPaths(Path(folder).resolve())
+    committer = Committer(paths)
+    make_folder(paths.staging)
+    for i in range(int(sys.argv[1])):
+        attempt = f"{paths.staging}/{i}.1"
+        os.mkdir(attempt)
+        Path(attempt, "value.json").write_text(json.dumps(i) + chr(10))
+        item = {"path": f"artifacts/one/{i}/value.json"}
+        committer.put(Finished(attempt, {"partition": str(i), "stage": "one", "worker": "w", "artifacts": [item]}))
+    assert all(commit.error is None for commit in committer.close())
+"""
+
 _TRIPS = """
 import sys, time
 from pathlib import Path
@@ -93,7 +113,7 @@ def measure(work: Path, rounds: int, counts: list[int]) -> dict[str, list[float]
     env = {**os.environ, "HOME": str(work), "AGILAB_HOME": str(work / "home"), "AGILAB_WENV": str(work / "wenv")}
     env |= {"AGILAB_APPS": str(work), "AGILAB_SLOTS": str(WORKERS)}
     make_app(work, env, name="tiny", settings=0)
-    for name, text in (("plain.py", _PLAIN), ("trips.py", _TRIPS)):
+    for name, text in (("plain.py", _PLAIN), ("trips.py", _TRIPS), ("floor.py", _FLOOR)):
         (work / name).write_text(text)
     timed([str(AGILAB), "run", "tiny", "--backend", "dask"], cwd=work, env=env)  # environment and byte code
     seen: dict[str, list[float]] = {}
@@ -104,6 +124,7 @@ def measure(work: Path, rounds: int, counts: list[int]) -> dict[str, list[float]
                 "dask": [str(AGILAB), "run", "tiny", "--count", str(count), "--backend", "dask"],
                 "plain": [sys.executable, "plain.py", "durable", str(count), str(WORKERS)],
                 "bare": [sys.executable, "plain.py", "bare", str(count), str(WORKERS)],
+                "floor": [sys.executable, "floor.py", str(count)],
                 "local": [str(AGILAB), "run", "tiny", "--count", str(count)],
             }
             for name, command in commands.items():
@@ -131,7 +152,8 @@ def main() -> None:
         print(
             f"{count} partitions: {median[f'dask {count}']:.2f} s, plain Dask {median[f'plain {count}']:.2f} s, "
             f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); "
-            f"bare map {median[f'bare {count}']:.2f} s, backend local {median[f'local {count}']:.2f} s"
+            f"bare map {median[f'bare {count}']:.2f} s, backend local {median[f'local {count}']:.2f} s, "
+            f"nothing but the commits {median[f'floor {count}']:.2f} s"
         )
     cost = median["tls"] - median["tcp"]
     print(f"a lease of {LEASE_BYTES} bytes there and back: tcp {median['tcp'] * 1e3:.2f} ms, tls {cost * 1e3:+.2f} ms")

@@ -60,8 +60,11 @@ LOOK_EVERY_S = 1.0
 """How often a runner on a cluster that is not ours looks whether its manager is still there [s]."""
 
 _ENTRY_KEYS = ("op", "id", "stage", "attempt", "params", "inputs", "resources", "folder")
-_MOST_COMMITTING = 128
+_MOST_COMMITTING = 512
 """When more than this wait for the disk, nothing more begins."""
+
+_NOTHING = {"gap_s": 0.0, "told": 0, "running": [], "committing": 0, "finished": 0, "busy_s": 0.0}
+"""The answer of a Dask worker that has no runner for a lease, but for what was said."""
 
 _MAY_BE_LOST = ("started", "report")
 _RUNNERS = "agilab_runners"
@@ -108,6 +111,7 @@ class Runner:
         self._said: list[Said] = []
         self._finished = self._told = 0
         self._busy_since: float | None = None
+        self._idle_since: float | None = None
         if order["idle_logs"] is None:
             self._entries = EntryPool(Launch(**launch), (self._name,))
         else:
@@ -157,11 +161,12 @@ class Runner:
         -------
         dict
             ``said``; ``told``, the number of the last report before it; ``running``, the partitions that still run;
-            ``committing``, how many others the next lease will speak of; ``finished``, how many came to an end, and
-            ``busy_s``, how long that took [s].
+            ``committing``, how many others the next lease will speak of; ``finished``, how many came to an end;
+            ``busy_s``, how long that took [s]; ``gap_s``, how long it had waited since the lease before [s].
         """
         with self._lock:
             begun, self._finished = time.monotonic(), 0
+            gap_s = begun - (self._idle_since or begun)
             self._busy_since = begun if self._room else None
             todo = deque(order["tasks"])
             over = None if order["time_s"] is None else begun + order["time_s"]
@@ -179,7 +184,9 @@ class Runner:
             while self._committing and (over is None or self._ending):
                 self._take(self._committer.take(TICK_S))
             self._said += [["returned", task["id"]] for task, _ in todo]
+            self._idle_since = time.monotonic()
             return {
+                "gap_s": gap_s,
                 "said": self.take_said(),
                 "told": self._told,
                 "running": list(self._held),
@@ -284,7 +291,7 @@ def lease(text: str) -> str:
     runner = _runners(worker).get((order["run"], order["slot"]))
     if runner is None:  # this worker has taken the place of the one that was meant
         returned: list[Said] = [["returned", task["id"]] for task, _ in order["tasks"]]
-        return json.dumps({"said": returned, "gone": True})
+        return json.dumps({**_NOTHING, "said": returned, "gone": True})
 
     def tell(number: int, said: list[Said]) -> None:
         message = {"slot": order["slot"], "number": number, "said": said}

@@ -36,6 +36,10 @@ LARGEST = 512
 """Most partitions in a lease."""
 GROWTH = 8
 """How much larger than the one before a lease may be: a first short partition says little about the others."""
+GAPS = 10
+"""How many times longer than the gap before it a lease should take, at least."""
+LONGEST_S = 1.0
+"""How long leases become for that reason, at most [s]."""
 SPARE = 2.0
 """How many times longer than it was meant to a lease may take before it gives back what has not begun."""
 LOOK_EVERY_S = 0.1
@@ -59,6 +63,10 @@ class Slot:
         Process group -> start time of every entry process it has started.
     each_s
         What a partition takes by what was measured, of late more than before [s].
+    gap_s
+        How long it waits between leases by what was measured, likewise [s].
+    lease_s
+        How long a lease is meant to take [s].
     size
         How many partitions make a lease by that.
     held_up
@@ -80,6 +88,8 @@ class Slot:
     process: tuple[str, int, int] = ("", 0, 0)
     groups: dict[int, int] = field(default_factory=dict)
     each_s: float = 0.0
+    gap_s: float = 0.0
+    lease_s: float = 0.0
     size: int = 1
     demand: int = 0
     held_up: bool = False
@@ -87,6 +97,18 @@ class Slot:
     leases: set[str] = field(default_factory=set)
     heard: int = 0
     pledge: Any = None
+
+    def measure(self, answer: Mapping[str, Any], lease_s: float) -> None:
+        """Learn from the answer to a lease how large the next one should be; `lease_s` [s] is the least it should take.
+
+        Where leases come slowly, over a long way or because the machine is busy, they are longer.
+        """
+        self.gap_s = (self.gap_s + min(answer["gap_s"], LONGEST_S / GAPS)) / 2
+        self.lease_s = max(lease_s, GAPS * self.gap_s)
+        if answer["finished"]:
+            each = answer["busy_s"] / answer["finished"]
+            self.each_s = (self.each_s + each) / 2 if self.each_s else each
+            self.size = max(1, min(int(self.lease_s / self.each_s), self.size * GROWTH, LARGEST))
 
 
 class Link:
@@ -166,7 +188,7 @@ class Link:
                     self._lease(slot, [one], time_s=None)
             else:  # by now it may be smaller than what it asked for
                 for first in range(0, len(tasks), slot.size):
-                    self._lease(slot, tasks[first : first + slot.size], time_s=SPARE * self._job.cluster["lease_s"])
+                    self._lease(slot, tasks[first : first + slot.size], time_s=SPARE * slot.lease_s)
 
     def match(self) -> None:
         """Look for Dask workers for the slots that have none."""
@@ -213,7 +235,7 @@ class Link:
                 self._lose(slot, address)
                 return
             await asyncio.to_thread(self._hash_again, answer["said"])
-        await self._catch_up(slot, answer.get("told", 0))
+        await self._catch_up(slot, answer["told"])
         if slot.address != address:
             return
         slot.leases.discard(key)
@@ -222,11 +244,7 @@ class Link:
             slot.demand = 0
             self._put(Gone(slot.name, f"a partition on {slot.name} takes longer than those before it"))
         self._take(slot, answer["said"])
-        if answer["finished"]:
-            each = answer["busy_s"] / answer["finished"]
-            slot.each_s = (slot.each_s + each) / 2 if slot.each_s else each
-            fitting = int(self._job.cluster["lease_s"] / slot.each_s)
-            slot.size = max(1, min(fitting, slot.size * GROWTH, LARGEST))
+        slot.measure(answer, self._job.cluster["lease_s"])
         if slot.held_up:
             slot.each_s, slot.size = 0.0, 1
         else:
