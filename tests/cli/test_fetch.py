@@ -61,3 +61,11 @@ def test_a_fetch_that_cannot_be_done_is_one_line(cli: Cli, paths: RunPaths) -> N
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"agilab: error: no artifact of run {paths.run_id} matches 'tracks/p9/*'; ")
     assert done.stderr.count("\n") == 1
+
+
+def test_removing_a_run_says_what_stays_on_hosts(cli: Cli, paths: RunPaths) -> None:
+    done = cli("rm", "last")
+    assert done.stdout.splitlines()[1] == (
+        "what it left on host alpha is there still; to remove all results: agilab cluster clean --results alpha"
+    )
+    assert not paths.root.exists()
