@@ -233,6 +233,11 @@ def open_workers(run: Execution) -> None:
     """Start as many workers more as the widest stage can use, and give the other slots back."""
     assert run.plan is not None
     assert run.pool is not None
+    for text in run.pool.prepare():
+        if run.switch():
+            raise RunCancelledError("cancelled")
+        if text:
+            run.note(text)
     held = run.held.numbers.get("cpu")
     most = len(held) if held is not None else run.pool.most
     workers = run.backend.worker_names(most, run.plan, hosts=run.pool.hosts)

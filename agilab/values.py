@@ -34,7 +34,6 @@ _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _DATE = r"(?a:\d{4}-\d\d-\d\d)"
 _TIME = r"\d\d:\d\d(:\d\d(\.\d{1,6})?)?"
 _DATETIME = rf"(?a:\d{{4}}-\d\d-\d\d([T ](?!24){_TIME}(Z|[+-]{_TIME})?)?)"
-_HOST = r"[A-Za-z0-9_:][A-Za-z0-9_.:@-]{0,317}"
 _SECRET = r"env:[A-Za-z_][A-Za-z0-9_]*|file:[^\x00-\x1f]+"
 
 
@@ -480,9 +479,8 @@ class _Workers(_Dict):
 
     def canonical(self, c: Constraints, value: Any) -> Any:
         plain = _plain(value)
-        hosts = plain if isinstance(plain, dict) else {"a": plain}
-        for host, slots in hosts.items() or [("", 0)]:
-            if not re.fullmatch(_HOST, host) or not 1 <= _whole(slots) <= MAX_WORKERS:
+        for host, slots in (plain if isinstance(plain, dict) else {"a": plain}).items() or [("", 0)]:
+            if not re.fullmatch(r"[A-Za-z0-9_:][A-Za-z0-9_.:@-]{0,317}", host) or not 1 <= _whole(slots) <= MAX_WORKERS:
                 raise NotAllowedError
         return plain
 

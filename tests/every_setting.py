@@ -9,7 +9,7 @@ import param
 import pytest
 
 from agilab.errors import SettingError
-from agilab.settings import Input, Secret, Settings
+from agilab.settings import Input, Secret, Settings, Workers
 
 UTC = dt.UTC
 
@@ -59,6 +59,7 @@ class Everything(Settings):
     color = param.Color("#1f77b4")
     secret = Secret("env:TOKEN")
     tracks = Input("tracks/*.csv", doc="Tracks")
+    workers = Workers(2, doc="Where to")
     model = param.ClassSelector(class_=Model, default=Model(depth=5), doc="The model")
     other_model = param.ClassSelector(class_=Model, default=None, allow_None=True)
 

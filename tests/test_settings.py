@@ -103,6 +103,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "color": st.sampled_from(["#fff", "#1F77b4", "navy"]),
     "secret": SECRET,
     "tracks": st.sampled_from(["a", "*.csv", "a/**/b?.csv", "/data/a"]),
+    "workers": st.one_of(
+        st.integers(1, 4096), st.dictionaries(st.sampled_from(["a", "me@b", "10.0.0.1"]), st.integers(1, 9), min_size=1)
+    ),
     "model": MODEL,
     "other_model": st.none() | MODEL,
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -209,6 +209,10 @@ class Pool(ABC):
     def most(self) -> int:
         """How many workers it could have, where the slots of this machine do not decide that."""
         return 1
+
+    def prepare(self) -> Iterator[str | None]:
+        """Wait until `most` is known; yield what there is to tell meanwhile, and None now and then, to stop there."""
+        return iter(())
 
     @property
     def hosts(self) -> Mapping[str, int] | None:

@@ -29,7 +29,6 @@ from typing import Any
 import dask
 from distributed import Security, Worker
 from distributed.comm.addressing import get_address_host_port
-from distributed.core import Server
 from distributed.versions import VersionMismatchWarning
 
 from agilab.backends.dask import lease
@@ -45,16 +44,6 @@ LOG_S = 0.25
 """How often logs are looked at [s]."""
 
 _lock = threading.Lock()
-
-
-class HostWorker(Worker):
-    """A Dask worker that says where it listens before the scheduler hears of it."""
-
-    folder = ""
-
-    async def listen(self, *arguments: Any, **options: Any) -> None:
-        await Server.listen(self, *arguments, **options)
-        say({"port": get_address_host_port(self.listeners[0].listen_address)[1], "folder": self.folder})
 
 
 class Logs:
@@ -126,8 +115,7 @@ async def _serve(order: Mapping[str, Any], paths: RunPaths) -> None:
         tls_scheduler_cert=keys["cert"],
         tls_scheduler_key=keys["key"],
     )
-    HostWorker.folder = str(paths.root)
-    worker = HostWorker(
+    worker = Worker(
         order["scheduler"],
         nthreads=order["threads"],
         name=order["name"],
@@ -141,13 +129,21 @@ async def _serve(order: Mapping[str, Any], paths: RunPaths) -> None:
     )
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    told = asyncio.ensure_future(_tell_port(worker, paths))  # before the scheduler hears of it and wants to connect
     async with worker:
+        await told
         watched = {asyncio.ensure_future(ended.wait()), asyncio.ensure_future(_finished(worker))}
         await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
         await lease.end(json.dumps({"run": None, "grace_s": 0.5}), worker)
         for one in watched:
             one.cancel()
         await worker.close(nanny=False, timeout=0.5)
+
+
+async def _tell_port(worker: Worker, paths: RunPaths) -> None:
+    while not worker.listeners:
+        await asyncio.sleep(0.002)
+    say({"port": get_address_host_port(worker.listeners[0].listen_address)[1], "folder": str(paths.root)})
 
 
 async def _finished(worker: Worker) -> None:

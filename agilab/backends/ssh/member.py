@@ -135,11 +135,13 @@ class Member:
             grace_s=GRACE_S,
         )
         self._running = await self.link.start(command, self._hear)
-        self._end = asyncio.ensure_future(self._watch(self._running))
+        self._end = asyncio.create_task(self._watch(self._running))
         either: set[asyncio.Future[Any]] = {self._end, self._ready}
         await asyncio.wait(either, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
         if not self._ready.done():
-            why = self._end.result() if self._end.done() else f"its Dask worker did not start in {START_S:g} s"
+            why = f"its Dask worker did not start in {START_S:g} s"
+            if self._end.done():
+                why = await self._end
             raise HostError(self.name, "link", why, "logs/scheduler.log of the run has all it said")
         self.paths = RunPaths(Path(self._ready.result()["folder"]))
         self.address = order["contact"]

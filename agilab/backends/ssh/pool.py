@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import queue
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distributed import Client
@@ -20,6 +21,9 @@ from agilab.backends.ssh.preflight import HostCheck, check_all
 from agilab.backends.ssh.share import Share, prove
 from agilab.backends.ssh.slots import Hosting, HostLeases
 from agilab.errors import AgilabError, BackendRefusedError
+
+NOTE_S = 0.1
+"""How soon it is noticed that hosts are ready, or that the run is cancelled [s]."""
 
 
 class SshPool(DaskPool):
@@ -38,12 +42,20 @@ class SshPool(DaskPool):
     leaving_s = 10.0
 
     def __init__(self, job: Job) -> None:
+        self._notes: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._links: dict[str, Link] = {}
         self._members: dict[str, Member] = {}
         self._checks: Sequence[HostCheck] = ()
         self._share = Share()
         self._asked: dict[HostProcess, asyncio.Future[Mapping[str, Any]]] = {}
         super().__init__(job, HostProcess(job, alone=True))
+
+    def prepare(self) -> Iterator[str | None]:
+        while not (self._found.done() or self._done.done()) or not self._notes.empty():
+            try:
+                yield self._notes.get(timeout=NOTE_S)
+            except queue.Empty:
+                yield None
 
     @property
     def most(self) -> int:
@@ -120,7 +132,10 @@ class SshPool(DaskPool):
         return Member(self._links[name], job, installed=installed, backplane=backplane, note=self._note, root=root)
 
     def _note(self, text: str) -> None:
-        self._inbox.put(Told("note", {"text": text}))
+        if self._found.done():
+            self._inbox.put(Told("note", {"text": text}))
+        else:
+            self._notes.put(text)
 
     # --- what is different from a cluster on this machine -----------------------------
 

@@ -119,6 +119,7 @@ class HostLeases(Link):
                 self._supplies[member.name] = Supply(member, self._collectors, self._share)
                 await member.start(str(self._scheduler), self._keys)
                 begun = True
+                self.match()  # the scheduler may have heard of it before
                 self._lost.pop(member.name, None)
                 why = f"host {member.name}: {await member.ended()}"
             except AgilabError as err:
@@ -195,7 +196,8 @@ class HostLeases(Link):
             folder = str(member.paths.root)
             event = Done(slot.name, task["id"], done(record, artifacts, host=member.name, folder=folder))
         except EvidenceError as err:
-            event = Broken(str(err), "", "a wrong record")
+            self._put(Broken(str(err), "", "a wrong record"))
+            event = Failed(slot.name, task["id"], "protocol", str(err))
         except AgilabError as err:
             reason = "died" if isinstance(err, HostError) else "exception"
             event = Failed(slot.name, task["id"], reason, str(err))

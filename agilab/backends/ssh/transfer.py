@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -172,11 +172,8 @@ async def fetch(
     try:
         with disk_errors(target, "writing"):
             source = replace(file, path=f"{folder}/{name}")
-            if client is not None:
-                found = await _copy(link.name, source, aside, client)
-            else:
-                async with sftp(link) as own:
-                    found = await _copy(link.name, source, aside, own)
+            async with sftp(link) if client is None else nullcontext(client) as files:
+                found = await _copy(link.name, source, aside, files)
             if file.sha256 and found != file.sha256:
                 raise EvidenceError(
                     f"host {link.name} sent {folder}/{name} with sha256 {found} instead of {file.sha256}; "

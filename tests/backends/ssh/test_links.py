@@ -6,22 +6,30 @@ not collected, and `test_namespaces` says why.
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agilab import digest
+from agilab import AgiEnv, ArtifactRef, InputRef, Stage, WorkPlan, digest, manifest
+from agilab.backends.ssh import connection
 from agilab.backends.ssh.hosts import Hosts
 from agilab.backends.ssh.link import Command
 from agilab.errors import HostError, NoSpaceError
 from agilab.paths import WenvPaths
+from agilab.testing import Bench, do
+from agilab.testing.probe import make_probe
 from tests.hosts import SshServer, introduce, namespace_hosts
 
 WaitFor = Callable[..., object]
 NOTICED_S = 20.0
+PINNED = (("a", "alpha"), ("b", "beta"))
 
 
 @pytest.fixture
@@ -145,3 +153,42 @@ def test_a_full_disk_is_told_with_need_and_free_space(hosts: Hosts, home: Path, 
             NoSpaceError, match=r"host full: no space on disk for .*\.cache/agilab/host/.* needed, 0 free"
         ):
             hosts.run("full", Command(("true",), "run"))
+
+
+def test_a_run_on_hosts_with_nothing_in_common_survives_the_loss_of_one(
+    hosts: Hosts, two: list[SshServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F8: inputs and earlier artifacts go through the manager; what a silent host had is done by the other."""
+    monkeypatch.setattr(connection, "KEEPALIVE_S", 0.5)
+    source = tmp_path / "rows.txt"
+    source.write_text("some rows")
+    refs = (InputRef("rows", str(source)), ArtifactRef("first", "a", "x"), ArtifactRef("first", "b", "x"))
+    env = AgiEnv(make_probe(tmp_path))
+    env.prepare()
+    hosts.deploy_backplane([server.name for server in two])
+    with tempfile.TemporaryDirectory(prefix="agilab-gate-") as gate:
+        os.chmod(gate, 0o777)
+        hold = [["log", "begun"], ["wait", f"{gate}/open"]]
+        plan = WorkPlan(
+            (
+                Stage("first", [replace(do(name, ["random", "x"]), pin=f"{host}-0") for name, host in PINNED]),
+                Stage("second", [replace(do("c", *hold, ["read", "seen"]), inputs=refs)], after="first"),
+            )
+        )
+        bench = Bench(env, "ssh", tmp_path, {"workers": {"alpha": 1, "beta": 1}})
+        going = bench.start(*plan.stages)
+        going.until("log", "c")
+        busy = next(server for server in two if server.name == going.until("dispatched", "c")["worker"][:-2])
+        busy.cut()
+        failed = going.until("failed", "c")
+        assert (failed["reason"], failed["retry"]) == ("died", True)
+        Path(gate, "open").touch()
+        run = going.result().check()
+    ran = {record["partition"]: record["host"] for record in run.records()}
+    assert ran == {"a": "alpha", "b": "beta", "c": next(server.name for server in two if server is not busy)}
+    read = json.loads(run.artifact("second/c/seen").read_text())
+    assert {name: sha for name, (sha, _) in read.items()} == {
+        "rows": digest.of_file(source),
+        **{f"first/{name}/x": digest.of_file(run.artifact(f"first/{name}/x")) for name in "ab"},
+    }
+    assert manifest.verify(run.paths).ok
