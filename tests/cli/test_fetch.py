@@ -30,8 +30,11 @@ def paths(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> RunPaths:
 
 
 def test_every_command_about_a_run_names_the_host_and_what_to_do(cli: Cli, paths: RunPaths) -> None:
-    hint = f"4 artifacts lie on host alpha; to have that here: agilab fetch {paths.run_id}\n"
-    assert re.search(r"artifacts +7 files, .* B; 4 of them on alpha\n", cli("show", "last").stdout)
+    hint = f"4 artifacts on host alpha; to bring here: agilab fetch {paths.run_id}\n"
+    shown = cli("show", "last").stdout
+    assert re.search(
+        rf"artifacts +7 files, .* B; 4 of them on alpha\n(.*\n)*next +agilab fetch {paths.run_id}\n", shown
+    )
     listed = cli("show", "last", "--artifacts").stdout
     assert listed.splitlines()[1].split()[-2:] == ["alpha", "artifacts/tracks/p0/points.txt"]
     assert listed.endswith(hint)
@@ -47,7 +50,7 @@ def test_fetch_says_what_came_and_what_is_left(cli: Cli, paths: RunPaths) -> Non
     assert done.stdout.splitlines() == [
         f"fetched 3 artifacts, 780 B: {paths.run_id}",
         f"  folder  {paths.root}",
-        f"1 artifact lies on host alpha; to have that here: agilab fetch {paths.run_id}",
+        f"1 artifact on host alpha; to bring here: agilab fetch {paths.run_id}",
     ]
     found = json.loads(cli("fetch", paths.root, "--json").stdout)
     assert (found["schema"], found["run_id"], found["elsewhere"]) == ("agilab.cli.fetch/1", paths.run_id, [])
