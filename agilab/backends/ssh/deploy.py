@@ -16,7 +16,8 @@ import asyncio
 import re
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,17 @@ class Offer:
     libc: str
     pythons: tuple[Interpreter, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it as `from_json` reads it."""
+        names = ("wenv", "uv", "libc")
+        return {**{name: getattr(self, name) for name in names}, "pythons": [_to_json(item) for item in self.pythons]}
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Offer:
+        """Read what a host says of itself."""
+        pythons = tuple(Interpreter(**{**item, "path": Path(item["path"])}) for item in said["pythons"])
+        return cls(said["wenv"], said["uv"], said["libc"], pythons)
+
 
 @dataclass(frozen=True, slots=True)
 class Backplane:
@@ -91,7 +103,7 @@ class Deployment:
     wenv: WenvPaths
     report: Report
 
-    async def worker(self, installed: Installed, requires_python: str) -> Installed:
+    async def worker(self, installed: Installed, requires_python: str, *, offer: Offer | None = None) -> Installed:
         """Deploy the worker package, runtime and environment of an app.
 
         Parameters
@@ -100,23 +112,90 @@ class Deployment:
             What is installed here.
         requires_python
             Version specifiers of the worker; empty for any.
+        offer
+            What the host has, if it was asked.
 
         Returns
         -------
         Installed
             The same with the paths, interpreter and environment of the host.
         """
-        offer = await self.survey()
+        offer = offer or await self.survey()
         python = self._choose(offer, requires_python, like=installed)
         lock = installed.lock.read_text(encoding="utf-8")
-        folder = installed.code.relative_to(self.wenv.root).as_posix()
-        runtime = installed.runtime.relative_to(self.wenv.root).as_posix()
-        trees = {folder: installed.code, runtime: installed.runtime}
-        (code, _), made = await _all(self._trees(trees, python), self._environment(lock, python, offer))
+        (code, _), made = await _all(
+            self._trees(self._worker_trees(installed), python), self._environment(lock, python, offer)
+        )
+        return self._there(installed, code, made, python=python, offer=offer)
+
+    async def backplane(self, lock: str, *, offer: Offer | None = None) -> Backplane:
+        """Deploy AGILAB and what Dask needs.
+
+        Parameters
+        ----------
+        lock
+            As `backplane_lock` makes it.
+        offer
+            What the host has, if it was asked.
+        """
+        offer = offer or await self.survey()
+        python = self._choose(offer, _this_minor())
+        with self._agilab() as trees:
+            (code,), made = await _all(self._trees(trees, python), self._environment(lock, python, offer))
+        return Backplane(made["python"], code)
+
+    async def have(self, installed: Installed, lock: str, *, offer: Offer) -> tuple[Installed, Backplane] | None:
+        """Return what `worker` and `backplane` would, asked of the host in one go; None when it lacks something.
+
+        Parameters
+        ----------
+        installed, lock
+            As for them.
+        offer
+            What the host had when it was last asked.
+        """
+        try:
+            python, own = self._choose(offer, "", like=installed), self._choose(offer, _this_minor())
+        except InstallError:  # it may have another one by now
+            return None
+        locks = (installed.lock.read_text(encoding="utf-8"), lock)
+        with self._agilab() as agilab:
+            trees = {**self._worker_trees(installed), **agilab}
+            request = {
+                "trees": [
+                    {"folder": name, "tree": digest.of_tree(source), "sha256": ""} for name, source in trees.items()
+                ],
+                "environments": [
+                    {"lock": text, "python": _to_json(one)} for text, one in zip(locks, (python, own), strict=True)
+                ],
+            }
+        said = await self.link.ask("have", request)
+        (code, _, code_of_agilab), made = said["trees"], said["environments"]
+        if not all(said["trees"]) or not all(one["folder"] for one in made):
+            return None
+        there = self._there(installed, code, made[0], python=python, offer=offer)
+        return there, Backplane(made[1]["python"], code_of_agilab)
+
+    def _worker_trees(self, installed: Installed) -> dict[str, Path]:
+        """Return code and runtime of a worker: name relative to AGILAB_WENV -> folder here."""
+        return {path.relative_to(self.wenv.root).as_posix(): path for path in (installed.code, installed.runtime)}
+
+    @contextmanager
+    def _agilab(self) -> Iterator[dict[str, Path]]:
+        """Give AGILAB itself, without its apps: name relative to AGILAB_WENV -> folder here."""
+        make_folder(self.wenv.tmp)
+        with tempfile.TemporaryDirectory(prefix="agilab-", dir=self.wenv.tmp) as name:
+            tree = Path(name)
+            _copy_agilab(tree / "agilab")
+            yield {f"{self.wenv.backplanes.name}/{digest.of_tree(tree)}": tree}
+
+    def _there(
+        self, installed: Installed, code: str, made: Mapping[str, Any], *, python: Interpreter, offer: Offer
+    ) -> Installed:
         return replace(
             installed,
             code=Path(code),
-            runtime=Path(offer.wenv, runtime),
+            runtime=Path(offer.wenv, installed.runtime.relative_to(self.wenv.root)),
             environment=Path(made["folder"]),
             environment_digest=Path(made["folder"]).name,
             python=Path(made["python"]),
@@ -124,29 +203,9 @@ class Deployment:
             lock=Path(made["folder"], environment.LOCK_NAME),
         )
 
-    async def backplane(self, lock: str) -> Backplane:
-        """Deploy AGILAB and what Dask needs.
-
-        Parameters
-        ----------
-        lock
-            As `backplane_lock` makes it.
-        """
-        offer = await self.survey()
-        python = self._choose(offer, _this_minor())
-        make_folder(self.wenv.tmp)
-        with tempfile.TemporaryDirectory(prefix="agilab-", dir=self.wenv.tmp) as name:
-            tree = Path(name)
-            _copy_agilab(tree / "agilab")
-            folder = f"{self.wenv.backplanes.name}/{digest.of_tree(tree)}"
-            (code,), made = await _all(self._trees({folder: tree}, python), self._environment(lock, python, offer))
-        return Backplane(made["python"], code)
-
     async def survey(self) -> Offer:
         """Ask the host what it has."""
-        said = await self.link.ask("survey", {})
-        pythons = tuple(Interpreter(**{**item, "path": Path(item["path"])}) for item in said["pythons"])
-        return Offer(said["wenv"], said["uv"], said["libc"], pythons)
+        return Offer.from_json(await self.link.ask("survey", {}))
 
     def _choose(self, offer: Offer, requires_python: str, *, like: Installed | None = None) -> Interpreter:
         """Choose a Python there: the very version used here, else the same minor version, else the newest admitted."""

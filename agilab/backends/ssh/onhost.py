@@ -378,6 +378,18 @@ class Target:
         frozen.freeze(folder)
 
 
+def _have(request: Mapping[str, Any], wenv: WenvPaths, words: Words) -> dict[str, Any]:
+    """Say which trees and environments are here and sound; empty where one is not."""
+    trees = [Target(item, wenv) for item in request["trees"]]
+    found = []
+    for item in request["environments"]:
+        python = Interpreter(**{**item["python"], "path": Path(item["python"]["path"])})
+        folder = wenv.environments / environment.environment_digest(item["lock"], python)
+        sound = environment.looks_sound(folder)
+        found.append({"folder": str(folder) if sound else "", "python": str(environment.python_of(folder))})
+    return {"trees": [str(tree.path) if tree.is_there() else "" for tree in trees], "environments": found}
+
+
 # --- environments ------------------------------------------------------------
 
 
@@ -521,6 +533,7 @@ def _size(path: Path) -> int:
 OPERATIONS: Mapping[str, Callable[[Mapping[str, Any], WenvPaths, Words], dict[str, Any]]] = {
     "survey": _survey,
     "sees": _sees,
+    "have": _have,
     "receive": _receive,
     "environment": _environment,
     "clean": _clean,

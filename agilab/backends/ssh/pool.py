@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import queue
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from distributed import Client
 
+from agilab import digest
 from agilab.backends.base import Job, Told
 from agilab.backends.dask.cluster import HostProcess
 from agilab.backends.dask.link import Link as Leases
 from agilab.backends.dask.pool import DaskPool
 from agilab.backends.ssh.connection import Connections
-from agilab.backends.ssh.deploy import Deployment, backplane_lock
+from agilab.backends.ssh.deploy import Deployment, Offer, backplane_lock
 from agilab.backends.ssh.link import Link
 from agilab.backends.ssh.member import Member
 from agilab.backends.ssh.preflight import HostCheck, check_all
 from agilab.backends.ssh.share import Share, prove
 from agilab.backends.ssh.slots import Hosting, HostLeases
 from agilab.errors import AgilabError, BackendRefusedError
+from agilab.paths import make_folder, write_file
 
 NOTE_S = 0.1
 """How soon it is noticed that hosts are ready, or that the run is cancelled [s]."""
@@ -127,9 +132,32 @@ class SshPool(DaskPool):
         job = self._job
         assert job.wenv is not None
         host = Deployment(self._links[name], job.wenv, self._note)
-        installed, backplane = await asyncio.gather(host.worker(job.installed, ""), host.backplane(lock))
+        remembered = self._remembered(name)
+        found = await host.have(job.installed, lock, offer=remembered) if remembered is not None else None
+        if found is None:
+            offer = await host.survey()
+            found = await asyncio.gather(host.worker(job.installed, "", offer=offer), host.backplane(lock, offer=offer))
+            self._remember(name, offer)
         root = self._share.root(name, job.paths.run_id)
-        return Member(self._links[name], job, installed=installed, backplane=backplane, note=self._note, root=root)
+        return Member(self._links[name], job, installed=found[0], backplane=found[1], note=self._note, root=root)
+
+    def _offer(self, name: str) -> Path:
+        assert self._job.home is not None
+        return (
+            self._job.home.cache / "hosts" / f"{digest.of_bytes(self._links[name].target.address.encode())[:32]}.json"
+        )
+
+    def _remembered(self, name: str) -> Offer | None:
+        """Return what a host had to offer when it was last asked; the host checks what that leads to."""
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            return Offer.from_json(json.loads(self._offer(name).read_bytes()))
+        return None
+
+    def _remember(self, name: str, offer: Offer) -> None:
+        path = self._offer(name)
+        with suppress(OSError):  # a cache that cannot be written costs time, not the run
+            make_folder(path.parent)
+            write_file(path, json.dumps(offer.to_json()).encode(), durable=False)
 
     def _note(self, text: str) -> None:
         if self._found.done():
