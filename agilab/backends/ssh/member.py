@@ -109,19 +109,18 @@ class Member:
         self._ready, self._said = asyncio.get_running_loop().create_future(), ""
         connection = await self.link.connection()
         try:
-            self._listener = await connection.forward_remote_port(
-                _LOOPBACK, 0, _LOOPBACK, int(scheduler.rpartition(":")[2])
-            )
-        except (asyncssh.Error, OSError) as err:
-            fix = "its sshd must forward ports for you: AllowTcpForwarding yes"
-            raise HostError(self.name, "link", f"no port can be forwarded: {err}", fix) from err
+            port = int(scheduler.rpartition(":")[2])
+            listener = await connection.forward_remote_port(_LOOPBACK, 0, _LOOPBACK, port)
+        except (asyncssh.ChannelListenError, asyncssh.Error, OSError) as err:
+            raise self._no_port(str(err)) from err
+        self._listener = listener
         self._server = await asyncio.start_server(self._relay, _LOOPBACK, 0)
         contact = self._server.sockets[0].getsockname()[1]
         order: dict[str, Any] = {
             "run": self._job.paths.run_id,
             "root": self.root,
             "name": self.name,
-            "scheduler": f"tls://{_LOOPBACK}:{self._listener.get_port()}",
+            "scheduler": f"tls://{_LOOPBACK}:{listener.get_port()}",
             "contact": f"tls://{_LOOPBACK}:{contact}",
             "threads": self.slots,
             "keys": dict(keys),
@@ -144,7 +143,15 @@ class Member:
                 why = await self._end
             raise HostError(self.name, "link", why, "logs/scheduler.log of the run has all it said")
         self.paths = RunPaths(Path(self._ready.result()["folder"]))
+        try:  # the scheduler could not say why it does not get through
+            (await connection.open_connection(_LOOPBACK, self._ready.result()["port"]))[1].close()
+        except (asyncssh.Error, OSError) as err:
+            raise self._no_port(str(err)) from err
         self.address = order["contact"]
+
+    def _no_port(self, why: str) -> HostError:
+        fix = "its sshd must forward ports for you, both ways: AllowTcpForwarding yes"
+        return HostError(self.name, "link", f"a port cannot be forwarded: {why}", fix)
 
     async def ended(self) -> str:
         """Wait until the Dask worker has ended; say how."""

@@ -84,13 +84,11 @@ class HostLeases(Link):
         self._futile = dict.fromkeys(self._members, 0)
 
     async def serve(self) -> bool:
-        keepers = [asyncio.ensure_future(self._keep(member)) for member in self._members.values()]
+        for member in self._members.values():
+            self._spawn(self._keep(member))
         try:
             return await super().serve()
         finally:
-            for keeper in keepers:
-                keeper.cancel()
-            await asyncio.gather(*keepers, return_exceptions=True)
             ends = [member.end() for member in self._members.values()]
             await asyncio.gather(*ends, *(one.close() for one in self._collectors.values()))
             for member in self._members.values():

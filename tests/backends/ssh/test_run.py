@@ -160,6 +160,23 @@ class TestOnAHost(Suite):
         assert any("was ended by signal 9" in one["text"] for one in events(run, "note"))
         assert processes_marked(run.run_id) == []
 
+    def test_a_scheduler_that_is_killed_is_started_again_with_the_workers(self, bench: Bench, host: SshServer) -> None:
+        """F3."""
+        going = self.held(bench)
+        of_host = set(there(going.run, host))
+        [scheduler] = [
+            pid
+            for pid in processes_marked(going.run.run_id)
+            if pid not in of_host and b"agilab.backends.dask.host" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        os.kill(scheduler, signal.SIGKILL)
+        going.until("failed", "hold")
+        (bench.folder / "gate").touch()
+        run = going.result().check()
+        assert "scheduler lost; it is started once more" in [one["text"] for one in events(run, "note")]
+        assert len(events(run, "cluster")) == 2
+        assert processes_marked(run.run_id) == []
+
     def test_a_host_that_is_gone_for_good_fails_the_run_in_one_line(self, bench: Bench, host: SshServer) -> None:
         """F9: its sshd is killed with every session."""
         going = self.held(bench)
@@ -189,6 +206,22 @@ class TestOnAHost(Suite):
         run = AGI.run(bench.env, bench.request(stage, cluster=partial)).check()
         assert run.manifest["backend"]["workers"] == [f"{HOST}-0"]
         assert any("shut" in one["text"] and "goes on without" in one["text"] for one in events(run, "note"))
+
+    @pytest.mark.parametrize("allowed", ["no", "remote"])
+    def test_a_host_that_forwards_no_ports_is_told_with_the_fix(
+        self, bench: Bench, host: SshServer, allowed: str
+    ) -> None:
+        host.stop()
+        host.options.append(f"AllowTcpForwarding {allowed}")
+        host.start()
+        try:
+            run = bench.run(Stage("first", [do("a")]))
+        finally:
+            host.stop()
+            host.options.pop()
+            host.start()
+        assert str(run.error).startswith(f"no host is left: host {HOST}: link: a port cannot be forwarded: ")
+        assert "AllowTcpForwarding yes" in str(run.error)
 
     def test_a_host_that_forges_results_fails_the_run(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         """T34."""
