@@ -14,7 +14,7 @@ import pytest
 from agilab import committer as module
 from agilab.committer import Commit, Committer, Finished
 from agilab.digest import of_bytes
-from agilab.errors import NoSpaceError
+from agilab.errors import EvidenceError, NoSpaceError
 from agilab.paths import RunPaths, make_folder
 from agilab.records import read_records
 
@@ -55,6 +55,50 @@ def outcome(committer: Committer, *items: Finished) -> list[Commit]:
         assert new, "nothing came back"
         found += new
     return found
+
+
+def located(paths: RunPaths, **said: Any) -> Finished:
+    """Return a partition that has left ``x.bin`` on host alpha, which says something of it, and ``y.bin`` here."""
+    done = finished(paths, "a", {"y.bin": b"12345"})
+    there = {**done.record["artifacts"][0], "name": "x.bin", "path": "artifacts/one/a/x.bin", "size_bytes": 9}
+    there |= {"sha256": of_bytes(b"far away!"), "hashed_by": "worker", "location": "alpha", **said}
+    return Finished(done.folder, {**done.record, "artifacts": [there, *done.record["artifacts"]], "folder": "/far"})
+
+
+def test_what_stayed_on_a_host_is_recorded_as_that_host_says_and_what_is_here_is_hashed(
+    paths: RunPaths, committer: Committer
+) -> None:
+    [commit] = outcome(committer, located(paths))
+    assert commit.error is None
+    [record] = read_records(paths)
+    assert [(item["name"], item["sha256"], item["hashed_by"], item["location"]) for item in record["artifacts"]] == [
+        ("x.bin", of_bytes(b"far away!"), "worker", "alpha"),
+        ("y.bin", of_bytes(b"12345"), "manager", ""),
+    ]
+    assert record["folder"] == "/far"
+    assert set(committer.hashes) == {"artifacts/one/a/y.bin", "artifacts/one/a/partition.json"}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"sha256": "0" * 63},
+        {"sha256": None},
+        {"size_bytes": -1},
+        {"size_bytes": "9"},
+        {"path": "artifacts/one/a/../../../x.bin"},
+        {"path": "artifacts/one/a/partition.json"},
+        {"path": "artifacts/one/a/b/x.bin"},
+    ],
+    ids=str,
+)
+def test_a_host_that_says_what_cannot_be_is_refused(
+    paths: RunPaths, committer: Committer, said: dict[str, Any]
+) -> None:
+    [commit] = outcome(committer, located(paths, **said))
+    assert isinstance(commit.error, EvidenceError)
+    assert "host alpha says of artifact 'x.bin'" in str(commit.error)
+    assert not paths.partition("one", "a").exists()
 
 
 def test_a_commit_hashes_moves_and_records(paths: RunPaths, committer: Committer) -> None:

@@ -41,6 +41,17 @@ def contents(root: Path) -> dict[str, bytes]:
 # --- what is taken up --------------------------------------------------------------
 
 
+def test_what_lies_on_hosts_is_taken_up_by_its_record(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.away = frozenset({"points"})
+    folder.commit_all().seal("failed", "it broke")
+    past = recovery.take_up(folder.paths, resumes=True)
+    assert set(past.records) == {"p0", "p1", "p2", "summary"}
+    assert past.records["p0"]["artifacts"][0]["location"] == "alpha"
+    assert not any(path.endswith("points.txt") for path in past.hashes)
+    assert "artifacts/tracks/p0/note.txt" in past.hashes
+
+
 def test_what_is_recorded_stays_and_what_is_not_makes_room(tmp_path: Path) -> None:
     folder = lost(tmp_path)
     paths = folder.paths

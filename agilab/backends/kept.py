@@ -203,7 +203,7 @@ class KeptEntryPool(EntryPool, KeptPool):
             self.restarts.append(time.monotonic())
         return again
 
-    def _break(self, slot: Slot, message: str, traceback: str) -> None:
+    def _break(self, slot: Slot, message: str, traceback: str = "") -> None:
         if slot.name in self._slots:
             super()._break(slot, message, traceback)
         else:

@@ -146,6 +146,7 @@ def _print_summary(run: Run, env: AgiEnv) -> None:
             *_work(manifest),
             ("reproduce", _reproduce(run, env)),
             ("next", f"agilab resume {run.run_id}" if run.state in RESUMABLE else ""),
+            ("next", f"agilab fetch {run.run_id}" if elsewhere(manifest.get("artifacts") or {}) else ""),
         )
     )
     out("settings")

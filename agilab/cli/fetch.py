@@ -54,8 +54,7 @@ def left_on(hosts: Iterable[str], run_id: str) -> Iterator[str]:
     for host in hosts:
         counts[host] = counts.get(host, 0) + 1
     for host, number in counts.items():
-        lie = "lies" if number == 1 else "lie"
-        yield f"{count(number, 'artifact')} {lie} on host {host}; to have that here: agilab fetch {shlex.quote(run_id)}"
+        yield f"{count(number, 'artifact')} on host {host}; to bring here: agilab fetch {shlex.quote(run_id)}"
 
 
 def elsewhere(artifacts: Mapping[str, object]) -> str:

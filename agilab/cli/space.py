@@ -8,6 +8,7 @@ import click
 
 from agilab.cleanup import KINDS, Item, clean
 from agilab.cli.named import named_run
+from agilab.cli.outcome import record_of
 from agilab.cli.screen import Column, document, json_option, out, size, table
 from agilab.disk import measure, remove_run
 from agilab.env import AgiEnv
@@ -31,6 +32,7 @@ def rm_command(*, run_ids: tuple[str, ...], as_json: bool) -> int:
     env = AgiEnv()
     runs = list(dict.fromkeys(_own(env, text) for text in run_ids))
     sizes = [measure(run.paths.root) for run in runs]
+    hosts = sorted({host for run in runs for host in (record_of(run).get("artifacts") or {}).get("elsewhere") or {}})
     for run in runs:
         remove_run(run)
     if as_json:
@@ -42,6 +44,8 @@ def rm_command(*, run_ids: tuple[str, ...], as_json: bool) -> int:
         return 0
     for run, found in zip(runs, sizes, strict=True):
         out(f"removed {run.run_id} of {run.app}, {size(found.used_bytes)}")
+    for host in hosts:
+        out(f"what it left on host {host} is there still; to remove all results: agilab cluster clean --results {host}")
     return 0
 
 

@@ -30,8 +30,11 @@ def paths(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> RunPaths:
 
 
 def test_every_command_about_a_run_names_the_host_and_what_to_do(cli: Cli, paths: RunPaths) -> None:
-    hint = f"4 artifacts lie on host alpha; to have that here: agilab fetch {paths.run_id}\n"
-    assert re.search(r"artifacts +7 files, .* B; 4 of them on alpha\n", cli("show", "last").stdout)
+    hint = f"4 artifacts on host alpha; to bring here: agilab fetch {paths.run_id}\n"
+    shown = cli("show", "last").stdout
+    assert re.search(
+        rf"artifacts +7 files, .* B; 4 of them on alpha\n(.*\n)*next +agilab fetch {paths.run_id}\n", shown
+    )
     listed = cli("show", "last", "--artifacts").stdout
     assert listed.splitlines()[1].split()[-2:] == ["alpha", "artifacts/tracks/p0/points.txt"]
     assert listed.endswith(hint)
@@ -47,7 +50,7 @@ def test_fetch_says_what_came_and_what_is_left(cli: Cli, paths: RunPaths) -> Non
     assert done.stdout.splitlines() == [
         f"fetched 3 artifacts, 780 B: {paths.run_id}",
         f"  folder  {paths.root}",
-        f"1 artifact lies on host alpha; to have that here: agilab fetch {paths.run_id}",
+        f"1 artifact on host alpha; to bring here: agilab fetch {paths.run_id}",
     ]
     found = json.loads(cli("fetch", paths.root, "--json").stdout)
     assert (found["schema"], found["run_id"], found["elsewhere"]) == ("agilab.cli.fetch/1", paths.run_id, [])
@@ -61,3 +64,11 @@ def test_a_fetch_that_cannot_be_done_is_one_line(cli: Cli, paths: RunPaths) -> N
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"agilab: error: no artifact of run {paths.run_id} matches 'tracks/p9/*'; ")
     assert done.stderr.count("\n") == 1
+
+
+def test_removing_a_run_says_what_stays_on_hosts(cli: Cli, paths: RunPaths) -> None:
+    done = cli("rm", "last")
+    assert done.stdout.splitlines()[1] == (
+        "what it left on host alpha is there still; to remove all results: agilab cluster clean --results alpha"
+    )
+    assert not paths.root.exists()

@@ -54,7 +54,7 @@ def test_every_exit_code_is_there(reference: ModuleType) -> None:
 
 
 def test_what_markdown_would_obey_is_escaped(reference: ModuleType) -> None:
-    assert "&lt;= 4096" in reference.markdown()
+    assert "&lt;= 60" in reference.markdown()
 
 
 def test_the_commands_of_extensions_are_there_with_their_options(reference: ModuleType) -> None:

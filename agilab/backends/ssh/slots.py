@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -90,6 +91,9 @@ class HostLeases(Link):
         finally:
             ends = [member.end() for member in self._members.values()]
             await asyncio.gather(*ends, *(one.close() for one in self._collectors.values()))
+            for member in self._members.values():
+                if member.root and not member.kept():  # of a host that was lost
+                    await asyncio.to_thread(shutil.rmtree, member.root, ignore_errors=True)
 
     async def end_runners(self, grace_s: float) -> None:
         async def leave(member: Member) -> None:
