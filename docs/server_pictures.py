@@ -82,6 +82,7 @@ def tour(page: Page, link: str) -> None:
     take(page, "view")
     page.get_by_role("link", name="Its stages").click()
     page.locator("[data-stage=traffic]").click(timeout=LONG_MS)
+    page.get_by_role("heading", name="traffic", exact=True).wait_for(timeout=LONG_MS)
     take(page, "workflow")
     page.goto(f"{url}?page=analysis")
     ticks = page.locator(".tabulator-row input[type=checkbox]")

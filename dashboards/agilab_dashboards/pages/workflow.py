@@ -180,7 +180,8 @@ class _Stages:
         head = html(element("h2", node.name) + element("p", after, {"class": "soft"}))
 
         def show() -> None:
-            self.place.objects, tab.objects = [head], [made]
+            if node.name == self.graph.selected:  # nobody has chosen another meanwhile
+                self.place.objects, tab.objects = [head], [made]
 
         pn.state.execute(show, schedule=True)  # after an await the document may be in the middle of sending
 
