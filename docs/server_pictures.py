@@ -76,7 +76,21 @@ def tour(page: Page, link: str) -> None:
     page.get_by_role("link", name="See what it left").click()
     page.get_by_role("button", name="Verify").click()
     page.locator("[data-verified=yes]").wait_for(timeout=LONG_MS)
+    page.locator(".bk-Figure").first.wait_for(timeout=LONG_MS)
     take(page, "analysis")
+    page.get_by_text("Controls", exact=True).scroll_into_view_if_needed()
+    take(page, "view")
+    page.get_by_role("link", name="Its stages").click()
+    page.locator("[data-stage=traffic]").click(timeout=LONG_MS)
+    page.get_by_role("heading", name="traffic", exact=True).wait_for(timeout=LONG_MS)
+    take(page, "workflow")
+    page.goto(f"{url}?page=analysis")
+    ticks = page.locator(".tabulator-row input[type=checkbox]")
+    ticks.nth(0).click(timeout=LONG_MS)
+    ticks.nth(1).click()
+    page.get_by_role("link", name="Compare").click()
+    page.locator("[data-differ]").wait_for(timeout=LONG_MS)
+    take(page, "compare")
 
 
 if __name__ == "__main__":

@@ -95,8 +95,9 @@ class RunFolder:
         worker: str = "local-0",
         files: Mapping[str, bytes],
         kinds: Mapping[str, str] | None = None,
+        steps: Mapping[int, float] | None = None,
     ) -> None:
-        """Leave a partition's files, its record and the record's copy; they are text unless `kinds` says otherwise."""
+        """Leave a partition's files, its record and the record's copy; text unless `kinds` says otherwise."""
         folder = make_folder(self.paths.partition(stage, partition))
         known = kinds or {}
         artifacts = [
@@ -133,7 +134,10 @@ class RunFolder:
             "peak_rss_bytes": 50_000_000,
             "inputs": used,
             "artifacts": artifacts,
-            "metrics": [{"name": "rows", "value": float(len(self.records)), "step": None}],
+            "metrics": [
+                {"name": "rows", "value": float(len(self.records)), "step": None},
+                *({"name": "loss", "value": value, "step": step} for step, value in (steps or {}).items()),
+            ],
             **({"folder": str(self.there)} if self.away.intersection(files) else {}),
         }
         line = manifest.record_line(record)

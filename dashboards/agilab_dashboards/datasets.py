@@ -193,4 +193,5 @@ def _column(given: Any) -> Column:
         name = "text"
     else:
         name = "other"
-    return Column(given.name, name, ((given.metadata or {}).get(b"unit") or b"").decode("utf-8", "replace"))
+    unit = ((given.metadata or {}).get(b"unit") or b"").decode("utf-8", "replace")
+    return Column(given.name, name, unit or (str(getattr(kind, "tz", None) or "")))

@@ -119,7 +119,7 @@ def run(
         return made
 
 
-def view(run: Run, kind: str = "", *, artifact: str = "", **controls: Any) -> Picture:
+def view(run: Run, kind: str = "", *, artifact: str = "", controls: Mapping[str, Any] | None = None) -> Picture:
     """Return a view of what a run has left: a PNG that stays in the notebook, `plot` to go on with.
 
     Parameters
@@ -148,7 +148,7 @@ def view(run: Run, kind: str = "", *, artifact: str = "", **controls: Any) -> Pi
         raise AgilabError(f"run {run.run_id} has no {what} that view {kind or 'any'!r:.60} can show")
     chosen = kind or views.fitting(able[0])[0]
     able.sort(key=lambda source: source.kind not in views.view_class(chosen).kinds)
-    return Picture(run, chosen, views.make(chosen, able[0], controls))
+    return Picture(run, chosen, views.make(chosen, able[0], dict(controls or {})))
 
 
 @dataclass(frozen=True)

@@ -92,9 +92,9 @@ class RunList(Viewer):
             query = self._query()
             found = await asyncio.to_thread(find, self._session.env.home, query)
         except QueryError as err:
-            self._said.object = str(element("p", err, {"class": "error", "role": "alert"}))
+            self._said.object = str(element("p", str(err), {"class": "error", "role": "alert"}))
             return
-        self._show(found)
+        pn.state.execute(lambda: self._show(found), schedule=True)  # after an await it may be sending
 
     def _show(self, found: Found) -> None:
         said = f"{found.count:,} of {found.total:,} runs" if found.count < found.total else f"{found.total:,} runs"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import panel as pn
@@ -46,7 +46,6 @@ class ViewCard(Viewer):
         super().__init__()
         self._session, self._run = session, run
         self._sources = {source.key: source for source in sources}
-        self._document = pn.state.curdoc
         self._generation = 0
         self._pipe: Any = None
         self._frame: Frame | None = None
@@ -75,7 +74,7 @@ class ViewCard(Viewer):
 
     def start(self) -> ViewCard:
         """Draw as soon as the page stands."""
-        self._later(self._build)
+        pn.state.execute(self._build)
         return self
 
     @property
@@ -111,7 +110,7 @@ class ViewCard(Viewer):
         view = self._kind.value if self._kind.value in names else names[0]
         self._kind.param.update(options={name.capitalize(): name for name in names}, value=view)
         self._new_form(keep=False)
-        self._later(self._build)
+        pn.state.execute(self._build)
 
     def _other_view(self, event: Any) -> None:
         if event.new is None or event.new not in views.fitting(self._source):
@@ -119,15 +118,15 @@ class ViewCard(Viewer):
         self._forget("controls", "zoom")
         self._session.remember("view", event.new)
         self._new_form(keep=False)
-        self._later(self._build)
+        pn.state.execute(self._build)
 
     def _controlled(self, event: Any) -> None:
         self._session.remember("controls", event.new or None)
-        self._later(self._build)
+        pn.state.execute(self._build)
 
     def _all_of_it(self, event: Any) -> None:
         self._forget("zoom")
-        self._later(self._build)
+        pn.state.execute(self._build)
 
     def _made(self) -> Any:
         given = self._form.given if self._form is not None else {}
@@ -142,8 +141,13 @@ class ViewCard(Viewer):
             shown = await asyncio.to_thread(self._drawn)
         except AgilabError as err:
             shown = str(err)
+        finally:
+            _soon(self._rested)
         if mine == self._generation:
-            self._soon(lambda: self._show(shown))
+            _soon(lambda: self._show(shown))
+
+    def _rested(self) -> None:
+        self._bar.visible = False
 
     def _drawn(self) -> Any:
         """Return a table's rows, or view, frame and element; called from a thread."""
@@ -159,7 +163,6 @@ class ViewCard(Viewer):
     def _show(self, shown: Any) -> None:
         import pandas as pd
 
-        self._bar.visible = False
         self._pipe = None
         self._whole.visible = "zoom" in self._session.query
         if isinstance(shown, str):
@@ -190,7 +193,7 @@ class ViewCard(Viewer):
         if frame != before:
             self._frame = frame
             self._generation += 1
-            self._later(self._redraw)
+            pn.state.execute(self._redraw)
 
     async def _redraw(self) -> None:
         """Draw the newest range, once it rests."""
@@ -208,7 +211,7 @@ class ViewCard(Viewer):
             self._whole.visible = True
             self._session.remember("zoom", [*frame.x, *frame.y])
 
-        self._soon(send)
+        _soon(send)
 
     async def _picture(self) -> io.BytesIO:
         view, source = self._made(), self._source
@@ -216,19 +219,10 @@ class ViewCard(Viewer):
         self._save.filename = f"{name}.png"
         return io.BytesIO(await asyncio.to_thread(view.picture, self._run, PICTURE_PX))
 
-    def _later(self, work: Any) -> None:
-        """Start a coroutine function once what goes on now is done."""
-        if self._document is None:
-            pn.state.execute(work)
-        else:
-            self._document.add_next_tick_callback(work)
 
-    def _soon(self, work: Any) -> None:
-        """Change the document, which may not be done after waiting."""
-        if self._document is None:
-            work()
-        else:
-            self._document.add_next_tick_callback(work)
+def _soon(work: Callable[[], None]) -> None:
+    """Change the document when it may be: not in the middle of what it is sending."""
+    pn.state.execute(work, schedule=True)
 
 
 def _named(sources: Sequence[Dataset]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from agilab_dashboards.guard import Guard
 from agilab_dashboards.options import ServerOptions, is_loopback, require_safe
 
 from agilab.errors import SettingError
@@ -190,3 +191,14 @@ def test_another_bind_without_a_login_or_names_refuses_to_start(tmp_path: Path) 
 )
 def test_loopback_is_told_from_the_rest(address: str, loopback: bool) -> None:
     assert is_loopback(address) is loopback
+
+
+def test_other_sites_frame_pages_only_where_the_options_say_so() -> None:
+    closed, opened = Guard(frozenset(), ""), Guard(frozenset(), "", frames=("http://localhost:*",))
+    assert closed.headers["X-Frame-Options"] == "SAMEORIGIN"
+    assert "frame-ancestors 'self'" in closed.headers["Content-Security-Policy"].split("; ")
+    assert "X-Frame-Options" not in opened.headers
+    assert "frame-ancestors 'self' http://localhost:*" in opened.headers["Content-Security-Policy"].split("; ")
+    for site in ("*", "localhost", "http://*.example.org", "http://a.org; script-src *", "http://a.org/x"):
+        with pytest.raises(SettingError, match="'frames'"):
+            require_safe(ServerOptions(frames=[site]))

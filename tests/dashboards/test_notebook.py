@@ -19,6 +19,7 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import Browser, expect
 
+from agilab import AgiEnv
 from agilab.errors import AgilabError
 from agilab.run import Run
 from agilab.template import create
@@ -38,6 +39,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, folder in folders.items():
         monkeypatch.setenv(name, str(tmp_path / folder))
         (tmp_path / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    AgiEnv().prepare()
     seen_run(tmp_path / "user" / ".agilab")
     return tmp_path
 
@@ -58,7 +60,7 @@ def test_an_executed_notebook_keeps_pictures_and_progress(desk: Path) -> None:
         FIND,
         *(f"notebook.view(run, {kind!r})" for kind in kinds),
         "mine = notebook.run('squares', {'count': 50})\nmine.check().metrics['total']",
-        "notebook.view(run, 'points', colour='carrier').plot",
+        "notebook.view(run, 'points', controls={'colour': 'carrier'}).plot",
     )
     NotebookClient(made, kernel_name="python3", timeout=120, resources={"metadata": {"path": str(desk)}}).execute()
     found = nbformat.writes(made)
@@ -96,12 +98,12 @@ def test_a_page_stands_in_jupyterlab(desk: Path, lab: str, browser: Browser) -> 
     page.locator(".jp-Cell").nth(2).wait_for()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    expect(page.locator(".jp-OutputArea img").first).to_be_visible()
+    expect(page.locator(".jp-OutputArea img").first).to_be_visible(timeout=LONG_MS)
     inside = page.frame_locator("iframe[title=AGILAB]")
     stage = inside.locator("[data-stage=summary]")
-    expect(stage).to_have_attribute("data-state", "committed")
+    expect(stage).to_have_attribute("data-state", "committed", timeout=LONG_MS)
     stage.click()
-    expect(stage).to_have_attribute("aria-pressed", "true")
+    expect(stage).to_have_attribute("aria-pressed", "true", timeout=LONG_MS)
     page.close()
 
 

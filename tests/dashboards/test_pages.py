@@ -72,6 +72,9 @@ def test_from_choosing_an_app_to_what_its_run_left(server: Served, visit: Visito
     expect(text_of(page, "caller")).to_be_visible()
     page.get_by_role("tab", name="Artifacts").click()
     expect(text_of(page, "total")).to_be_visible()
+    for tab in ("Settings", "Metrics"):  # each tab that was opened is a step of its own
+        page.go_back()
+        expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true", timeout=LONG_MS)
     page.go_back()
     expect(page.locator("[data-state=succeeded]")).to_be_visible(timeout=LONG_MS)
 

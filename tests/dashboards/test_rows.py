@@ -75,6 +75,13 @@ def test_artifacts_metrics_stages_and_environment_are_told(run: Run) -> None:
     assert [row["worker"] for row in rows.partitions(run)] == ["local-0", "local-1", "local-0", "local-0"]
 
 
+def test_metrics_by_step_are_told_for_each_partition(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, partitions=2)
+    folder.commit("tracks", "p0", files={"points": b"1"}, steps={2: 0.5, 1: 0.75})
+    folder.commit("tracks", "p1", files={"points": b"1"}, steps={1: 0.25})
+    assert rows.series(Run(folder.paths)) == {"loss": {"p0": [(1, 0.75), (2, 0.5)], "p1": [(1, 0.25)]}}
+
+
 def test_reading_leaves_a_run_folder_as_it_was(run: Run) -> None:
     def state() -> dict[str, int]:
         return {str(path): path.stat().st_mtime_ns for path in run.paths.root.rglob("*")}

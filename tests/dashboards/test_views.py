@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import datashader as ds
 import holoviews as hv
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from agilab_dashboards import aggregates, datasets, views
 from agilab_dashboards.aggregates import Frame
 from agilab_dashboards.datasets import Dataset
 from PIL import Image
+from pyarrow import ipc
 
 from agilab.errors import AgilabError, SettingError
 from agilab.run import Run
@@ -38,7 +41,7 @@ def points(run: Run, monkeypatch: pytest.MonkeyPatch) -> Dataset:
 def test_partitions_are_put_together(points: Dataset) -> None:
     assert (points.key, points.rows, len(points.files)) == ("tracks/points", 2 * ROWS, 2)
     assert [(c.name, c.type, c.unit) for c in points.columns if c.name in ("time", "height", "carrier")] == [
-        ("time", "time", ""),
+        ("time", "time", "UTC"),
         ("height", "number", "m"),
         ("carrier", "text", ""),
     ]
@@ -89,6 +92,23 @@ def test_a_grid_has_a_gap_where_no_cell_is(run: Run) -> None:
     wanted = grid().pivot(index="y", columns="x", values="height")
     np.testing.assert_array_equal(found, wanted)
     assert (list(xs), list(ys)) == (list(wanted.columns), list(wanted.index))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".arrow"])
+def test_other_files_with_columns_are_read_too(tmp_path: Path, suffix: str) -> None:
+    run = seen_run(tmp_path)
+    item = replace(run.artifacts()[0], kind="file", path=f"artifacts/tracks/p0/more{suffix}")
+    path = run.paths.root / item.path
+    if suffix == ".csv":
+        WHOLE.to_csv(path, index=False)
+    else:
+        with ipc.new_file(path, pa.Schema.from_pandas(WHOLE)) as file:
+            file.write_table(pa.Table.from_pandas(WHOLE))
+    source = Dataset(run, "tracks/more", "file", (item,))
+    assert views.fitting(source)[0] == "points"
+    assert "timeseries" in views.fitting(source)
+    assert np.nansum(aggregates.raster(source, FRAME, ("x", "y"))) > ROWS
+    assert source.slice(3, 1, ["height"]).to_pandas().height[0] == pytest.approx(WHOLE.height[3])
 
 
 def test_views_are_those_that_fit_the_kind_first(run: Run) -> None:

@@ -175,9 +175,15 @@ class _Stages:
         """Show the open tab of the stage that is looked into."""
         node, name = self.node, self.names[self.tabs.active]
         made = await asyncio.to_thread(self._tab, node, name)
+        tab = self.tabs[self.tabs.active]
         after = f"after {', '.join(node.after)}" if node.after else "waits for no other"
-        self.place.objects = [html(element("h2", node.name) + element("p", after, {"class": "soft"}))]
-        self.tabs[self.tabs.active].objects = [made]
+        head = html(element("h2", node.name) + element("p", after, {"class": "soft"}))
+
+        def show() -> None:
+            if node.name == self.graph.selected:  # nobody has chosen another meanwhile
+                self.place.objects, tab.objects = [head], [made]
+
+        pn.state.execute(show, schedule=True)  # after an await the document may be in the middle of sending
 
     def _tab(self, node: StageNode, name: str) -> Viewable:
         if name == "Plan":
