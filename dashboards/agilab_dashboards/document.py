@@ -15,6 +15,7 @@ import panel_material_ui as pmui
 from agilab.errors import AgilabError, first_line
 from agilab.paths import make_folder
 from agilab_dashboards import markup
+from agilab_dashboards.form import html
 from agilab_dashboards.markup import code, element
 from agilab_dashboards.options import is_loopback
 from agilab_dashboards.pages import PAGES, TITLES
@@ -90,13 +91,13 @@ def _show(place: pn.Column, session: Session, error: Exception) -> None:
 def _message(session: Session, error: BaseException) -> pmui.Alert:
     """Return an error as a sentence; one that is not ours as a short id, under which the log has the rest."""
     if isinstance(error, AgilabError):
-        return pmui.Alert(str(element("span", error)), severity="error", closeable=True, sizing_mode="stretch_width")
+        return pmui.Alert(html(element("span", error)), severity="error", closeable=True, sizing_mode="stretch_width")
     ident = secrets.token_hex(3)
     log_to(session.log)
     _LOG.error("%s: %s", ident, first_line(error), exc_info=error)
     said = element("strong", f"Something went wrong (error {ident}).")
     text = markup.join([said, f" Nothing was lost; try again. The details stand under {ident} in ", code(session.log)])
-    return pmui.Alert(str(text), severity="error", closeable=True, sizing_mode="stretch_width")
+    return pmui.Alert(html(text), severity="error", closeable=True, sizing_mode="stretch_width")
 
 
 def log_to(path: Path, *loggers: str) -> None:
