@@ -72,6 +72,8 @@ async def client(url: str, query: str, cookie: str, until: float) -> tuple[int, 
     assert token, "the page holds no session"
     request = HTTPRequest(f"ws{url[4:]}ws", headers={"Cookie": cookie, "Origin": url.rstrip("/")})
     socket = await websocket_connect(request, subprotocols=["bokeh", token[1].decode()], max_message_size=64 << 20)
+    for _ in range(3):  # ACK: before it nothing may be sent
+        await socket.read_message()
     for number, (kind, content) in enumerate(
         (
             ("PULL-DOC-REQ", {}),
@@ -117,7 +119,8 @@ async def look(url: str, query: str, cookie: str, until: float) -> tuple[list[fl
         complaints: list[str] = []
         page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
         await page.add_init_script(PAGE)
-        await page.goto(url + query)
+        await page.goto(url + query, timeout=120_000)
+        page.set_default_timeout(120_000)
         words = page.get_by_label("Lines that contain")
         await words.wait_for(timeout=120_000)
         paint = await page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
