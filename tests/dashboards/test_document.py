@@ -12,7 +12,8 @@ import pytest
 from agilab_dashboards import document
 from agilab_dashboards.session import Session
 
-from agilab.errors import AgilabError
+from agilab.errors import AgilabError, RunNotFoundError
+from tests.run_folder import sealed_run
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +25,15 @@ def no_log_yet() -> Iterator[None]:
     for handler in log.handlers:
         handler.close()
     log.handlers = before
+
+
+def test_a_run_is_found_by_its_id_also_where_its_app_is_named_by_a_path(home: Path) -> None:
+    run_id = sealed_run(home).run_id
+    for app in ("flights", str(home / "flights_project"), ""):
+        assert Session({"app": app, "run": run_id}).found_run().run_id == run_id
+    for run in (f"../runs/flights/{run_id}", f"flights/{run_id}"):
+        with pytest.raises(RunNotFoundError, match="no folders in it"):
+            Session({"run": run}).found_run()
 
 
 def said(home: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> str:
