@@ -65,7 +65,7 @@ def share(values: list[float], part: float) -> float:
     return sorted(values)[min(len(values) - 1, int(part * len(values)))] if values else float("nan")
 
 
-async def client(url: str, query: str, cookie: str, until: float) -> tuple[int, int]:
+async def client(url: str, query: str, cookie: str, over: asyncio.Event) -> tuple[int, int]:
     """Be one more session; return how many messages it was sent, and how many patches of those."""
     answer = await AsyncHTTPClient().fetch(HTTPRequest(url + query, headers={"Cookie": cookie}, request_timeout=120))
     token = re.search(rb'"token":"([^"]+)"', answer.body)
@@ -83,11 +83,13 @@ async def client(url: str, query: str, cookie: str, until: float) -> tuple[int, 
         for part in ({"msgid": str(number), "msgtype": kind}, {}, content):
             await socket.write_message(json.dumps(part))
     messages = patches = 0
-    while (left := until - time.monotonic()) > 0:
-        try:
-            message = await asyncio.wait_for(socket.read_message(), left)
-        except TimeoutError:
+    ends = asyncio.ensure_future(over.wait())
+    while not over.is_set():
+        reads = asyncio.ensure_future(socket.read_message())
+        await asyncio.wait((reads, ends), return_when=asyncio.FIRST_COMPLETED)
+        if not reads.done():
             break
+        message = reads.result()
         assert message is not None, f"the server closed a session: {socket.close_code} {socket.close_reason}"
         messages += 1
         patches += isinstance(message, str) and '"PATCH-DOC"' in message
@@ -101,14 +103,21 @@ def memory_mib(pid: int) -> float:
     return int(found[1]) / 1024 if found else 0.0
 
 
-async def feed(gates: Path, until: float, seconds: float) -> None:
-    """Let one partition after the other end."""
-    for number in range(PARTITIONS):
-        (gates / str(number)).touch()
-        await asyncio.sleep(min(seconds / PARTITIONS, max(0.0, until - time.monotonic())))
+async def feed(gates: Path, pid: int, seconds: float) -> list[float]:
+    """Let one partition after the other end; return the server's memory meanwhile, once a second [MiB]."""
+    begin, opened, memory = time.monotonic(), 0, []
+    while (passed := time.monotonic() - begin) < seconds:
+        for number in range(opened, opened := int(PARTITIONS * passed / seconds)):
+            (gates / str(number)).touch()
+        if passed >= len(memory):
+            memory.append(memory_mib(pid))
+        await asyncio.sleep(0.05)
+    return memory
 
 
-async def look(url: str, query: str, cookie: str, until: float) -> tuple[list[float], dict[str, float], list[str]]:
+async def look(
+    url: str, query: str, cookie: str, *, ready: asyncio.Event, over: asyncio.Event
+) -> tuple[list[float], dict[str, float], list[str]]:
     """Be a browser; return input to DOM [ms], when it showed which count [ms], and its complaints."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
@@ -129,7 +138,8 @@ async def look(url: str, query: str, cookie: str, until: float) -> tuple[list[fl
         await page.evaluate(
             "addEventListener('keydown', e => { if (e.key === 'Enter') window.pressed = performance.now() }, true)"
         )
-        while time.monotonic() < until - 2:
+        ready.set()
+        while not over.is_set():
             for text, nothing in (("nobody says this", True), ("", False)):
                 await words.fill(text)
                 await words.press("Enter")
@@ -145,20 +155,15 @@ async def measure(served: Served, run: Run, gates: Path, sessions: int, seconds:
     assert served.process is not None
     cookie, query = log_in(served), "?" + urlencode({"page": "orchestrate", "app": "probe", "run": run.run_id})
     url, pid = served.url, served.process.pid
-    begin = time.monotonic()
-    await client(url, query, cookie, begin + 3)  # warm
-    until = time.monotonic() + seconds + 0.25 * sessions
-    others = [asyncio.ensure_future(client(url, query, cookie, until)) for _ in range(sessions - 1)]
+    over, ready = asyncio.Event(), asyncio.Event()
+    others = [asyncio.ensure_future(client(url, query, cookie, over)) for _ in range(sessions - 1)]
     await asyncio.sleep(0.25 * sessions)  # sessions are built one after the other
-    looking = asyncio.ensure_future(look(url, query, cookie, until))
-    feeding = asyncio.ensure_future(feed(gates, until, seconds))
-    memory = []
-    while time.monotonic() < until:
-        memory.append(memory_mib(pid))
-        await asyncio.sleep(1)
+    looking = asyncio.ensure_future(look(url, query, cookie, ready=ready, over=over))
+    await ready.wait()
+    memory = await feed(gates, pid, seconds)
+    over.set()
     took, seen, complaints = await looking
     counts = await asyncio.gather(*others)
-    await feeding
     commits = [event for event in run.events() if event["event"] == "committed"]
     moments = [1000 * datetime.fromisoformat(event["t"]).timestamp() for event in commits]
     late = [at - moments[int(count) - 1] for count, at in seen.items() if 0 < int(count) <= len(moments)]
