@@ -11,6 +11,7 @@ from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
+from panel.io.resources import LOCAL_DIST
 
 from agilab.errors import AgilabError, first_line
 from agilab.paths import make_folder
@@ -39,6 +40,7 @@ def document(*, guarded: bool, readers: Sequence[str] = ()) -> Callable[[], Any]
 
     def build() -> Any:
         user = pn.state.user or ""
+        _stay_here()
         session = Session(_query(), guarded=guarded, user=user, reads_only=user in readers)
         try:
             return framed(session)
@@ -126,6 +128,17 @@ def _query() -> dict[str, str]:
     found: Mapping[str, Any] = pn.state.session_args or {}
     texts = {name: values[0].decode("utf-8", "replace") for name, values in found.items() if values}
     return {name: text for name, text in texts.items() if len(text) <= LONGEST}
+
+
+def _stay_here() -> None:
+    """Let style sheets come from this server also where a browser was so slow that its session was made anew.
+
+    Panel says where they are when it writes the page; such a session has none.
+    """
+    curdoc = pn.state.curdoc
+    if curdoc is not None:
+        place = f"{pn.state.rel_path}/{LOCAL_DIST}" if pn.state.rel_path else LOCAL_DIST
+        curdoc.template_variables.setdefault("dist_url", place)
 
 
 def _local() -> bool:

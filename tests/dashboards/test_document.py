@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from agilab_dashboards import document
 from agilab_dashboards.session import Session
+from bokeh.document import Document
+from panel.io.state import set_curdoc
 
 from agilab.errors import AgilabError, RunNotFoundError
 from tests.run_folder import sealed_run
@@ -34,6 +36,13 @@ def test_a_run_is_found_by_its_id_also_where_its_app_is_named_by_a_path(home: Pa
     for run in (f"../runs/flights/{run_id}", f"flights/{run_id}"):
         with pytest.raises(RunNotFoundError, match="no folders in it"):
             Session({"run": run}).found_run()
+
+
+def test_a_session_that_no_page_was_written_for_loads_nothing_from_elsewhere(home: Path) -> None:
+    made = Document()
+    with set_curdoc(made):
+        document._stay_here()
+    assert made.template_variables["dist_url"] == "static/extensions/panel/"
 
 
 def said(home: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> str:
