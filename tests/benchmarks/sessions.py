@@ -103,12 +103,24 @@ def memory_mib(pid: int) -> float:
     return int(found[1]) / 1024 if found else 0.0
 
 
-async def feed(gates: Path, pid: int, seconds: float) -> list[float]:
+async def trickle(gates: Path, ready: asyncio.Event) -> int:
+    """Let a partition end now and then until everybody is there: one that waits too long fails."""
+    opened = 0
+    while not ready.is_set():
+        (gates / str(opened)).touch()
+        opened += 1
+        await asyncio.sleep(3)
+    return opened
+
+
+async def feed(gates: Path, pid: int, seconds: float, opened: int) -> list[float]:
     """Let one partition after the other end; return the server's memory meanwhile, once a second [MiB]."""
-    begin, opened, memory = time.monotonic(), 0, []
+    begin, first, memory = time.monotonic(), opened, []
     while (passed := time.monotonic() - begin) < seconds:
-        for number in range(opened, opened := int(PARTITIONS * passed / seconds)):
+        upto = first + int((PARTITIONS - first) * passed / seconds)
+        for number in range(opened, upto):
             (gates / str(number)).touch()
+        opened = upto
         if passed >= len(memory):
             memory.append(memory_mib(pid))
         await asyncio.sleep(0.05)
@@ -156,11 +168,11 @@ async def measure(served: Served, run: Run, gates: Path, sessions: int, seconds:
     cookie, query = log_in(served), "?" + urlencode({"page": "orchestrate", "app": "probe", "run": run.run_id})
     url, pid = served.url, served.process.pid
     over, ready = asyncio.Event(), asyncio.Event()
+    trickling = asyncio.ensure_future(trickle(gates, ready))
     others = [asyncio.ensure_future(client(url, query, cookie, over)) for _ in range(sessions - 1)]
     await asyncio.sleep(0.25 * sessions)  # sessions are built one after the other
     looking = asyncio.ensure_future(look(url, query, cookie, ready=ready, over=over))
-    await ready.wait()
-    memory = await feed(gates, pid, seconds)
+    memory = await feed(gates, pid, seconds, await trickling)
     over.set()
     took, seen, complaints = await looking
     counts = await asyncio.gather(*others)
