@@ -89,7 +89,7 @@ def dask(page: Page, url: str) -> None:
     settings = {"dates": ["2013-01-01", "2013-03-31"], "sample_s": 30, "partitions": 90}
     query = {"page": "orchestrate", "app": "flight_telemetry", "settings": json.dumps(settings)}
     page.goto(f"{url}?{urlencode({**query, 'cluster': json.dumps({'backend': 'dask'})})}")
-    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("button", name="Run", exact=True).click(timeout=LONG_MS)
     frame = page.locator("iframe")
     frame.scroll_into_view_if_needed(timeout=LONG_MS)
     page.frame_locator("iframe").get_by_text("Task Stream").wait_for(timeout=LONG_MS)
