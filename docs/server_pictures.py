@@ -6,6 +6,7 @@ files, which must not be there already.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlencode
 
 from playwright.sync_api import Page, sync_playwright
 
@@ -73,7 +75,10 @@ def tour(page: Page, link: str) -> None:
     page.locator("[data-state=succeeded]").wait_for(timeout=LONG_MS)
     page.locator("h1").scroll_into_view_if_needed()
     take(page, "run")
-    page.get_by_role("link", name="See what it left").click()
+    dask(page, url)
+    page.goto(f"{url}?page=orchestrate&app=flight_telemetry")
+    page.get_by_role("link", name="Analysis").click()
+    page.get_by_role("link", name=re.compile(r"^\d{8}-")).nth(1).click()
     page.get_by_role("button", name="Verify").click()
     page.locator("[data-verified=yes]").wait_for(timeout=LONG_MS)
     page.locator(".bk-Figure").first.wait_for(timeout=LONG_MS)
@@ -91,6 +96,20 @@ def tour(page: Page, link: str) -> None:
     page.get_by_role("link", name="Compare").click()
     page.locator("[data-differ]").wait_for(timeout=LONG_MS)
     take(page, "compare")
+
+
+def dask(page: Page, url: str) -> None:
+    """Run on Dask, and take the task stream while its cluster lives."""
+    settings = {"dates": ["2013-01-01", "2013-03-31"], "sample_s": 30, "partitions": 90}
+    query = {"page": "orchestrate", "app": "flight_telemetry", "settings": json.dumps(settings)}
+    page.goto(f"{url}?{urlencode({**query, 'cluster': json.dumps({'backend': 'dask'})})}")
+    page.get_by_role("button", name="Run", exact=True).click(timeout=LONG_MS)
+    frame = page.locator("iframe")
+    frame.scroll_into_view_if_needed(timeout=LONG_MS)
+    page.frame_locator("iframe").get_by_text("Task Stream").wait_for(timeout=LONG_MS)
+    page.wait_for_timeout(4000)
+    take(page, "dask")
+    page.locator("[data-state=succeeded]").wait_for(timeout=LONG_MS)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
+from panel.io.resources import LOCAL_DIST
 
 from agilab.errors import AgilabError, first_line
 from agilab.paths import make_folder
 from agilab_dashboards import markup
+from agilab_dashboards.form import html
 from agilab_dashboards.markup import code, element
 from agilab_dashboards.options import is_loopback
 from agilab_dashboards.pages import PAGES, TITLES
@@ -38,6 +40,7 @@ def document(*, guarded: bool, readers: Sequence[str] = ()) -> Callable[[], Any]
 
     def build() -> Any:
         user = pn.state.user or ""
+        _stay_here()
         session = Session(_query(), guarded=guarded, user=user, reads_only=user in readers)
         try:
             return framed(session)
@@ -90,13 +93,13 @@ def _show(place: pn.Column, session: Session, error: Exception) -> None:
 def _message(session: Session, error: BaseException) -> pmui.Alert:
     """Return an error as a sentence; one that is not ours as a short id, under which the log has the rest."""
     if isinstance(error, AgilabError):
-        return pmui.Alert(str(element("span", error)), severity="error", closeable=True, sizing_mode="stretch_width")
+        return pmui.Alert(html(element("span", error)), severity="error", closeable=True, sizing_mode="stretch_width")
     ident = secrets.token_hex(3)
     log_to(session.log)
     _LOG.error("%s: %s", ident, first_line(error), exc_info=error)
     said = element("strong", f"Something went wrong (error {ident}).")
     text = markup.join([said, f" Nothing was lost; try again. The details stand under {ident} in ", code(session.log)])
-    return pmui.Alert(str(text), severity="error", closeable=True, sizing_mode="stretch_width")
+    return pmui.Alert(html(text), severity="error", closeable=True, sizing_mode="stretch_width")
 
 
 def log_to(path: Path, *loggers: str) -> None:
@@ -125,6 +128,17 @@ def _query() -> dict[str, str]:
     found: Mapping[str, Any] = pn.state.session_args or {}
     texts = {name: values[0].decode("utf-8", "replace") for name, values in found.items() if values}
     return {name: text for name, text in texts.items() if len(text) <= LONGEST}
+
+
+def _stay_here() -> None:
+    """Let style sheets come from this server also where a browser was so slow that its session was made anew.
+
+    Panel says where they are when it writes the page; such a session has none.
+    """
+    curdoc = pn.state.curdoc
+    if curdoc is not None:
+        place = f"{pn.state.rel_path}/{LOCAL_DIST}" if pn.state.rel_path else LOCAL_DIST
+        curdoc.template_variables.setdefault("dist_url", place)
 
 
 def _local() -> bool:

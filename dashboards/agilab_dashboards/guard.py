@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,12 @@ TOKEN = "token"
 USER_COOKIE = "user"
 """The cookie that Panel's login sets."""
 SAFE_METHODS = ("GET", "HEAD")
+MOST_SESSIONS = 200
+"""How many pages may be open at a time; each takes memory."""
+MOST_TRIES = 5
+"""How many wrong passwords of a user are looked at within `TRIES_S`."""
+TRIES_S = 60.0
+CROWDED = "too many pages are open; close some, or try again in a minute"
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -64,6 +71,8 @@ class Guard:
         Who of those that have logged in may enter; empty for all of them.
     frames
         Other sites that may show our pages inside of theirs, such as ``http://localhost:*``.
+    sessions
+        Says how many pages are open.
     """
 
     hosts: frozenset[str]
@@ -72,6 +81,7 @@ class Guard:
     announce: Callable[[str], None] | None = None
     users: frozenset[str] = frozenset()
     frames: tuple[str, ...] = ()
+    sessions: Callable[[], int] = lambda: 0
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
 
     @property
@@ -92,7 +102,10 @@ class Guard:
         user = self.user(request)
         if user is None:
             return "log in first" if self.has_login else "open the link that `agilab serve` printed last"
-        return "" if not self.users or user in self.users else f"{user} may not enter; ask whoever runs this server"
+        if self.users and user not in self.users:
+            return f"{user} may not enter; ask whoever runs this server"
+        opens = request.path in ("/", "/app") and not upgrade
+        return CROWDED if opens and self.sessions() >= MOST_SESSIONS else ""
 
     def user(self, request: HTTPServerRequest) -> str | None:
         """Return whom our cookie in a request names; None without one that we have made."""
@@ -117,6 +130,8 @@ class Guard:
         application.add_handlers(r".*", rules)
         application.add_transform(partial(_Secured, headers=self.headers))
         application.settings["log_function"] = _quiet
+        contexts = getattr(application, "_applications", {})  # Bokeh's: path -> its sessions
+        self.sessions = lambda: sum(len(list(context.sessions)) for context in contexts.values())
 
     @property
     def headers(self) -> dict[str, str]:
@@ -174,8 +189,9 @@ class _Refused(RequestHandler):
         if problem == "log in first" and self.request.method == "GET" and path == "/":
             self.redirect(LOGIN)
             return
-        self.set_status(403)
-        self.finish(_PAGE.format(title="Not allowed", text=escape(f"403: {problem}.")))
+        status, title = (429, "Too many pages") if problem == CROWDED else (403, "Not allowed")
+        self.set_status(status)
+        self.finish(_PAGE.format(title=title, text=escape(f"{status}: {problem}.")))
 
     def check_xsrf_cookie(self) -> None:
         """Say nothing: the request is refused whatever it holds."""
@@ -230,8 +246,19 @@ class _Login(BasicLoginHandler):
     """Panel's login, with a comparison that takes the same time for every password."""
 
     users: Path
+    tries: dict[str, list[float]]
 
     def _validate(self, username: str, password: str) -> bool:
+        now = time.monotonic()
+        recent = [at for at in self.tries.get(username, ()) if now - at < TRIES_S]
+        if len(recent) >= MOST_TRIES:
+            return False
+        good = self._matches(username, password)
+        if not good and (username in self.tries or len(self.tries) < MOST_SESSIONS):
+            self.tries[username] = [*recent, now]
+        return good
+
+    def _matches(self, username: str, password: str) -> bool:
         users = json.loads(self.users.read_text(encoding="utf-8"))
         wanted = users.get(username) if isinstance(users, dict) else None
         same = hmac.compare_digest(str(wanted).encode(), password.encode())
@@ -264,7 +291,7 @@ class Login(BasicAuthProvider):
         handler: type[RequestHandler] = type(
             "Login",
             (_Login,),
-            {"users": self._users, "_login_endpoint": LOGIN, "_login_template": self._login_template},
+            {"users": self._users, "tries": {}, "_login_endpoint": LOGIN, "_login_template": self._login_template},
         )
         return handler
 

@@ -82,7 +82,7 @@ LONGEST_S = 30.0
 LARGEST_BYTES = 32 << 20
 FORWARDED = ("Content-Type", "Cache-Control", "Etag", "Last-Modified")
 ASKED = ("Accept", "If-None-Match", "If-Modified-Since")
-_PATH = rf"/{MOUNT}/([^/]+)/([^/]+)"
+_PATH = rf"/{MOUNT}/(\w+)/(\d+-\d+-\w+)"
 _OURS = rf"{_PATH}/([\w-]+)"
 
 

@@ -103,7 +103,7 @@ def _listen(options: ServerOptions, *, secret: str, login: Mapping[str, Any], mo
             websocket_max_message_size=LARGEST_MESSAGE_BYTES,
             http_server_kwargs={"max_header_size": 1 << 16, "max_body_size": 1 << 20},
             check_unused_sessions_milliseconds=5000,
-            unused_session_lifetime_milliseconds=15000,
+            unused_session_lifetime_milliseconds=60000,
         )
     except OSError as err:
         raise AgilabError(

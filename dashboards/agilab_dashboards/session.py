@@ -15,7 +15,7 @@ import param
 
 from agilab.codec import Field
 from agilab.env import AgiEnv
-from agilab.errors import AgilabError
+from agilab.errors import AgilabError, RunNotFoundError
 from agilab.planner import Planner
 from agilab.request import RunRequest
 from agilab.run import Run
@@ -161,7 +161,10 @@ class Session(param.Parameterized):
         RunNotFoundError
             There is no such run.
         """
-        return self.env.runs.get(f"{self.app}/{self.run}" if self.app else self.run)
+        if "/" in self.run:
+            raise RunNotFoundError(f"no run {self.run!r:.80}; its id has no folders in it")
+        # An app may be looked at by its path; its runs stand under its name.
+        return self.env.runs.get(f"{self.app}/{self.run}" if self.app.isidentifier() else self.run)
 
     def href(self, page: str, *, app: str | None = None, run: str = "") -> str:
         """Return the link to a page, with the app that is looked at unless another is named."""

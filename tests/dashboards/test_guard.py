@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agilab_dashboards.guard import Guard
+from agilab_dashboards.guard import CROWDED, MOST_SESSIONS, MOST_TRIES, Guard, Login
 from agilab_dashboards.options import ServerOptions, is_loopback, require_safe
+from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
 from agilab.errors import SettingError
+from tests.checkout import ROOT
 from tests.dashboards.conftest import Answer, Served, handshake, log_in
 
 
@@ -183,6 +186,39 @@ def test_another_bind_without_a_login_or_names_refuses_to_start(tmp_path: Path) 
     users.chmod(0o644)
     with pytest.raises(SettingError, match="chmod 600"):
         require_safe(options(basic_auth=str(users)))
+
+
+def test_passwords_cannot_be_tried_without_end(tmp_path: Path) -> None:
+    users = tmp_path / "users.json"
+    users.write_text('{"ann": "correct horse", "bob": "battery"}')
+    handler = Login(users, ROOT / "dashboards" / "agilab_dashboards" / "login.html").login_handler
+    asked = handler.__new__(handler)
+    assert asked._validate("ann", "correct horse")
+    assert not any(asked._validate("ann", f"guess {number}") for number in range(MOST_TRIES))
+    assert not asked._validate("ann", "correct horse"), "not for a minute"
+    assert asked._validate("bob", "battery")
+
+
+class _Connection:
+    """What a request asks for where it came from."""
+
+    context = None
+
+
+def test_there_is_an_end_to_how_many_pages_are_open_and_how_much_is_sent(server: Served, cookie: str) -> None:
+    guard = Guard(frozenset({"localhost:1"}), "secret", cookie="c", announce=print)
+    made = guard.redeem(guard.token)
+    assert made is not None
+    headers = HTTPHeaders({"Host": "localhost:1", "Cookie": f"c={made.decode()}"})
+    line = RequestStartLine("GET", "/", "HTTP/1.1")
+    request = HTTPServerRequest(headers=headers, start_line=line, connection=_Connection())
+    assert guard.problem(request) == ""
+    guard.sessions = lambda: MOST_SESSIONS
+    assert guard.problem(request) == CROWDED
+    with socket.create_connection(("127.0.0.1", int(server.host.rpartition(":")[2])), timeout=20) as connection:
+        head = f"POST / HTTP/1.1\r\nHost: {server.host}\r\nCookie: {cookie}\r\nContent-Length: 99999999\r\n\r\n"
+        connection.sendall(head.encode())
+        assert connection.recv(100).split()[1:2] in ([b"400"], [b"413"], [])
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,8 @@ def test_the_task_stream_grows_through_our_port_and_ends_with_the_cluster(
     assert handshake(server, f"/{path}/ws", Cookie=cookie, Origin="http://evil.example") == 403
     for nothing in ("json/counts.json", "info/main/workers.html", "proxy/80/127.0.0.1/x", "statics/%2e%2e/x", "none"):
         assert server.ask(path_of(run, nothing), Cookie=cookie).status == 404, nothing
-    assert server.ask(f"dask/probe/20200101-000000-0000/{nothing}", Cookie=cookie).status == 404
+    for nowhere in ("probe/20200101-000000-0000", "%2e%2e/20200101-000000-0000", "probe/..%2f..%2fx"):
+        assert server.ask(f"dask/{nowhere}/status", Cookie=cookie).status == 404, nowhere
 
     for number in range(LEASES):
         (gates / str(number)).touch()

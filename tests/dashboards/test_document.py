@@ -1,0 +1,72 @@
+"""What a page says when something goes wrong: a sentence, or a short id under which the log has the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from agilab_dashboards import document
+from agilab_dashboards.session import Session
+from bokeh.document import Document
+from panel.io.state import set_curdoc
+
+from agilab.errors import AgilabError, RunNotFoundError
+from tests.run_folder import sealed_run
+
+
+@pytest.fixture(autouse=True)
+def no_log_yet() -> Iterator[None]:
+    """Let the log of this test be the first one of the process."""
+    log = logging.getLogger("agilab_dashboards")
+    before, log.handlers = log.handlers, []
+    yield
+    for handler in log.handlers:
+        handler.close()
+    log.handlers = before
+
+
+def test_a_run_is_found_by_its_id_also_where_its_app_is_named_by_a_path(home: Path) -> None:
+    run_id = sealed_run(home).run_id
+    for app in ("flights", str(home / "flights_project"), ""):
+        assert Session({"app": app, "run": run_id}).found_run().run_id == run_id
+    for run in (f"../runs/flights/{run_id}", f"flights/{run_id}"):
+        with pytest.raises(RunNotFoundError, match="no folders in it"):
+            Session({"run": run}).found_run()
+
+
+def test_a_session_that_no_page_was_written_for_loads_nothing_from_elsewhere(home: Path) -> None:
+    made = Document()
+    with set_curdoc(made):
+        document._stay_here()
+    assert made.template_variables["dist_url"] == "static/extensions/panel/"
+
+
+def said(home: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> str:
+    async def page(session: Session) -> None:
+        raise error
+
+    monkeypatch.setattr(document, "PAGES", {"home": page})
+    return str(asyncio.run(document._page(Session({}))).objects[0].object)
+
+
+def test_an_error_of_ours_is_its_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert said(home, monkeypatch, AgilabError("too <b>large</b>")) == "<span>too &lt;b&gt;large&lt;/b&gt;</span>"
+
+
+def test_another_error_is_a_short_id_and_the_log_has_its_traceback(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = said(home, monkeypatch, ValueError("inner words at /?token=abc"))
+    log = home / "server" / "server.log"
+    found = re.search(r"error ([0-9a-f]{6})", text)
+    assert found, text
+    assert str(log) in text
+    assert "inner words" not in text
+    assert "Traceback" not in text
+    written = log.read_text()
+    assert found[1] in written
+    assert "Traceback" in written
+    assert "inner words at /?token=(hidden)" in written
+    assert log.stat().st_mode & 0o077 == 0
