@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from agilab.notebook import flow
 from agilab.notebook.decide import Decisions, Setting, StageCells, comments_of
@@ -160,6 +161,23 @@ def definitions(name: str, decisions: Decisions) -> str:
         lines += [*_above(cell, node), *_lines_of(cell, node)]
         last_is_block = is_block
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def relocated(decisions: Decisions, name: str, modules: Collection[str]) -> Decisions:
+    """Return decisions whose imports of modules that came along lead into the worker package."""
+    imports: list[tuple[CodeCell, ast.stmt]] = []
+    for cell, node in decisions.imports:
+        if isinstance(node, ast.ImportFrom) and node.module in modules:
+            node = ast.ImportFrom(module=f"{name}_worker.{node.module}", names=node.names, level=0)
+        if isinstance(node, ast.Import) and any(alias.name in modules for alias in node.names):
+            ours = [alias for alias in node.names if alias.name in modules]
+            rest = [alias for alias in node.names if alias.name not in modules]
+            imports.append((cell, ast.ImportFrom(module=f"{name}_worker", names=ours, level=0)))
+            if not rest:
+                continue
+            node = ast.Import(names=rest)
+        imports.append((cell, node))
+    return replace(decisions, imports=tuple(imports))
 
 
 def quoted(text: str) -> str:
