@@ -1,6 +1,6 @@
 """Runs the stages of app projects in this Python, one after the other, without environments and run folders.
 
-``python stages.py FOLDER PROJECT...``: prints what each left, ``stage/partition/name`` -> path; FOLDER is for its files.
+``python stages.py FOLDER PROJECT...``: prints what each left, artifact key -> path; FOLDER is for its files.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from agilab import AGI, AgiEnv, trust
+from agilab import AGI, AgiEnv, contract, digest, trust
+from agilab.errors import ProjectError, TrustError
 from agilab.notebook.document import Cell, write_text
 from agilab.notebook.importing import Imported, import_notebook
 from agilab.paths import HomePaths
