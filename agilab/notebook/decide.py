@@ -20,7 +20,7 @@ from agilab.notebook import flow
 from agilab.notebook.reading import CodeCell, Note, Reading
 
 RESERVED = frozenset(
-    {"name", "param", "fields", "to_json", "from_json", "input_matches", "settings", "setup", "teardown"}
+    {"name", "param", "fields", "to_json", "from_json", "input_matches", "settings", "setup", "teardown", "inputs"}
 )
 """Names that neither a setting nor a stage may have."""
 
@@ -32,7 +32,7 @@ _FILES_ONLY = frozenset(
         *("makedirs", "mkdir", "remove", "unlink", "rmtree", "rename", "replace", "move", "copy", "copy2", "copyfile"),
         *("copytree", "save", "savez", "savez_compressed", "savetxt", "dump", "imsave", "imwrite", "write_table"),
         *("sleep", "collect", "run", "call", "check_call", "print", "pprint", "savefig", "show", "close", "info"),
-        *("urlretrieve", "display", "write_image", "write_html"),
+        *("urlretrieve", "display", "write_image", "write_html", "write_text", "write_bytes", "write", "touch"),
     }
 )
 """Functions of modules that are called for what they leave in files or say, not for what they change in memory."""
@@ -142,8 +142,11 @@ class _Work:
         self.changed = {name for cell in cells for name in _changed_in_place(cell.tree)}
 
     def take_imports(self) -> None:
-        """Move imports to the module; also those that are tried."""
+        """Move imports to the module; also those that are tried. A text that nobody sees says nothing to Python."""
         for cell, node in self._alone():
+            shown = cell.shows and node is cell.tree.body[-1]
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and not shown:
+                self.rest[cell.number].remove(node)
             if _is_import(node):
                 self._take(cell, node, self.imports)
                 self.known |= flow.names_of([node]).writes
@@ -180,8 +183,8 @@ class _Work:
                 moved = True
         for cell, node in self._alone():
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                needed = sorted(flow.free_names(node) - flow.BUILTINS - {node.name} - (self.known - settings))
-                why = f"it needs {', '.join(needed)}" if needed else "it is defined more than once, or keeps state"
+                missing = sorted(flow.free_names(node) - flow.BUILTINS - {node.name} - (self.known - settings))
+                why = f"it needs {', '.join(missing)}" if missing else "it is defined more than once, or keeps state"
                 self.notes.append(Note(cell.number, f"{node.name} stays in its stage", why))
         order = {id(node): (cell.number, node.lineno) for cell, node in self.definitions}
         self.definitions.sort(key=lambda item: order[id(item[1])])

@@ -87,12 +87,12 @@ def as_apps(tmp_path_factory: pytest.TempPathFactory, environment: None) -> dict
     return found
 
 
-@pytest.mark.parametrize("name", WITHOUT_MAGICS)
 def test_a_notebook_gives_as_an_app_what_it_gave_in_jupyter(
-    name: str, in_jupyter: dict[str, dict[str, Any]], as_apps: dict[str, dict[str, Any]]
+    in_jupyter: dict[str, dict[str, Any]], as_apps: dict[str, dict[str, Any]]
 ) -> None:
-    assert as_apps[name] == in_jupyter[name]
-    assert in_jupyter[name]["written"]
+    for name in WITHOUT_MAGICS:
+        assert as_apps[name] == in_jupyter[name], name
+        assert in_jupyter[name]["written"]
 
 
 def test_the_cut_is_where_nothing_in_memory_is_needed_further_on(home: Path, tmp_path: Path) -> None:
