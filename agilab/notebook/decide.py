@@ -244,6 +244,7 @@ class _Work:
         for cell in after:
             names, _ = self._flow(cell)
             found |= names.reads & written
+            written -= names.certain
             packages = {self.origins[name].partition(".")[0] for name in names.reads & self.origins.keys()}
             found |= {f"the state of {package}" for package in packages & state}
         return sorted(found)

@@ -34,9 +34,10 @@ STAGES = {
 }
 
 
-def brought(name: str, folder: Path, **options: Any) -> Imported:
+def brought(notebook: str, folder: Path, **options: Any) -> Imported:
     """Import one of the ten."""
-    file = NOTEBOOKS / (f"{name}.py" if name == "letters" else f"{name}.ipynb")
+    AgiEnv().prepare()
+    file = NOTEBOOKS / (f"{notebook}.py" if notebook == "letters" else f"{notebook}.ipynb")
     return import_notebook(file, folder, home=HomePaths.chosen(), **options)
 
 
