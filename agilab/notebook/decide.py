@@ -20,9 +20,14 @@ from agilab.notebook import flow
 from agilab.notebook.reading import CodeCell, Note, Reading
 
 RESERVED = frozenset(
-    {"name", "param", "fields", "to_json", "from_json", "input_matches", "settings", "setup", "teardown"}
+    {"name", "param", "fields", "to_json", "from_json", "input_matches", "settings", "setup", "teardown", "inputs"}
 )
 """Names that neither a setting nor a stage may have."""
+
+MOST_STAGES = 50
+"""A notebook that could be cut more often keeps the rest together."""
+MOST_PASSES = 100
+"""How often definitions are looked at again, since others that they need have moved."""
 
 _SEEDS = frozenset({"seed", "manual_seed", "set_seed", "set_random_seed", "seed_everything", "random_seed"})
 _EVERYWHERE = frozenset({"os", "sys", "locale", "warnings", "builtins", "decimal", "logging"})
@@ -32,7 +37,7 @@ _FILES_ONLY = frozenset(
         *("makedirs", "mkdir", "remove", "unlink", "rmtree", "rename", "replace", "move", "copy", "copy2", "copyfile"),
         *("copytree", "save", "savez", "savez_compressed", "savetxt", "dump", "imsave", "imwrite", "write_table"),
         *("sleep", "collect", "run", "call", "check_call", "print", "pprint", "savefig", "show", "close", "info"),
-        *("urlretrieve", "display", "write_image", "write_html"),
+        *("urlretrieve", "display", "write_image", "write_html", "write_text", "write_bytes", "write", "touch"),
     }
 )
 """Functions of modules that are called for what they leave in files or say, not for what they change in memory."""
@@ -140,10 +145,15 @@ class _Work:
         self.origins = flow.import_origins(cell.tree for cell in cells)
         self.bindings = Counter(name for cell in cells for name in _bindings(cell.tree))
         self.changed = {name for cell in cells for name in _changed_in_place(cell.tree)}
+        self.is_tagged = any("parameters" in cell.tags for cell in cells)
+        self._flows: dict[int, tuple[flow.Names, frozenset[str]]] = {}
 
     def take_imports(self) -> None:
-        """Move imports to the module; also those that are tried."""
+        """Move imports to the module; also those that are tried. A text that nobody sees says nothing to Python."""
         for cell, node in self._alone():
+            shown = cell.shows and node is cell.tree.body[-1]
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and not shown:
+                self.rest[cell.number].remove(node)
             if _is_import(node):
                 self._take(cell, node, self.imports)
                 self.known |= flow.names_of([node]).writes
@@ -166,7 +176,9 @@ class _Work:
         """Move functions, classes and fixed values to the module, as long as they need nothing but what is there."""
         settings = {setting.constant for setting in self.settings}
         moved = True
-        while moved:
+        for _ in range(MOST_PASSES):
+            if not moved:
+                break
             moved = False
             for cell, node in list(self._alone()):
                 name = _defined(node)
@@ -180,8 +192,8 @@ class _Work:
                 moved = True
         for cell, node in self._alone():
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                needed = sorted(flow.free_names(node) - flow.BUILTINS - {node.name} - (self.known - settings))
-                why = f"it needs {', '.join(needed)}" if needed else "it is defined more than once, or keeps state"
+                missing = sorted(flow.free_names(node) - flow.BUILTINS - {node.name} - (self.known - settings))
+                why = f"it needs {', '.join(missing)}" if missing else "it is defined more than once, or keeps state"
                 self.notes.append(Note(cell.number, f"{node.name} stays in its stage", why))
         order = {id(node): (cell.number, node.lineno) for cell, node in self.definitions}
         self.definitions.sort(key=lambda item: order[id(item[1])])
@@ -194,7 +206,7 @@ class _Work:
         for index in range(len(cells)):
             is_last = index == len(cells) - 1
             needed = [] if is_last else self._crossing(cells[: index + 1], cells[index + 1 :])
-            if not is_last and (needed or one_stage):
+            if not is_last and (needed or one_stage or len(used) == MOST_STAGES - 1):
                 continue
             group = cells[begin : index + 1]
             name, title = _stage_name(group, used, len(used) + 1)
@@ -223,18 +235,26 @@ class _Work:
         written: set[str] = set()
         state: set[str] = set()
         for cell in before:
-            body = self.rest[cell.number]
-            written |= flow.names_of(body).writes
-            state |= set(self._module_state(body))
+            names, changed = self._flow(cell)
+            written |= names.writes
+            state |= changed
         if "*" in state:
             return ["the state of random numbers or of the process"]
         found: set[str] = set()
         for cell in after:
-            names = flow.names_of(self.rest[cell.number])
+            names, _ = self._flow(cell)
             found |= names.reads & written
+            written -= names.certain
             packages = {self.origins[name].partition(".")[0] for name in names.reads & self.origins.keys()}
             found |= {f"the state of {package}" for package in packages & state}
         return sorted(found)
+
+    def _flow(self, cell: CodeCell) -> tuple[flow.Names, frozenset[str]]:
+        """Return the names that what is left of a cell reads and writes, and the packages whose state it changes."""
+        if cell.number not in self._flows:
+            body = self.rest[cell.number]
+            self._flows[cell.number] = flow.names_of(body), frozenset(self._module_state(body))
+        return self._flows[cell.number]
 
     def _module_state(self, body: Sequence[ast.stmt]) -> Iterator[str]:
         """Yield the packages whose state code changes; ``*`` where anything may depend on it."""
@@ -286,7 +306,7 @@ class _Work:
         return Setting(name, target, kind, float(value) if kind == "Number" else value, _comment(cell, node))
 
     def _why_setting(self, cell: CodeCell, name: str) -> str:
-        if any("parameters" in one.tags for one in self.reading.cells):
+        if self.is_tagged:
             return "its cell has the tag `parameters`" if "parameters" in cell.tags else ""
         if name.isupper():
             return "a constant in capitals, assigned once"

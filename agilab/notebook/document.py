@@ -19,7 +19,7 @@ LARGEST_BYTES = 64 << 20
 """No notebook larger than this is read [bytes]; outputs count too."""
 LARGEST_CODE_BYTES = 1 << 20
 """Most that its cells may hold together, without outputs [bytes]."""
-MOST_CELLS = 2000
+MOST_CELLS = 1000
 
 _MARK = re.compile(r"^# ?%%(?!%)[ \t]*(?P<title>[^\n]*)$", re.MULTILINE)
 _TAGS = re.compile(r"tags\s*=\s*(\[[^\]]*\])")

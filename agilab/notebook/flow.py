@@ -19,17 +19,20 @@ class Names:
     reads
         Names whose value comes from before it.
     writes
-        Names that have a value after it.
+        Names that may have another value after it.
+    certain
+        Those of them that have it for sure.
     """
 
     reads: set[str] = field(default_factory=set)
     writes: set[str] = field(default_factory=set)
+    certain: set[str] = field(default_factory=set)
 
 
 def names_of(body: Iterable[ast.stmt]) -> Names:
     """Return what statements read from before them, and write."""
     found = Names()
-    _walk(body, found, set())
+    _walk(body, found, found.certain)
     return found
 
 

@@ -109,6 +109,7 @@ def _imported(file: Path, folder: Path, *, home: HomePaths, name: str, one_stage
     if not decisions.stages:
         raise ProjectError(f"{file} has no cell that does something; an app needs at least one")
     found = _Beside(file, reading)
+    decisions = text.relocated(decisions, name, found.modules)
     notes = [*reading.notes, *decisions.notes, *found.notes]
     needs = tuple(_requirements(reading, found.modules, notes))
     with copies.aside(folder) as place:

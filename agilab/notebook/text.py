@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from agilab.notebook import flow
 from agilab.notebook.decide import Decisions, Setting, StageCells, comments_of
@@ -32,11 +33,10 @@ def outputs(part):
     """
     brought = {}
     for key, path in part.inputs.items():
-        stage, _, name = key.rpartition("/")
-        name = _path(name) if stage else key
-        if stage and name == "printed.txt":
+        name = key.rpartition("/")[2]
+        if name == "printed.txt" and not key.startswith("inputs/"):
             continue
-        place = Path(name)
+        place = Path(key.removeprefix("inputs/") if key.startswith("inputs/") else _path(name))
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, place)
         brought[place] = place.read_bytes()
@@ -104,7 +104,7 @@ def manager(name: str, decisions: Decisions, inputs: Sequence[str]) -> str:
         lines += ["    class Settings(agilab.Settings):"]
         lines += [f"        {_declaration(setting)}" for setting in decisions.settings]
         lines += [""]
-    refs = '[agilab.InputRef(path, f"inputs/{path}") for path in INPUTS]'
+    refs = '[agilab.InputRef(f"inputs/{path}", f"inputs/{path}") for path in INPUTS]'
     if inputs:
         lines += ["    def inputs(self):", f"        return {refs}", ""]
     lines += ["    def plan(self):"]
@@ -160,6 +160,23 @@ def definitions(name: str, decisions: Decisions) -> str:
         lines += [*_above(cell, node), *_lines_of(cell, node)]
         last_is_block = is_block
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def relocated(decisions: Decisions, name: str, modules: Collection[str]) -> Decisions:
+    """Return decisions whose imports of modules that came along lead into the worker package."""
+    imports: list[tuple[CodeCell, ast.stmt]] = []
+    for cell, node in decisions.imports:
+        if isinstance(node, ast.ImportFrom) and node.module in modules:
+            node = ast.ImportFrom(module=f"{name}_worker.{node.module}", names=node.names, level=0)
+        if isinstance(node, ast.Import) and any(alias.name in modules for alias in node.names):
+            ours = [alias for alias in node.names if alias.name in modules]
+            rest = [alias for alias in node.names if alias.name not in modules]
+            imports.append((cell, ast.ImportFrom(module=f"{name}_worker", names=ours, level=0)))
+            if not rest:
+                continue
+            node = ast.Import(names=rest)
+        imports.append((cell, node))
+    return replace(decisions, imports=tuple(imports))
 
 
 def quoted(text: str) -> str:
@@ -232,7 +249,7 @@ def _shown(cell: CodeCell, body: Sequence[ast.stmt]) -> ast.Expr | None:
 
 
 def _method(stage: StageCells, settings: Sequence[Setting], helpers: Mapping[str, str]) -> list[str]:
-    said = stage.title.replace("\\", "").replace('"""', "").strip().rstrip(".")
+    said = "".join(char for char in stage.title if char.isprintable() and char not in '\\"').strip().rstrip(".")
     lines = [f"    def {stage.name}(self, part):"]
     lines += [f'        """{said}."""'] if said else []
     for setting in settings:
@@ -240,20 +257,25 @@ def _method(stage: StageCells, settings: Sequence[Setting], helpers: Mapping[str
             value = f"self.settings.{setting.name}"
             lines.append(f"        {setting.constant} = " + (f"list({value})" if setting.type == "List" else value))
     lines.append(f"        with {_called(helpers, 'outputs')}(part):")
+    names = (one for _, body in stage.parts for node in body for one in flow.own(node) if isinstance(one, ast.Name))
+    local = {one.id for one in names if isinstance(one.ctx, ast.Store)}  # what is local to the method now
     for cell, body in stage.parts:
         lines.append(f"            # cell {cell.number}")
-        lines += [f"            {line}".rstrip() if indents else line for line, indents in _body(cell, body, helpers)]
+        kept = _body(cell, body, helpers, local=local)
+        lines += [f"            {line}" if indents and line.strip() else line for line, indents in kept]
         if "end_cell" in helpers:
             lines.append(f"            {_called(helpers, 'end_cell')}()")
     return lines
 
 
-def _body(cell: CodeCell, body: Sequence[ast.stmt], helpers: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
+def _body(
+    cell: CodeCell, body: Sequence[ast.stmt], helpers: Mapping[str, str], *, local: Collection[str]
+) -> Iterator[tuple[str, bool]]:
     """Yield the lines of a cell that its stage keeps, and whether a line may be indented: not inside a text."""
     lines = cell.lines
-    for node, before, after in _edits(cell, body, helpers):
-        lines[(node.end_lineno or 1) - 1] = _insert(lines[(node.end_lineno or 1) - 1], node.end_col_offset or 0, after)
-        lines[node.lineno - 1] = _replace(lines[node.lineno - 1], node, before)
+    for number, start, end, text in sorted(_edits(cell, body, helpers, local=local), reverse=True):
+        data = lines[number - 1].encode()
+        lines[number - 1] = (data[:start] + text.encode() + data[end:]).decode()
     kept = {line for node in body for line in range(_first(node), (node.end_lineno or node.lineno) + 1)}
     gone = {
         line for node in cell.tree.body if node not in body for line in range(_first(node), (node.end_lineno or 0) + 1)
@@ -273,36 +295,24 @@ def _body(cell: CodeCell, body: Sequence[ast.stmt], helpers: Mapping[str, str]) 
 
 
 def _edits(
-    cell: CodeCell, body: Sequence[ast.stmt], helpers: Mapping[str, str]
-) -> list[tuple[ast.AST, str | None, str]]:
-    """Return what is changed in a cell's text: its shown value, and what means the module at the top of a notebook.
+    cell: CodeCell, body: Sequence[ast.stmt], helpers: Mapping[str, str], *, local: Collection[str]
+) -> Iterator[tuple[int, int, int, str]]:
+    """Yield what is changed in a cell's text: its shown value, and what means the module at the top of a notebook.
 
-    Each is a node, what takes its place (None: it stays) and what follows it; the last one in the text comes first.
+    Each is a line, from which byte of it to which, and what takes their place.
     """
-    found: list[tuple[ast.AST, str | None, str]] = []
     last = _shown(cell, body)
     if last is not None:
         more = isinstance(last.value, ast.Tuple | ast.GeneratorExp)
-        found.append((last, f"{_called(helpers, 'show')}(" + "(" * more, ")" + ")" * more))
-    written = {name for node in cell.tree.body for name in flow.names_of([node]).writes}
+        yield last.lineno, last.col_offset, last.col_offset, f"{_called(helpers, 'show')}(" + "(" * more
+        end = last.end_col_offset or 0
+        yield last.end_lineno or last.lineno, end, end, ")" + ")" * more
     for node in (one for statement in body for one in ast.walk(statement)):
         if isinstance(node, ast.Name) and node.id == "__name__" and isinstance(node.ctx, ast.Load):
-            found.append((node, '"__main__"', "="))
-        elif isinstance(node, ast.Global) and set(node.names) <= written:
-            is_top = node in body
-            found.append((node, "pass" if is_top else f"nonlocal {', '.join(node.names)}", "="))
-    return sorted(found, key=lambda item: (-item[0].lineno, -item[0].col_offset))  # type: ignore[attr-defined]
-
-
-def _insert(line: str, column: int, text: str) -> str:
-    data = line.encode()
-    return line if text == "=" else (data[:column] + text.encode() + data[column:]).decode()
-
-
-def _replace(line: str, node: ast.AST, text: str | None) -> str:
-    data, start = line.encode(), node.col_offset  # type: ignore[attr-defined]
-    end = start if text is None or text.endswith("(") else node.end_col_offset  # type: ignore[attr-defined]
-    return (data[:start] + (text or "").encode() + data[end:]).decode()
+            yield node.lineno, node.col_offset, node.end_col_offset or 0, '"__main__"'
+        elif isinstance(node, ast.Global) and set(node.names) <= set(local):
+            said = "pass" if node in body else f"nonlocal {', '.join(node.names)}"
+            yield node.lineno, node.col_offset, node.end_col_offset or 0, said
 
 
 def _first(node: ast.stmt) -> int:

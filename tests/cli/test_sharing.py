@@ -174,6 +174,7 @@ LOOKS: dict[str, list[tuple[str, ...]]] = {
     "check": [("check", APP), ("check",), ("check", APP, "--json")],
     "export zip": [("export", "zip", APP, "../out.zip")],
     "import zip": [("import", "zip", "../canary.zip", "--name", "singer")],
+    "import notebook": [("import", "notebook", "../canary.ipynb", "--name", "singer")],
     "trust": [("trust", APP), ("trust", APP, "--digest", "00000000")],
     "cancel": [("cancel", "last")],
     "seal": [("seal", "last")],

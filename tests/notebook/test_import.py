@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from agilab import AGI, AgiEnv, trust
+from agilab import AGI, AgiEnv, contract, digest, trust
+from agilab.errors import ProjectError, TrustError
 from agilab.notebook.document import Cell, write_text
 from agilab.notebook.importing import Imported, import_notebook
 from agilab.paths import HomePaths
-from agilab.run import Run
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "data" / "notebooks"
 WITHOUT_MAGICS = ("weather", "primes", "sales", "simulate", "objects", "texts", "pipeline", "frames")
@@ -34,9 +34,10 @@ STAGES = {
 }
 
 
-def brought(name: str, folder: Path, **options: Any) -> Imported:
+def brought(notebook: str, folder: Path, **options: Any) -> Imported:
     """Import one of the ten."""
-    file = NOTEBOOKS / (f"{name}.py" if name == "letters" else f"{name}.ipynb")
+    AgiEnv().prepare()
+    file = NOTEBOOKS / (f"{notebook}.py" if notebook == "letters" else f"{notebook}.ipynb")
     return import_notebook(file, folder, home=HomePaths.chosen(), **options)
 
 
@@ -48,26 +49,9 @@ def written(tmp_path: Path, *sources: str, name: str = "made.ipynb") -> Path:
     return file
 
 
-def ran(made: Imported, env: AgiEnv) -> Run:
-    """Trust and run it."""
-    root = made.project.root
-    trust.trust(root, env.home, seen=trust.digest_of(root))
-    mine = env.select(root)
-    return AGI.run(mine, mine.request()).check()
-
-
-def printed(run: Run) -> str:
-    """Return what all stages printed."""
-    return "".join(run.artifact(item.key).read_text() for item in run.artifacts() if item.name == "printed.txt")
-
-
-def left(run: Run) -> dict[str, str]:
-    """Return path -> sha256 of what the notebook's own code wrote; of what is written twice the last."""
-    found = {item.name: item.sha256 for item in run.artifacts() if item.name != "printed.txt"}
-    numbers = re.compile(r"-x([0-9a-f]+)-")
-    return {
-        numbers.sub(lambda code: chr(int(code[1], 16)), key).replace("--", "/"): value for key, value in found.items()
-    }
+def decoded(name: str) -> str:
+    """Return the path that the name of an artifact stands for."""
+    return re.sub(r"-x([0-9a-f]+)-", lambda code: chr(int(code[1], 16)), name).replace("--", "/")
 
 
 @pytest.fixture(scope="module")
@@ -83,18 +67,144 @@ def in_jupyter(tmp_path_factory: pytest.TempPathFactory, environment: None) -> d
     return found
 
 
-@pytest.fixture
-def imports_env(home: Path, shared_folder: Path) -> AgiEnv:
-    """Return folders whose worker environments all tests share."""
-    env = AgiEnv(home=home, wenv=shared_folder / "import_wenv")
-    env.prepare()
-    return env
+@pytest.fixture(scope="module")
+def as_apps(tmp_path_factory: pytest.TempPathFactory, environment: None) -> dict[str, dict[str, Any]]:
+    """Return what the stages of the same notebooks print and write, as apps, in this Python."""
+    folder = tmp_path_factory.mktemp("apps")
+    home = HomePaths(folder / "home")
+    roots = {
+        name: import_notebook(NOTEBOOKS / f"{name}.ipynb", folder, home=home).project.root for name in WITHOUT_MAGICS
+    }
+    command = [sys.executable, Path(__file__).with_name("stages.py"), folder / "left", *roots.values()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, dict[str, Any]] = {}
+    for name, left in zip(WITHOUT_MAGICS, json.loads(done.stdout).values(), strict=True):
+        files = {key: Path(path) for key, path in left.items()}
+        said = [path.read_text() for key, path in files.items() if key.endswith("/printed.txt")]
+        others = {key: path for key, path in files.items() if not key.endswith("/printed.txt")}
+        written = {decoded(key.split("/")[2]): digest.of_file(path) for key, path in others.items()}
+        found[name] = {"printed": "".join(said), "written": written}
+    return found
 
 
-@pytest.mark.parametrize("name", WITHOUT_MAGICS)
 def test_a_notebook_gives_as_an_app_what_it_gave_in_jupyter(
-    name: str, in_jupyter: dict[str, dict[str, Any]], imports_env: AgiEnv, tmp_path: Path
+    in_jupyter: dict[str, dict[str, Any]], as_apps: dict[str, dict[str, Any]]
 ) -> None:
-    run = ran(brought(name, tmp_path), imports_env)
-    assert printed(run) == in_jupyter[name]["printed"]
-    assert left(run) == in_jupyter[name]["written"]
+    for name in WITHOUT_MAGICS:
+        assert as_apps[name] == in_jupyter[name], name
+        assert in_jupyter[name]["written"]
+
+
+def test_the_cut_is_where_nothing_in_memory_is_needed_further_on(home: Path, tmp_path: Path) -> None:
+    found = {name: [stage.name for stage in brought(name, tmp_path).decisions.stages] for name in STAGES}
+    assert found == STAGES
+
+
+def test_an_imported_notebook_runs_once_it_is_trusted(home: Path, tmp_path: Path) -> None:
+    made = brought("primes", tmp_path)
+    env = AgiEnv(made.project.root)
+    with pytest.raises(TrustError, match="was imported and is not trusted"):
+        env.request()
+    trust.trust(made.project.root, env.home, seen=trust.digest_of(made.project.root))
+    assert not contract.check(env.project)
+    run = AGI.run(env, env.request({"limit": 10})).check()
+    assert run.artifact("find_them/find_them/primes.txt").read_text().split() == ["2", "3", "5", "7"]
+    assert made.project.root.joinpath("REVIEW.md").is_file()
+
+
+def test_one_stage_when_asked(home: Path, tmp_path: Path) -> None:
+    made = brought("pipeline", tmp_path, name="whole", one_stage=True)
+    assert [stage.name for stage in made.decisions.stages] == ["clean"]
+
+
+def test_settings_come_from_constants_with_their_comments(home: Path, tmp_path: Path) -> None:
+    settings = {one.name: (one.type, one.default, one.doc) for one in brought("weather", tmp_path).decisions.settings}
+    assert settings == {
+        "threshold_mm": ("Number", 1.5, "below this a day counts as dry [mm]"),
+        "station": ("String", "north", "Which station to look at"),
+        "months": ("Integer", 3, ""),
+        "keep": ("Boolean", True, ""),
+    }
+
+
+def test_what_only_ipython_understands_is_said(home: Path, tmp_path: Path) -> None:
+    made = brought("messy", tmp_path)
+    assert made.requirements == ("idna>=3", "requests")
+    said = {note.what: note.why for note in made.notes}
+    assert said["left out: !ls -l"] == "a shell line; use subprocess.run([...]), or do it before the run"
+    assert said["left out: %%bash"].startswith("the whole cell is not Python; ")
+    assert said["left out: files = !ls *.csv"].startswith("files is what a shell or IPython says; ")
+    review = (made.project.root / "REVIEW.md").read_text()
+    assert all(re.sub(r"([<>&\[\]`])", r"\\\1", what).replace("|", "\\|") in review for what in said)
+
+
+@pytest.mark.parametrize(
+    ("sources", "stages"),
+    [
+        (("x = 1\ny = [x]", "y.append(2)", "print(3)"), 2),
+        (("import numpy as np\nnp.random.seed(1)", "print(1)", "print(2)"), 1),
+        (("import numpy as np\nnp.save('a.npy', [1])", "print(np.load('a.npy'))"), 2),
+        (("import decimal\ndecimal.getcontext().prec = 3", "print(1)"), 1),
+        (("for i in range(3):\n    print(i)", "for i in range(2):\n    print(i)"), 2),
+        (("df = 1\nprint(df)", "df = 2\nprint(df)", "if df:\n    df = 3"), 2),
+        (("def f():\n    return late\nlate = 1", "print(f())"), 1),
+        (("class A:\n    seen = []\nA.seen.append(1)", "print(A.seen)"), 1),
+        (("def f(x, seen=[]):\n    seen.append(x)\n    return seen\nf(1)", "print(f(2))"), 1),
+    ],
+)
+def test_what_is_shared_in_memory_is_not_cut(home: Path, tmp_path: Path, sources: tuple[str, ...], stages: int) -> None:
+    made = import_notebook(written(tmp_path, *sources), tmp_path, home=HomePaths.chosen())
+    assert len(made.decisions.stages) == stages
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[1", "made.ipynb:1:3: not a notebook: "),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"nbformat": 3, "cells": []}', "is not a notebook of format 4"),
+        ('{"nbformat": 4, "cells": [{"cell_type": "code", "source": 1}]}', "cell 1 has no text as its source"),
+        ('{"nbformat": 4, "cells": [{"cell_type": "code", "source": "x = ("}]}', "code cell 1 is not Python: line 1"),
+        ('{"nbformat": 4, "cells": [{"cell_type": "code", "source": "await x"}]}', "works in Jupyter only"),
+        ('{"nbformat": 4, "cells": []}', "has no cell that does something"),
+        ('{"nbformat": 4, "cells": [], "metadata": {"kernelspec": {"language": "R"}}}', "a notebook in 'R'"),
+        ('{"nbformat": 4, "cells": [{"cell_type": "code", "source": "x = ' + "-" * 5000 + '1"}]}', "nested too deeply"),
+        ('{"nbformat": 4, "cells": [{"cell_type": "code", "source": "' + "+1" * 9000 + '"}]}', "nested too deeply"),
+    ],
+)
+def test_a_damaged_or_hostile_notebook_is_refused_in_one_line(
+    home: Path, tmp_path: Path, content: str, said: str
+) -> None:
+    file = tmp_path / "made.ipynb"
+    file.write_text(content)
+    with pytest.raises(ProjectError, match=re.escape(said)) as refused:
+        import_notebook(file, tmp_path, home=HomePaths.chosen())
+    assert "\n" not in str(refused.value)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["made.ipynb"]
+
+
+def test_nothing_of_a_hostile_notebook_runs_or_becomes_markup(home: Path, tmp_path: Path) -> None:
+    song = tmp_path / "song"
+    secret = tmp_path / "secret.txt"
+    secret.write_text("mine")
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "link.txt").symlink_to(secret)
+    sources = (
+        f"open({str(song)!r}, 'w')",
+        f"!touch {song} <img src=x>",
+        "open('../secret.txt').read(); open('link.txt').read()",
+        '#m# """ + open("song") + """ <script>\n```\nsong',
+        f'TITLE = "\\"\\"\\" + __import__(\'os\').system(\'touch {song}\') + \\"\\"\\""  # [x](javascript:1) \x1b[31m',
+        "def f(x=__import__('os')):\n    pass",
+    )
+    made = import_notebook(written(folder, *sources), tmp_path, home=HomePaths.chosen())
+    assert not song.exists()
+    assert made.inputs == ()
+    assert trust.untrusted(made.project.root, HomePaths.chosen()) is not None
+    review = (made.project.root / "REVIEW.md").read_text()
+    assert "<img" not in review.replace("\\<", "")
+    assert "\x1b" not in review
+    for path in (made.project.root / "src").rglob("*.py"):
+        compile(path.read_text(), path, "exec")
