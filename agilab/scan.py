@@ -204,6 +204,8 @@ class Scan:
         codes: Array | None = (
             None if self._categories is None else self._categories.codes(columns[self._categories.column])
         )
+        if query.reduction == "envelope":
+            y = np.full(len(x), 0.5, x.dtype)  # whatever the value, it counts in the one row there is
         if shift or x.dtype != y.dtype or x.dtype != np.float32:
             x, y = x.astype(np.float64, copy=False), y.astype(np.float64, copy=False)
         x = x + shift if shift else x
@@ -230,7 +232,8 @@ class Scan:
     def _ranges(self, shift: float) -> dict[str, tuple[float, float]]:
         left, bottom, right, top = self.grid.bounds
         slack = abs(shift) * 1e-12  # moved coordinates are rounded
-        return {self.query.x: (left - shift - slack, right - shift + slack), self.query.y: (bottom, top)}
+        ranges = {self.query.x: (left - shift - slack, right - shift + slack)}
+        return ranges if self.query.reduction == "envelope" else {**ranges, self.query.y: (bottom, top)}
 
     def _say(self, table: Table, blocks: Sequence[int] | None) -> None:
         self.way = "scan" if blocks is None or len(blocks) == table.count else "index"
