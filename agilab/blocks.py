@@ -300,9 +300,9 @@ def open_table(path: Path, cache: Cache | None = None) -> Table:
 
 
 def is_number(kind: Any) -> bool:
-    """Say whether values of an arrow type have a place on an axis: numbers, times, truth values."""
+    """Say whether values of an arrow type have a place on an axis: numbers, times, truth values; or are all missing."""
     numeric = types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_boolean(kind)
-    return numeric or (types.is_temporal(kind) and not types.is_interval(kind))
+    return numeric or types.is_null(kind) or (types.is_temporal(kind) and not types.is_interval(kind))
 
 
 def numbers(array: Any) -> Numbers:
