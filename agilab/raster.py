@@ -151,11 +151,12 @@ class Aggregation:
         for source in new:
             self._checked(source)
         self._settle(new, cancelled)
-        if self._grid is None:
+        grid = self._grid
+        if grid is None:
             self._added |= {source.name for source in new}
             return len(new)
         with ThreadPoolExecutor(threads(), "agilab-raster") as pool:
-            waiting = [pool.submit(self._made, source, self._grid, cancelled) for source in new]
+            waiting = [pool.submit(self._made, source, grid, cancelled) for source in new]
             try:
                 for source, future in zip(new, waiting, strict=True):
                     parts, way, rows_read = future.result()
@@ -194,10 +195,9 @@ class Aggregation:
         """Return the partial aggregate of a table, the way it was made, and how many rows were looked at."""
         check(cancelled)
         query = self.query
-        if source.pyramid is not None and grid.lattice is not None and query.counts_all:
-            pyramid = Pyramid(source.pyramid)
-            if pyramid.reaches(grid.lattice):
-                return {"count": pyramid.counts(grid.lattice)}, "pyramid", 0
+        pyramid = _pyramid(source, query, grid.lattice)
+        if pyramid is not None and grid.lattice is not None:
+            return {"count": pyramid.counts(grid.lattice)}, "pyramid", 0
         table = self._checked(source)
         box = extent([source], query.x, query.y, cache=self._cache, cancelled=cancelled) if query.period else None
         scan = Scan(query, grid, categories=self._categories, cancelled=cancelled)
@@ -236,12 +236,10 @@ def _grid(query: Query, sources: Sequence[Source], cache: Cache | None) -> Grid:
     assert query.y_range is not None
     (left, right), (bottom, top) = query.x_range, query.y_range
     exact = Grid((left, bottom, right, top), query.width, query.height)
-    if not query.counts_all or not any(source.pyramid for source in sources):
-        return exact
     lattice = Lattice.over(exact.bounds, query.width, query.height)
     spared = cost = 0
     for source in sources:
-        if source.pyramid is not None and Pyramid(source.pyramid).reaches(lattice):
+        if _pyramid(source, query, lattice) is not None:
             table = _placed(source, _opened(source.path, cache), query, cache)
             blocks = wanted_blocks(table, {query.x: (left, right), query.y: (bottom, top)})
             spared += int(table.rows[blocks].sum()) if table.rows is not None else 1 << 40
@@ -249,12 +247,20 @@ def _grid(query: Query, sources: Sequence[Source], cache: Cache | None) -> Grid:
     return lattice.grid if spared > cost else exact
 
 
+def _pyramid(source: Source, query: Query, lattice: Lattice | None) -> Pyramid | None:
+    """Return the pyramid of a table where it has the answer."""
+    if source.pyramid is None or lattice is None or not query.counts_all:
+        return None
+    found = Pyramid(source.pyramid)
+    return found if found.columns == (query.x, query.y) and found.reaches(lattice) else None
+
+
 def _placed(source: Source, table: Table, query: Query, cache: Cache | None) -> Table:
-    """Return the index of a table where it has what is needed, else the table itself."""
+    """Return the index of a table where only places matter, else the table itself."""
     if source.index is None or query.mark == "lines":
         return table
     index = _opened(source.index, cache)
-    return index if set(query.columns) <= set(index.schema.names) else table
+    return index if index.coordinates == query.columns else table
 
 
 def _recorded(table: Table, x: str, y: str) -> Box | None:

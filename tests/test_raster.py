@@ -130,6 +130,9 @@ def test_a_pyramid_is_taken_where_it_is_less_work_and_says_the_same(tmp_path: Pa
         assert 40 < picture.values.shape[1] <= 81
         assert_same(picture.values, plain(table, query, picture))
     assert aggregate([source], Query("x", "y", 40, 30, **BOX, filters=(Filter("x", low=0),))).way == "index"
+    other = aggregate([source], Query("y", "x", 40, 30))
+    assert other.way == "scan"
+    assert other.values.sum() == picture.values.sum()
     near = aggregate([source], Query("x", "y", 40, 30, x_range=(0.7, 0.71), y_range=(0.4, 0.41)))
     assert near.way == "index"
     assert near.rows_read <= 3_000
