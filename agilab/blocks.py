@@ -90,6 +90,8 @@ class Table:
         How many blocks it has; None for one that has to be read to know.
     rows
         How many rows each block has; None where only reading tells.
+    coordinates
+        Its x and y column, where it says so itself, as points files do; else None.
     sorted_by_place
         Whether its rows have lost the order they were made in.
     """
@@ -101,6 +103,7 @@ class Table:
     def __init__(self, path: Path, cache: Cache | None) -> None:
         stat = path.stat()
         self.path, self.cache = path, cache
+        self.coordinates: tuple[str, str] | None = None
         self.sorted_by_place = False
         self.identity = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
@@ -160,6 +163,7 @@ class _Parquet(Table):
         boxes = np.array([box or [np.inf, np.inf, -np.inf, -np.inf] for box in own["row_groups"]]).reshape(-1, 4)
         if self.rows is not None and len(boxes) == len(self.rows):
             self._known = {own["x"]: boxes[:, ::2], own["y"]: boxes[:, 1::2]}
+            self.coordinates = own["x"], own["y"]
             self.sorted_by_place = own["order"] is not None
 
     def bounds(self, name: str) -> Bounds | None:
@@ -296,9 +300,9 @@ def open_table(path: Path, cache: Cache | None = None) -> Table:
 
 
 def is_number(kind: Any) -> bool:
-    """Say whether values of an arrow type have a place on an axis: numbers, times, truth values."""
+    """Say whether values of an arrow type have a place on an axis: numbers, times, truth values; or are all missing."""
     numeric = types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_boolean(kind)
-    return numeric or (types.is_temporal(kind) and not types.is_interval(kind))
+    return numeric or types.is_null(kind) or (types.is_temporal(kind) and not types.is_interval(kind))
 
 
 def numbers(array: Any) -> Numbers:

@@ -56,7 +56,8 @@ class Query:
     x_range, y_range
         What is shown, as two numbers or two times; None for everything there is.
     reduction
-        ``"count"`` of rows, or ``"sum"``, ``"mean"``, ``"min"``, ``"max"`` of `value`.
+        ``"count"`` of rows, or ``"sum"``, ``"mean"``, ``"min"``, ``"max"`` of `value`; ``"envelope"`` is what
+        `agilab.series` asks for.
     value
         The column that is reduced.
     by

@@ -9,6 +9,7 @@ is added stands in its key-value metadata under ``agilab.points``, as JSON::
 A row group without any point that has a place (a null, NaN or infinite
 coordinate has none) has null for bounds. The pyramid is an ``.npz`` file::
 
+    columns    names of the coordinate columns, x and y
     bounds     float64, (left, bottom, right, top) of all points that have a place
     grid       int64, (x exponent, y exponent, x origin, y origin, columns, rows) of level 0
     count_0    unsigned, shape (y, x), row 0 at the bottom; or, where that is smaller,
@@ -295,9 +296,10 @@ class _Counter:
     def write(self, target: Path, bounds: Sequence[_Bounds | None]) -> None:
         import numpy as np
 
+        names = {"columns": np.array(self._columns)}
         boxes = np.array([box for box in bounds if box is not None]).reshape(-1, 4)
         if not len(boxes):
-            _write_npz(target, {"bounds": np.full(4, np.nan), "grid": np.zeros(6, np.int64)})
+            _write_npz(target, {**names, "bounds": np.full(4, np.nan), "grid": np.zeros(6, np.int64)})
             return
         total: list[float] = np.concatenate((boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0))).tolist()
         grid = _Grid.around(total)
@@ -313,7 +315,7 @@ class _Counter:
         filled = None
         if counts is None:
             filled, counts = np.unique(np.concatenate(found), return_counts=True)
-        _write_npz(target, {"bounds": np.array(total), "grid": grid.array(), **_levels(grid, filled, counts)})
+        _write_npz(target, {**names, "bounds": np.array(total), "grid": grid.array(), **_levels(grid, filled, counts)})
 
     def _groups(self, count: int) -> Iterator[tuple[Any, Any]]:
         yield from self._kept

@@ -21,6 +21,8 @@ class Pyramid:
 
     Attributes
     ----------
+    columns
+        Names of the coordinates it counts by, x and y.
     finest
         The lattice of level 0; None without any point that has a place.
     bounds
@@ -36,7 +38,10 @@ class Pyramid:
         self.path = path
         self.finest: Lattice | None = None
         self.bounds: Box | None = None
-        arrays = self._read("bounds", "grid")
+        arrays = self._read("columns", "bounds", "grid")
+        if len(arrays) != 3:
+            raise EvidenceError(f"{path} is not a pyramid that can be read: it lacks columns, bounds or grid")
+        self.columns = tuple(map(str, arrays["columns"]))
         kx, ky, left, bottom, columns, rows = map(int, arrays["grid"])
         if columns:
             self.finest = Lattice((kx, ky), (left, bottom), columns, rows)

@@ -8,6 +8,7 @@ of it. What they give is what Datashader gives for the same rows and cells.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,10 +29,11 @@ from agilab.filters import Filter, wanted_blocks
 from agilab.grid import Box, Grid, Lattice
 from agilab.picture import Picture, Query, Source
 from agilab.pyramids import Pyramid
-from agilab.scan import Cancelled, Scan, around, check, never
+from agilab.scan import Cancelled, Scan, around, check, never, threads
 from agilab.scan import extent as scanned_extent
+from agilab.shading import warm_up
 
-__all__ = ["Aggregation", "Cache", "Filter", "Picture", "Query", "Source", "aggregate", "extent"]
+__all__ = ["Aggregation", "Cache", "Filter", "Picture", "Query", "Source", "aggregate", "extent", "warm_up"]
 
 PYRAMID_CELLS_PER_ROW = 4
 """A cell of a pyramid is read this much faster than a row of a table."""
@@ -51,7 +53,7 @@ def aggregate(
     cache
         Where decoded columns are kept for the next picture; None to keep none.
     cancelled
-        Asked between two pieces of work, in this thread: whether nobody waits for the picture any more.
+        Asked between two pieces of work, from any thread: whether nobody waits for the picture any more.
 
     Raises
     ------
@@ -149,10 +151,22 @@ class Aggregation:
         for source in new:
             self._checked(source)
         self._settle(new, cancelled)
-        for source in new:
-            if self._grid is not None:
-                self._take(source, self._grid, cancelled)
-            self._added.add(source.name)
+        grid = self._grid
+        if grid is None:
+            self._added |= {source.name for source in new}
+            return len(new)
+        with ThreadPoolExecutor(threads(), "agilab-raster") as pool:
+            waiting = [pool.submit(self._made, source, grid, cancelled) for source in new]
+            try:
+                for source, future in zip(new, waiting, strict=True):
+                    parts, way, rows_read = future.result()
+                    shading.merge(self._parts, parts)
+                    self._ways.add(way)
+                    self._rows_read += rows_read
+                    self._added.add(source.name)
+            finally:
+                for future in waiting:
+                    future.cancel()
         return len(new)
 
     def picture(self) -> Picture:
@@ -165,7 +179,7 @@ class Aggregation:
             names = names[: values.shape[2]]
             order = sorted(range(len(names)), key=names.__getitem__)
             values, names = values[:, :, order], [names[place] for place in order]
-        way = " + ".join(sorted(self._ways))
+        way = " + ".join(sorted(self._ways - {""}))
         return Picture(values, grid.bounds, tuple(names), way=way, rows_read=self._rows_read, sources=len(self._added))
 
     def _checked(self, source: Source) -> Table:
@@ -177,22 +191,18 @@ class Aggregation:
             raise QueryError(f"the rows of {source.name} are sorted by place, so its lines are gone; use order=None")
         return table
 
-    def _take(self, source: Source, grid: Grid, cancelled: Cancelled) -> None:
+    def _made(self, source: Source, grid: Grid, cancelled: Cancelled) -> tuple[shading.Parts, str, int]:
+        """Return the partial aggregate of a table, the way it was made, and how many rows were looked at."""
         check(cancelled)
         query = self.query
-        if source.pyramid is not None and grid.lattice is not None and query.counts_all:
-            pyramid = Pyramid(source.pyramid)
-            if pyramid.reaches(grid.lattice):
-                shading.merge(self._parts, {"count": pyramid.counts(grid.lattice)})
-                self._ways.add("pyramid")
-                return
+        pyramid = _pyramid(source, query, grid.lattice)
+        if pyramid is not None and grid.lattice is not None:
+            return {"count": pyramid.counts(grid.lattice)}, "pyramid", 0
         table = self._checked(source)
         box = extent([source], query.x, query.y, cache=self._cache, cancelled=cancelled) if query.period else None
         scan = Scan(query, grid, categories=self._categories, cancelled=cancelled)
         parts = scan.run(_placed(source, table, query, self._cache), box)
-        shading.merge(self._parts, parts)
-        self._ways.add(scan.way)
-        self._rows_read += scan.rows_read
+        return parts, scan.way, scan.rows_read
 
     def _settle(self, new: Sequence[Source], cancelled: Cancelled) -> None:
         """Choose the cells, or enlarge them; there are none before there is a point to show."""
@@ -226,12 +236,10 @@ def _grid(query: Query, sources: Sequence[Source], cache: Cache | None) -> Grid:
     assert query.y_range is not None
     (left, right), (bottom, top) = query.x_range, query.y_range
     exact = Grid((left, bottom, right, top), query.width, query.height)
-    if not query.counts_all or not any(source.pyramid for source in sources):
-        return exact
     lattice = Lattice.over(exact.bounds, query.width, query.height)
     spared = cost = 0
     for source in sources:
-        if source.pyramid is not None and Pyramid(source.pyramid).reaches(lattice):
+        if _pyramid(source, query, lattice) is not None:
             table = _placed(source, _opened(source.path, cache), query, cache)
             blocks = wanted_blocks(table, {query.x: (left, right), query.y: (bottom, top)})
             spared += int(table.rows[blocks].sum()) if table.rows is not None else 1 << 40
@@ -239,12 +247,20 @@ def _grid(query: Query, sources: Sequence[Source], cache: Cache | None) -> Grid:
     return lattice.grid if spared > cost else exact
 
 
+def _pyramid(source: Source, query: Query, lattice: Lattice | None) -> Pyramid | None:
+    """Return the pyramid of a table where it has the answer."""
+    if source.pyramid is None or lattice is None or not query.counts_all:
+        return None
+    found = Pyramid(source.pyramid)
+    return found if found.columns == (query.x, query.y) and found.reaches(lattice) else None
+
+
 def _placed(source: Source, table: Table, query: Query, cache: Cache | None) -> Table:
-    """Return the index of a table where it has what is needed, else the table itself."""
+    """Return the index of a table where only places matter, else the table itself."""
     if source.index is None or query.mark == "lines":
         return table
     index = _opened(source.index, cache)
-    return index if set(query.columns) <= set(index.schema.names) else table
+    return index if index.coordinates == query.columns else table
 
 
 def _recorded(table: Table, x: str, y: str) -> Box | None:

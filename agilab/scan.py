@@ -22,7 +22,7 @@ from agilab import shading
 from agilab.blocks import Load, Table, is_number, numbers
 from agilab.categories import Categories
 from agilab.errors import QueryError, SupersededError
-from agilab.filters import all_meant, wanted_blocks
+from agilab.filters import Filter, all_meant, wanted_blocks
 from agilab.grid import Array, Box, Grid
 from agilab.picture import Query
 from agilab.shading import Parts, Rows
@@ -40,6 +40,11 @@ T = TypeVar("T")
 def never() -> bool:
     """Say that the answer is still wanted."""
     return False
+
+
+def threads() -> int:
+    """Return how many pieces are worked on at a time: one for each core this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check(cancelled: Cancelled) -> None:
@@ -69,16 +74,15 @@ def each(
     work
         Takes pyarrow arrays by column; runs in other threads.
     cancelled
-        Asked in this thread.
+        Asked in the caller's thread.
     """
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pieces = _pieces(table, columns, blocks)
     waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(threads, "agilab-scan") as pool:
+    with ThreadPoolExecutor(threads(), "agilab-scan") as pool:
         try:
             while True:
                 check(cancelled)
-                for loads in islice(pieces, threads + 1 - len(waiting)):
+                for loads in islice(pieces, threads() + 1 - len(waiting)):
                     waiting.append(pool.submit(_made, loads, work))
                 if not waiting:
                     return
@@ -182,11 +186,18 @@ class Scan:
             yield len(rows.x), shading.lines(track.join(rows, tracks), self.grid, self.query.reduction)
 
     def _wanted_for_lines(self, table: Table, shift: float) -> list[int] | None:
-        """Return the first block that matters to the last one: lines between them need all that lies between."""
-        blocks = wanted_blocks(table, self._ranges(shift))
-        if not blocks or table.count is None:
-            return blocks
-        return list(range(max(blocks[0] - 1, 0), min(blocks[-1] + 2, table.count)))
+        """Return the first block that matters to the last one: a line may cross the view between two blocks outside."""
+        if table.count is None:
+            return None
+        wanted = np.ones(table.count, bool)
+        for name, (low, high) in self._ranges(shift).items():
+            bounds = table.bounds(name)
+            if bounds is not None:
+                after = np.concatenate((bounds[1:], bounds[-1:]))
+                ends = np.minimum(bounds[:, 0], after[:, 0]), np.maximum(bounds[:, 1], after[:, 1])
+                wanted &= Filter(name, low, high).may_meet(np.column_stack(ends))
+        places = np.flatnonzero(wanted)
+        return list(range(places[0], min(places[-1] + 2, table.count))) if len(places) else []
 
     def _track_numbers(self, columns: Columns) -> Array | None:
         if self._tracks is None:
@@ -204,6 +215,8 @@ class Scan:
         codes: Array | None = (
             None if self._categories is None else self._categories.codes(columns[self._categories.column])
         )
+        if query.reduction == "envelope":
+            y = np.full(len(x), 0.5, x.dtype)  # whatever the value, it counts in the one row there is
         if shift or x.dtype != y.dtype or x.dtype != np.float32:
             x, y = x.astype(np.float64, copy=False), y.astype(np.float64, copy=False)
         x = x + shift if shift else x
@@ -230,7 +243,8 @@ class Scan:
     def _ranges(self, shift: float) -> dict[str, tuple[float, float]]:
         left, bottom, right, top = self.grid.bounds
         slack = abs(shift) * 1e-12  # moved coordinates are rounded
-        return {self.query.x: (left - shift - slack, right - shift + slack), self.query.y: (bottom, top)}
+        ranges = {self.query.x: (left - shift - slack, right - shift + slack)}
+        return ranges if self.query.reduction == "envelope" else {**ranges, self.query.y: (bottom, top)}
 
     def _say(self, table: Table, blocks: Sequence[int] | None) -> None:
         self.way = "scan" if blocks is None or len(blocks) == table.count else "index"

@@ -123,6 +123,8 @@ def result(parts: Mapping[str, Array], reduction: str) -> Array:
         if reduction == "mean":
             np.divide(total, parts["count"], out=total, where=parts["count"] > 0)
         return total
+    if reduction == "envelope":
+        return np.stack([parts["min"], parts["max"], parts["count"].astype(np.float64)], axis=-1)
     return parts[reduction]
 
 
@@ -153,7 +155,10 @@ def _drawn(glyph: str, rows: Rows, grid: Grid, reduction: str, *, categories: Se
     for name in NEEDS[reduction]:
         made = getattr(datashader, name)("value" if rows.value is not None else None)
         reductions[name] = datashader.by("category", made) if categories is not None else made
-    drawn = getattr(canvas, glyph)(frame, "x", "y", datashader.summary(**reductions))
+    # One reduction by itself is the kernel that everybody else uses too; each other one is compiled for seconds.
+    whole = datashader.summary(**reductions) if len(reductions) > 1 else next(iter(reductions.values()))
+    found = getattr(canvas, glyph)(frame, "x", "y", whole)
+    drawn = found if len(reductions) > 1 else dict.fromkeys(reductions, found)
     parts: Parts = {}
     for name in reductions:
         array = drawn[name].values

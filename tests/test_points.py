@@ -253,7 +253,7 @@ def test_no_points_are_a_file_with_columns_and_an_empty_pyramid(order: str | Non
     assert points.read_metadata(tmp_path / "p.parquet")["count"] == 0
     pyramid = np.load(tmp_path / "p.npz")
     assert np.isnan(pyramid["bounds"]).all()
-    assert pyramid.files == ["bounds", "grid"]
+    assert pyramid.files == ["columns", "bounds", "grid"]
 
 
 # --- the pyramid -------------------------------------------------------------------
@@ -308,7 +308,7 @@ def test_a_pyramid_is_a_plain_npz_with_fixed_times(tmp_path: Path) -> None:
     points.write(tmp_path / "p.parquet", cloud(100), x="x", y="y", pyramid=tmp_path / "p.npz")
     with zipfile.ZipFile(tmp_path / "p.npz") as archive:
         assert {item.date_time for item in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-        assert archive.namelist()[:4] == ["bounds.npy", "grid.npy", "cells_0.npy", "count_0.npy"]
+        assert archive.namelist()[:5] == ["columns.npy", "bounds.npy", "grid.npy", "cells_0.npy", "count_0.npy"]
     assert np.load(tmp_path / "p.npz")["count_0"].dtype == np.uint8
 
 
