@@ -91,7 +91,8 @@ def test_the_task_stream_grows_through_our_port_and_ends_with_the_cluster(
     expect(page.locator("[data-state=succeeded]")).to_be_visible(timeout=LONG_MS)
     expect(page.locator("iframe")).to_have_count(0)
     assert server.ask(path, Cookie=cookie).status == 404
-    visit.complaints = [said for said in visit.complaints if "WebSocket" not in said]  # it ended under the frame
+    gone = ("socket", "cannot send", "cannot connect")  # what a dashboard says when its cluster ends under it
+    visit.complaints = [said for said in visit.complaints if not any(word in said.lower() for word in gone)]
 
 
 @pytest.mark.parametrize(
