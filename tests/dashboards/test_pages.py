@@ -164,6 +164,19 @@ def test_machine_and_hosts_are_checked_with_what_mends_them(visit: Visitor) -> N
     expect(page.locator("[data-ready=no]")).to_contain_text("1 host not ready", timeout=LONG_MS)
 
 
+def test_a_service_is_started_used_and_stopped_from_the_page(server: Served, visit: Visitor) -> None:
+    page = visit.open("?page=orchestrate&app=squares")
+    page.get_by_text("Keep it warm: a service").click()
+    expect(page.locator("[data-service=stopped]")).to_be_visible(timeout=LONG_MS)
+    press(page, "Start the service")
+    expect(page.locator("[data-service=running]")).to_contain_text("workers can work", timeout=LONG_MS)
+    press(page, "Send it these settings")
+    expect(page.locator("[data-state=succeeded]")).to_be_visible(timeout=LONG_MS)
+    assert RunStore(server.home_paths).get("last").state == "succeeded"
+    press(page, "Stop the service")
+    expect(page.locator("[data-service=stopped]")).to_be_visible(timeout=LONG_MS)
+
+
 def test_markup_in_a_name_is_text(server: Served, visit: Visitor) -> None:
     page = visit.open("?" + urlencode({"page": "orchestrate", "app": "<img src=x onerror=alert(1)>"}))
     expect(page.get_by_role("alert").first).to_contain_text("<img", timeout=LONG_MS)

@@ -17,7 +17,7 @@ from agilab.errors import DataError, RunNotFoundError
 from agilab.installation import data_root
 from agilab.layers import Resolved
 from agilab.request import ClusterOptions, RunRequest
-from agilab.run import FINAL_STATES
+from agilab.run import FINAL_STATES, Run
 from agilab_dashboards import markup, snippets
 from agilab_dashboards.charts import legend, plan_chart
 from agilab_dashboards.components import app_cards, card, copy_text
@@ -25,6 +25,7 @@ from agilab_dashboards.form import SettingsForm, html
 from agilab_dashboards.markup import Markup, code, element
 from agilab_dashboards.readiness import Readiness
 from agilab_dashboards.runview import RunView
+from agilab_dashboards.servicecard import ServiceCard
 from agilab_dashboards.session import Session
 from agilab_dashboards.template import heading
 
@@ -99,12 +100,20 @@ class _Orchestration:
             ("Is everything ready for it?", Readiness(self.session, self._hosts)),
             title_variant="subtitle1", sizing_mode="stretch_width", margin=(0, 0, 20, 0),
         )  # fmt: skip
+        service = ServiceCard(
+            self.session, self.env, given=lambda: (self.form.given, self.options.given), watch_run=self._watch
+        )
+        warm = pmui.Accordion(
+            ("Keep it warm: a service", await service.start()),
+            title_variant="subtitle1", sizing_mode="stretch_width", margin=(0, 0, 20, 0),
+        )  # fmt: skip
         return pn.Column(
             heading(f"Run {project.name}", project.description, crumbs=crumbs),
             self.running,
             card("Settings", self.form, more, actions, self.bar, self.said),
             self.planned,
             snippets_card,
+            warm,
             ready,
             sizing_mode="stretch_width",
         )
@@ -182,7 +191,10 @@ class _Orchestration:
 
     async def _run(self, event: Any) -> None:
         self._tell("starting")
-        run = await self._busy(lambda: AGI.submit(self.env, self._request()))
+        await self._watch(await self._busy(lambda: AGI.submit(self.env, self._request())))
+
+    async def _watch(self, run: Run) -> None:
+        """Show a run that has just been asked for."""
         self.session.run = run.run_id
         self.session.remember("run", run.run_id)
         self.said.object = ""
