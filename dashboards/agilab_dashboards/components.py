@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def new_app(session: Session, source: Project | None = None) -> Viewable:
     return pn.Column(pn.FlexBox(name, button, gap="12px", align_items="center"), said, sizing_mode="stretch_width")
 
 
-async def lazy_tabs(session: Session, makers: Mapping[str, Callable[[], Awaitable[Viewable]]]) -> Viewable:
+async def lazy_tabs(session: Session, makers: Mapping[str, Callable[[], Any]]) -> Viewable:
     """Return tabs each of which is made when it is looked at first; which one that is stands in the URL.
 
     Parameters
@@ -110,7 +111,7 @@ async def lazy_tabs(session: Session, makers: Mapping[str, Callable[[], Awaitabl
     session
         Whose URL.
     makers
-        Title -> what makes its content.
+        Title -> what returns its content, as `Markup` or to be viewed: a coroutine function, or one for a thread.
     """
     titles = list(makers)
     places = {title: pn.Column(html(Markup("Loading ...")), sizing_mode="stretch_width") for title in titles}
@@ -123,7 +124,9 @@ async def lazy_tabs(session: Session, makers: Mapping[str, Callable[[], Awaitabl
     async def fill(title: str) -> None:
         if title not in made:
             made.add(title)
-            content, curdoc = await makers[title](), pn.state.curdoc
+            make, curdoc = makers[title], pn.state.curdoc
+            content = await (make() if iscoroutinefunction(make) else asyncio.to_thread(make))
+            content = html(content) if isinstance(content, Markup) else content
             if curdoc is None:
                 places[title].objects = [content]
             else:
@@ -301,12 +304,3 @@ def stage_table(counts: list[dict[str, Any]]) -> Markup:
         )
     heads = ("stage", "progress", "partitions", "committed", "running", "waiting", "failed", "tried again")
     return markup.table(heads, cells, right=(2, 3, 4, 5, 6, 7))
-
-
-def kept_tabs(session: Session, tabs: list[tuple[str, Any]]) -> Viewable:
-    """Return tabs, of which the URL keeps the one that is open."""
-    names = [name for name, _ in tabs]
-    active = names.index(session.query["tab"]) if session.query.get("tab") in names else 0
-    made = pmui.Tabs(*tabs, dynamic=True, active=active, sizing_mode="stretch_width")
-    made.param.watch(lambda event: session.remember("tab", names[event.new] if event.new else None), "active")
-    return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from typing import Any
 
 import panel as pn
@@ -25,8 +26,8 @@ from agilab_dashboards.components import (
     card,
     data_table,
     elsewhere_line,
-    kept_tabs,
     kinds_line,
+    lazy_tabs,
     run_head,
     settings_tables,
 )
@@ -76,16 +77,27 @@ async def _run(session: Session) -> Viewable:
     run = await asyncio.to_thread(session.found_run)
     session.app = run.app
     crumbs = ((session.href("analysis", app=""), "all runs"), (session.href("analysis"), run.app))
-    summary, tabs = await asyncio.to_thread(_summary, session, run)
+    summary = await asyncio.to_thread(_summary, session, run)
     sources = await asyncio.to_thread(views.shown, run)
-    if sources:
-        tabs.insert(0, ("Views", ViewCard(session, run, sources).start()))
+
+    async def views_of() -> Viewable:
+        return ViewCard(session, run, sources).start()
+
+    makers = {
+        **({"Views": views_of} if sources else {}),
+        "Metrics": partial(_metrics, run),
+        "Settings": partial(settings_tables, run),
+        "Artifacts": partial(artifact_table, run),
+        "Partitions": partial(_partitions, run),
+        "Environment": partial(_environment, run),
+        "Manifest": partial(_manifest, run),
+    }
     verifies, said = _verification(run)
     actions = [verifies, *(_button(label, session.href(page, run=run.run_id)) for page, label in NEXT.items())]
     return pn.Column(
         heading(f"Run {run.run_id}", crumbs=crumbs),
         card("Summary", html(summary), pn.FlexBox(*actions, gap="8px"), said, _tags(session, run)),
-        kept_tabs(session, tabs),
+        await lazy_tabs(session, makers),
         sizing_mode="stretch_width",
     )
 
@@ -123,20 +135,12 @@ def _tags(session: Session, run: Run) -> Viewable:
     return pn.Column(pn.FlexBox(tags, note, save, gap="12px", align_items="center"), said, sizing_mode="stretch_width")
 
 
-def _summary(session: Session, run: Run) -> tuple[Markup, list[tuple[str, Any]]]:
+def _summary(session: Session, run: Run) -> Markup:
     head = run_head(session, run)
     left = kinds_line(run)
     if left:
         head = head + element("p", f"It left {left}.", {"class": "soft"}) + elsewhere_line(run)
-    tabs: list[tuple[str, Any]] = [
-        ("Metrics", _metrics(run)),
-        ("Settings", html(settings_tables(run))),
-        ("Artifacts", artifact_table(run)),
-        ("Partitions", _partitions(run)),
-        ("Environment", html(_environment(run))),
-        ("Manifest", html(_manifest(run))),
-    ]
-    return head, tabs
+    return head
 
 
 def _metrics(run: Run) -> Viewable:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,23 +50,16 @@ async def page(session: Session) -> Viewable:
     head = heading(project.name or project.root.name, project.description, crumbs=crumbs)
     run = pmui.Button(label="Run it", icon="play_arrow", color="primary", href=session.href("orchestrate"))
 
-    def made(make: Callable[..., Viewable | Markup], *given: Any) -> Callable[[], Awaitable[Viewable]]:
-        async def later() -> Viewable:
-            content = await asyncio.to_thread(make, *given)
-            return html(content) if isinstance(content, Markup) else content
-
-        return later
-
     tabs = await lazy_tabs(
         session,
         {
-            "README": made(_readme, project),
-            "Settings": lambda: _settings(session),
-            "Source": made(_source, project),
-            "Contract": made(_contract, session, project),
-            "Environment": made(_environment, session, project),
-            "Runs": made(_runs, session, project),
-            "Clone": made(_clone, session, project),
+            "README": partial(_readme, project),
+            "Settings": partial(_settings, session),
+            "Source": partial(_source, project),
+            "Contract": partial(_contract, session, project),
+            "Environment": partial(_environment, session, project),
+            "Runs": partial(_runs, session, project),
+            "Clone": partial(_clone, session, project),
         },
     )
     return pn.Column(
