@@ -18,7 +18,7 @@ from agilab.installation import code_digest
 from agilab.notebook import wheel
 from agilab.notebook.document import Cell, write_text
 from agilab.notebook.source import take_apart
-from agilab.notebook.standalone import json_literal, title
+from agilab.notebook.standalone import comment, json_literal, title
 from agilab.notebook.subject import Subject
 
 _CHECK = """\
@@ -122,9 +122,8 @@ def cells(subject: Subject) -> Iterator[Cell]:
 def _settings(subject: Subject) -> str:
     lines = ["settings = {"]
     for field in subject.fields:
-        said = " ".join(f"{field.doc.rstrip()} [{field.unit}]".removesuffix(" []").split())
         value = json_literal(subject.values[field.name])
-        lines.append(f'    "{field.name}": {value},' + (f"  # {said}" if said else ""))
+        lines.append(f'    "{field.name}": {value},{comment(field)}')
     where = 'cluster = {"backend": "local"}  # or "dask", with "scheduler": "tcp://HOST:PORT" for one that runs'
     return "\n".join([*lines, "}", where])
 

@@ -85,6 +85,12 @@ def read_cells(path: Path) -> tuple[Cell, ...]:
     return cells
 
 
+def quoted(text: str) -> str:
+    """Return text as Python writes it, in double quotes where that needs no more escapes."""
+    shown = repr(text)
+    return f'"{shown[1:-1]}"' if shown[0] == "'" and '"' not in shown and "\\'" not in shown else shown
+
+
 def _ipynb(cells: Sequence[Cell]) -> str:
     made = []
     for number, cell in enumerate(cells):

@@ -16,7 +16,7 @@ from agilab.artifact import KINDS, Kind
 from agilab.codec import Field
 from agilab.environment import requirement_lines
 from agilab.notebook import harness
-from agilab.notebook.document import Cell
+from agilab.notebook.document import Cell, quoted
 from agilab.notebook.source import WorkerText, take_apart
 from agilab.notebook.subject import Subject, decoded
 from agilab.plan import InputRef, Partition, Stage
@@ -137,8 +137,7 @@ def _settings(subject: Subject) -> str:
     values = decoded(subject)
     lines = []
     for field in subject.fields:
-        said = " ".join(f"{field.doc.rstrip()} [{field.unit}]".removesuffix(" []").split())
-        lines.append(f"    {field.name} = {_setting(field, values[field.name])}" + (f"  # {said}" if said else ""))
+        lines.append(f"    {field.name} = {_setting(field, values[field.name])}{comment(field)}")
     used = ["import datetime", ""] if "datetime." in "".join(lines) else []
     lines = [*used, "class Settings:", *(lines or ["    pass"])]
     if any(isinstance(ref, InputRef) for part in subject.plan.partitions for ref in part.references):
@@ -146,6 +145,12 @@ def _settings(subject: Subject) -> str:
         where = f"  # {data['distribution']} {data['version']}: {data.get('root', '.')}" if data else ""
         lines += ["", "", f"DATA = Path({literal(_short(subject.data_root))}).expanduser(){where}"]
     return "\n".join(lines)
+
+
+def comment(field: Field) -> str:
+    """Return what a setting's doc says, as the end of its line."""
+    said = " ".join(f"{field.doc.rstrip()} [{field.unit}]".removesuffix(" []").split())
+    return f"  # {said}" if said else ""
 
 
 def _short(path: Path) -> str:
@@ -174,14 +179,8 @@ def literal(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{literal(key)}: {literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str):
-        return _text(value)
+        return quoted(value)
     return repr(value)  # of a date it begins with the name of its module
-
-
-def _text(value: str) -> str:
-    """Return text in double quotes, as Python writes it, where that needs no more escapes."""
-    shown = repr(value)
-    return f'"{shown[1:-1]}"' if shown[0] == "'" and '"' not in shown and "\\'" not in shown else shown
 
 
 def _about_plan(subject: Subject) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from agilab.notebook import flow
 from agilab.notebook.decide import Decisions, Setting, StageCells, comments_of
+from agilab.notebook.document import quoted
 from agilab.notebook.reading import CodeCell
 from agilab.renaming import title
 
@@ -177,12 +178,6 @@ def relocated(decisions: Decisions, name: str, modules: Collection[str]) -> Deci
             node = ast.Import(names=rest)
         imports.append((cell, node))
     return replace(decisions, imports=tuple(imports))
-
-
-def quoted(text: str) -> str:
-    """Return text as Python writes it, in double quotes where it can."""
-    shown = repr(text)
-    return f'"{shown[1:-1]}"' if shown[0] == "'" and '"' not in shown else shown
 
 
 def _declaration(setting: Setting) -> str:

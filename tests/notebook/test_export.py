@@ -226,3 +226,35 @@ def test_the_core_notebook_says_what_to_install(squares: AgiEnv, bare_python: Py
     named = re.search(r"which is not installed here; run: pip install \./(\S+\.whl)$", done.stderr.strip())
     assert named
     assert (tmp_path / "core" / named[1]).is_file()
+
+
+@pytest.mark.parametrize("order", ["morton", None])
+def test_points_are_written_byte_for_byte_as_in_a_run(tmp_path: Path, order: str | None) -> None:
+    import numpy as np
+    import pyarrow as pa
+
+    from agilab import points
+    from agilab.notebook import harness
+    from agilab.notebook.source import take_apart
+
+    package = tmp_path / "dots_worker"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import agilab, pyarrow\nclass Dots(agilab.Worker):\n"
+        f"    def dots(self, part):\n        part.write_points('dots', None, x='x', y='y', order={order!r})\n"
+    )
+    text = take_apart(package, "dots_worker:Dots", ["dots"])
+    code = harness.context(text, app="dots", kinds={})
+    given = {"Settings": None, "DATA": tmp_path, "RESULTS": tmp_path / "left", "FILES": {}}
+    given |= {"SUFFIXES": {"points": ".parquet", "file": ".bin"}}
+    exec(f"{harness.imports(text, code)}\n{code}", given)
+    random = np.random.default_rng(1)
+    x = random.normal(size=300_000).astype(np.float32)
+    x[:5] = np.nan
+    columns = {"x": x, "y": random.normal(size=len(x)), "n": np.arange(len(x)), "s": ["a", "b", "c"] * 100_000}
+    table = pa.table(columns)
+    part = given["PartitionContext"]("dots", "p0", {}, {}, [])
+    part.write_points("dots", table, x="x", y="y", order=order)
+    points.write(tmp_path / "dots.parquet", table, x="x", y="y", order=order, pyramid=tmp_path / "dots.npz")
+    for name, file in (("dots", "dots.parquet"), ("dots.pyramid", "dots.npz")):
+        assert given["FILES"][f"dots/p0/{name}"].read_bytes() == (tmp_path / file).read_bytes()
