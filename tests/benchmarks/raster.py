@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -146,6 +147,7 @@ def look(plain: list[Source], ours: list[Source], seen: Figures, count: int) -> 
     """Take pictures in every way, in turns."""
     import dask.dataframe as dd
 
+    warnings.filterwarnings("ignore", module="dask")  # pandas has deprecated what it calls
     shading.warm_up()
     frame = dd.read_parquet([source.path for source in plain], columns=["x", "y"])
     held = dd.from_pandas(frame.compute(), npartitions=FILES)
