@@ -314,7 +314,8 @@ class _Counter:
                 np.add.at(counts, cells, np.uint32(1))
         filled = None
         if counts is None:
-            filled, counts = np.unique(np.concatenate(found), return_counts=True)
+            filled, counts = np.unique(np.concatenate(found).astype(np.uint32), return_counts=True)
+            filled = filled.astype(np.int64)
         _write_npz(target, {**names, "bounds": np.array(total), "grid": grid.array(), **_levels(grid, filled, counts)})
 
     def _groups(self, count: int) -> Iterator[tuple[Any, Any]]:

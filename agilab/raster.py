@@ -7,10 +7,11 @@ of it. What they give is what Datashader gives for the same rows and cells.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from agilab.errors import InstallError, QueryError
 
@@ -195,7 +196,7 @@ class Aggregation:
         """Return the partial aggregate of a table, the way it was made, and how many rows were looked at."""
         check(cancelled)
         query = self.query
-        pyramid = _pyramid(source, query, grid.lattice)
+        pyramid = _pyramid(source, query, grid.lattice, self._cache)
         if pyramid is not None and grid.lattice is not None:
             return {"count": pyramid.counts(grid.lattice)}, "pyramid", 0
         table = self._checked(source)
@@ -239,7 +240,7 @@ def _grid(query: Query, sources: Sequence[Source], cache: Cache | None) -> Grid:
     lattice = Lattice.over(exact.bounds, query.width, query.height)
     spared = cost = 0
     for source in sources:
-        if _pyramid(source, query, lattice) is not None:
+        if _pyramid(source, query, lattice, cache) is not None:
             table = _placed(source, _opened(source.path, cache), query, cache)
             blocks = wanted_blocks(table, {query.x: (left, right), query.y: (bottom, top)})
             spared += int(table.rows[blocks].sum()) if table.rows is not None else 1 << 40
@@ -247,11 +248,11 @@ def _grid(query: Query, sources: Sequence[Source], cache: Cache | None) -> Grid:
     return lattice.grid if spared > cost else exact
 
 
-def _pyramid(source: Source, query: Query, lattice: Lattice | None) -> Pyramid | None:
+def _pyramid(source: Source, query: Query, lattice: Lattice | None, cache: Cache | None) -> Pyramid | None:
     """Return the pyramid of a table where it has the answer."""
     if source.pyramid is None or lattice is None or not query.counts_all:
         return None
-    found = Pyramid(source.pyramid)
+    found: Pyramid = _kept(source.pyramid, cache, Pyramid)
     return found if found.columns == (query.x, query.y) and found.reaches(lattice) else None
 
 
@@ -275,13 +276,18 @@ def _recorded(table: Table, x: str, y: str) -> Box | None:
 
 
 def _opened(path: Path, cache: Cache | None) -> Table:
-    """Open a table, or find it open; what its footer says is read once."""
-    if cache is None:
-        return open_table(path)
+    found: Table = _kept(path, cache, lambda path: open_table(path, cache))
+    return found
+
+
+def _kept(path: Path, cache: Cache | None, read: Callable[[Path], Any]) -> Any:
+    """Open a file, or find it open; what its footer says is read once."""
+    if cache is None or not path.exists():
+        return read(path)
     stat = path.stat()
-    key = ("table", str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
-    found: Table | None = cache.get(key)
+    key = ("open", str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    found = cache.get(key)
     if found is None:
-        found = open_table(path, cache)
+        found = read(path)
         cache.put(key, found, 1 << 16)
     return found

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from pyarrow import types
 
 from agilab.blocks import Table, is_number, numbers, open_table
 from agilab.errors import QueryError
@@ -140,6 +141,9 @@ def _selected(
         meant = pa.array(all_meant(limits, columns))
         batch = pa.RecordBatch.from_arrays([columns[name] for name in names], names=names).filter(meant)
         numeric = [name for name in names if is_number(batch.schema.field(name).type)]
+        # Tables may keep the same column by dictionary or not; what is shown are the values.
+        plain = [item.dictionary_decode() if types.is_dictionary(item.type) else item for item in batch.columns]
+        batch = pa.RecordBatch.from_arrays(plain, names=names)
         return batch, {name: Statistics.of(numbers(batch.column(name))) for name in numeric}
 
     return each(table, names, wanted_blocks(table, {}, limits), work=work, cancelled=cancelled)

@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -32,7 +33,7 @@ from pyarrow import parquet
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from agilab import points, shading  # noqa: E402
+from agilab import points, raster, shading  # noqa: E402
 from agilab.raster import Cache, Query, Source, aggregate  # noqa: E402
 from agilab.series import envelope  # noqa: E402
 
@@ -146,11 +147,12 @@ def look(plain: list[Source], ours: list[Source], seen: Figures, count: int) -> 
     """Take pictures in every way, in turns."""
     import dask.dataframe as dd
 
+    warnings.filterwarnings("ignore", module="dask")  # pandas has deprecated what it calls
     shading.warm_up()
     frame = dd.read_parquet([source.path for source in plain], columns=["x", "y"])
-    held = frame.persist()
-    limits = held[["x", "y"]].agg(["min", "max"]).compute()
-    extent = (*limits.loc["min"], *limits.loc["max"])
+    held = dd.from_pandas(frame.compute(), npartitions=FILES)
+    extent = raster.extent(plain, "x", "y")
+    assert extent is not None
     stranger, warm = plain, ours
     caches = {"scan, columns cached": Cache(4 << 30), "pyramid and index": Cache(1 << 28)}
     ways: dict[str, Callable[[Query], Any]] = {
