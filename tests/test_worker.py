@@ -94,7 +94,7 @@ def test_a_file_that_is_handed_over_keeps_its_ending(part: PartitionContext, fil
 
 def test_an_unknown_kind_is_refused_with_the_known_ones(part: PartitionContext) -> None:
     said = refusal(part, "pickle", b"bytes")
-    assert said.startswith("artifact 'x' is of kind 'pickle', which is not known; known: table, points, json, text, ")
+    assert said.startswith("artifact 'x' is of kind 'pickle', which is not known; known: table, points, tracks, ")
     assert ", file, model, scores, hits, blob; " in said
     assert "[tool.agilab.kinds.pickle]" in said
     assert "did you mean 'table'?" in refusal(part, "tabel", TABLE)

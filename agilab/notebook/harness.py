@@ -1,6 +1,8 @@
 """The few lines that stand for AGILAB in a standalone notebook: only those that its worker needs.
 
-They write what `agilab.worker.PartitionContext` writes, byte for byte: tests compare the hashes.
+They write what `agilab.worker.PartitionContext` writes, byte for byte: tests
+compare the hashes. Pyramids are left out: they are made of the points, and for
+AGILAB's pages.
 """
 
 from __future__ import annotations
@@ -146,7 +148,7 @@ $morton\
         coded = {f.name: "BYTE_STREAM_SPLIT" if types.is_floating(f.type) else "DELTA_BINARY_PACKED" for f in numbers}
         plain = [column for column in first.schema.names if column not in coded]
         made = {"compression": "zstd", "column_encoding": coded, "use_dictionary": plain}
-        file, rows, pending, places, boxes = self.folder / f"{name}.parquet", 0, [], [], []
+        file, rows, pending, boxes = self.folder / f"{name}.parquet", 0, [], []
         with parquet.ParquetWriter(file, first.schema, **made) as writer:
             for batch in itertools.chain([first], batches, [None]):
                 if pending and (batch is None or sum(map(len, pending)) + len(batch) > $limit):
@@ -154,34 +156,13 @@ $morton\
                     for part in (group.slice(start, 1 << 20) for start in range(0, len(group), 1 << 20)):
                         writer.write_table(part, row_group_size=len(part))
                         xy = np.array([part[x].to_numpy(), part[y].to_numpy()]) * 1.0
-                        places.append(xy[:, np.isfinite(xy).all(axis=0)])
-                        edges = [places[-1].min(axis=1), places[-1].max(axis=1)] if places[-1].size else None
-                        boxes.append(edges and np.concatenate(edges).tolist())
+                        xy = xy[:, np.isfinite(xy).all(axis=0)]
+                        boxes.append([*xy.min(axis=1).tolist(), *xy.max(axis=1).tolist()] if xy.size else None)
                         rows += len(part)
                 pending += [batch] if batch else []
             about = {"schema": "agilab.points/1", "x": x, "y": y, "order": order, "count": rows, "row_groups": boxes}
             writer.add_key_value_metadata({"agilab.points": json.dumps(about, separators=(",", ":"))})
         self.write(name, "points", file)
-        if not pyramid:
-            return
-        edges = np.array([box for box in boxes if box] or [[np.nan] * 4])
-        low, high = edges[:, :2].min(axis=0), edges[:, 2:].max(axis=0)
-        scale = np.divide(1024, high - low, out=np.zeros(2), where=high > low)[:, None]
-        count, levels = np.zeros(1 << 20, np.int64), {"bounds": np.concatenate((low, high))}
-        for xy in places:
-            cells = (xy.astype(float) * scale + -low[:, None] * scale).astype(int).clip(0, 1023)
-            count += np.bincount(cells[1] * 1024 + cells[0], minlength=1 << 20)
-        count = count.reshape(1024, 1024)
-        while len(count) >= 32:
-            levels[f"count_{len(count)}"] = count.astype(np.min_scalar_type(int(count.max())))
-            count = count.reshape(len(count) // 2, 2, len(count) // 2, 2).sum(axis=(1, 3))
-        with zipfile.ZipFile(self.folder / f"{name}.pyramid.npz", "w") as archive:
-            for key, array in levels.items():
-                info, data = zipfile.ZipInfo(f"{key}.npy"), io.BytesIO()
-                info.create_system, info.external_attr = 3, 0o644 << 16
-                np.save(data, array)
-                archive.writestr(info, data.getvalue())
-        self.write(f"{name}.pyramid", "file", self.folder / f"{name}.pyramid.npz")
 """
 _MORTON = """\
         if order == "morton":

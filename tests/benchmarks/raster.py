@@ -33,9 +33,9 @@ from pyarrow import parquet
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from agilab import points, raster, shading  # noqa: E402
-from agilab.raster import Cache, Query, Source, aggregate  # noqa: E402
-from agilab.series import envelope  # noqa: E402
+from agilab import points, raster  # noqa: E402
+from agilab.raster import Cache, Query, Source, aggregate, shading  # noqa: E402
+from agilab.raster.series import envelope  # noqa: E402
 
 FILES = 8
 BATCH_ROWS = 1 << 16
@@ -79,7 +79,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, float]:
 
 
 def located(path: Path) -> Iterator[pa.RecordBatch]:
-    """Yield coordinates and row numbers, as `agilab.sources.prepare` does."""
+    """Yield coordinates and row numbers, as `agilab.raster.sources.prepare` does."""
     row = 0
     for batch in parquet.ParquetFile(path).iter_batches(columns=["x", "y"]):
         yield pa.record_batch([*batch.columns, pa.array(np.arange(row, row + len(batch)))], ["x", "y", "row"])

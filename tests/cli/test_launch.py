@@ -276,4 +276,4 @@ def test_help_of_an_app_shows_what_holds_now_and_why(cli: Cli, home: Path, monke
 def test_help_without_an_app_says_how_settings_become_flags(cli: Cli) -> None:
     text = " ".join(cli("run", "--help").stdout.split())
     assert "`agilab run APP --help` lists them" in text
-    assert "--workers INTEGER" in text
+    assert "--workers NUMBER OR HOST=NUMBER,..." in text

@@ -239,7 +239,7 @@ def test_no_file_of_the_server_names_a_setting_of_an_app() -> None:
     assert {"sample_s", "cell_km"} <= names
     names -= {"partitions"}  # also a word of ours
     text = "\n".join(path.read_text() for path in (ROOT / "dashboards").rglob("*.py"))
-    assert [name for name in sorted(names) if re.search(rf"['\".]{name}\b", text)] == []
+    assert [name for name in sorted(names) if re.search(rf"(?<!matplotlib)['\".]{name}\b", text)] == []
 
 
 def test_the_server_options_are_a_form_too() -> None:

@@ -96,6 +96,7 @@ def test_every_button_that_changes_something_is_wired_by_the_session() -> None:
         "form.py: form.reset",
         "chooser.py: self._open",
         "chooser.py: self._taken",
+        "viewcard.py: self._all_of_it",
         "orchestrate.py: self._reset",
         "analysis.py: start",
     }

@@ -22,7 +22,7 @@ from tests.notebook.conftest import our_lines, printed, run_notebook, run_script
 Python = Callable[[tuple[str, ...]], Path]
 MOST_LINES = 60
 """Lines of a standalone notebook that are not its worker's own."""
-MOST_LINES_OF_POINTS = 45
+MOST_LINES_OF_POINTS = 25
 """As many again where it writes points, in the format that zooms fast."""
 
 
@@ -58,8 +58,9 @@ def test_the_shipped_app_gives_its_hashes_without_agilab_as_script_and_in_jupyte
     python = bare_python((*made.dependencies, "ipykernel"))
     done = run_script(python, made.file)
     assert done.returncode == 0, done.stderr
-    assert f"all {len(run.artifacts())} artifacts are what run {run.run_id} left" in done.stdout
-    for artifact in run.artifacts():
+    compared = [artifact for artifact in run.artifacts() if not artifact.name.endswith(".pyramid")]
+    assert f"all {len(compared)} artifacts are what run {run.run_id} left" in done.stdout
+    for artifact in compared:
         assert f"{artifact.sha256}  {artifact.key}\n" in done.stdout
     cells = run_notebook(python, out(env, run, tmp_path / "flights.ipynb").file)
     assert f"artifacts are what run {run.run_id} left" in printed(cells)
@@ -255,6 +256,5 @@ def test_points_are_written_byte_for_byte_as_in_a_run(tmp_path: Path, order: str
     table = pa.table(columns)
     part = given["PartitionContext"]("dots", "p0", {}, {}, [])
     part.write_points("dots", table, x="x", y="y", order=order)
-    points.write(tmp_path / "dots.parquet", table, x="x", y="y", order=order, pyramid=tmp_path / "dots.npz")
-    for name, file in (("dots", "dots.parquet"), ("dots.pyramid", "dots.npz")):
-        assert given["FILES"][f"dots/p0/{name}"].read_bytes() == (tmp_path / file).read_bytes()
+    points.write(tmp_path / "dots.parquet", table, x="x", y="y", order=order)
+    assert given["FILES"]["dots/p0/dots"].read_bytes() == (tmp_path / "dots.parquet").read_bytes()

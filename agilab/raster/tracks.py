@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from agilab.grid import Array
-from agilab.shading import Rows
+from agilab.raster.grid import Array
+from agilab.raster.shading import Rows
 
 
 class Track:

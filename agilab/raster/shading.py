@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from agilab.errors import InstallError
-from agilab.grid import Array, Grid, Lattice, regrid
+from agilab.raster.grid import Array, Grid, Lattice, regrid
 
 Parts = dict[str, Array]
 """Name of a reduction -> shape (y, x), or (y, x, category)."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from agilab.blocks import Cache
-from agilab.grid import Array
-from agilab.picture import Query, Source
-from agilab.raster import aggregate
-from agilab.scan import Cancelled, never
+from agilab.raster.aggregation import aggregate
+from agilab.raster.blocks import Cache
+from agilab.raster.grid import Array
+from agilab.raster.picture import Query, Source
+from agilab.raster.scan import Cancelled, never
 
 
 @dataclass(frozen=True, slots=True)

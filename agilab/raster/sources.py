@@ -16,12 +16,12 @@ import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-igno
 
 from agilab import points
 from agilab.artifact import Artifact
-from agilab.blocks import Table, numbers, open_table
 from agilab.errors import ArtifactNotFoundError, QueryError
 from agilab.paths import disk_errors, make_folder
-from agilab.picture import Source
+from agilab.raster.blocks import Table, numbers, open_table
+from agilab.raster.picture import Source
+from agilab.raster.scan import Cancelled, check, never
 from agilab.run import Run
-from agilab.scan import Cancelled, check, never
 
 SUFFIXES = (".parquet", ".arrow", ".feather", ".csv")
 PYRAMID, INDEX = ".pyramid.npz", ".index.parquet"

@@ -18,15 +18,15 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from pyarrow import types
 
-from agilab import shading
-from agilab.blocks import Load, Table, is_number, numbers
-from agilab.categories import Categories
 from agilab.errors import QueryError, SupersededError
-from agilab.filters import Filter, all_meant, wanted_blocks
-from agilab.grid import Array, Box, Grid
-from agilab.picture import Query
-from agilab.shading import Parts, Rows
-from agilab.tracks import Track
+from agilab.raster import shading
+from agilab.raster.blocks import Load, Table, is_number, numbers
+from agilab.raster.categories import Categories
+from agilab.raster.filters import Filter, all_meant, wanted_blocks
+from agilab.raster.grid import Array, Box, Grid
+from agilab.raster.picture import Query
+from agilab.raster.shading import Parts, Rows
+from agilab.raster.tracks import Track
 
 PIECE_ROWS = 1 << 20
 MOST_PERIODS = 16

@@ -12,8 +12,8 @@ import pytest
 from agilab import points, raster
 from agilab.errors import ArtifactNotFoundError, QueryError, SupersededError
 from agilab.raster import Aggregation, Query
+from agilab.raster.sources import prepare, sources
 from agilab.run import Run
-from agilab.sources import prepare, sources
 from tests.run_folder import RunFolder
 
 

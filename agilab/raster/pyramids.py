@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from agilab.errors import EvidenceError
-from agilab.grid import Array, Box, Lattice, regrid
+from agilab.raster.grid import Array, Box, Lattice, regrid
 
 
 class Pyramid:

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from pyarrow import types
 
-from agilab.blocks import Table, is_number, numbers, open_table
 from agilab.errors import QueryError
-from agilab.filters import Filter, all_meant, wanted_blocks
-from agilab.picture import Query, Source
-from agilab.scan import Cancelled, Columns, each, never
+from agilab.raster.blocks import Table, is_number, numbers, open_table
+from agilab.raster.filters import Filter, all_meant, wanted_blocks
+from agilab.raster.picture import Query, Source
+from agilab.raster.scan import Cancelled, Columns, each, never
 
 MOST_ROWS = 1000
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from pyarrow import compute, types
 
-from agilab.blocks import Bounds, Table, is_number, numbers
 from agilab.errors import QueryError
+from agilab.raster.blocks import Bounds, Table, is_number, numbers
 
 Mask = npt.NDArray[np.bool_]
 

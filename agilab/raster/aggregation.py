@@ -1,9 +1,4 @@
-"""Pictures of large data: partial aggregates of tables, which add up over files and partitions; it draws no pixel.
-
-There are three ways to one answer: a *pyramid* of counts that was made before,
-an *index* that says which blocks of a table touch the view, and a *scan* of all
-of it. What they give is what Datashader gives for the same rows and cells.
-"""
+"""The picture of some tables, by the cheapest way there is; and one that grows while tables are added."""
 
 from __future__ import annotations
 
@@ -13,28 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agilab.errors import InstallError, QueryError
+import numpy as np
 
-try:
-    import numpy as np
-    import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
-except ImportError as error:
-    raise InstallError(
-        f"large data needs NumPy and pyarrow ({error}); python -m pip install 'agilab-holoviz[ui]'"
-    ) from error
-
-from agilab import shading
-from agilab.blocks import Cache, Table, open_table
-from agilab.categories import Categories
-from agilab.filters import Filter, wanted_blocks
-from agilab.grid import Box, Grid, Lattice
-from agilab.picture import Picture, Query, Source
-from agilab.pyramids import Pyramid
-from agilab.scan import Cancelled, Scan, around, check, never, threads
-from agilab.scan import extent as scanned_extent
-from agilab.shading import warm_up
-
-__all__ = ["Aggregation", "Cache", "Filter", "Picture", "Query", "Source", "aggregate", "extent", "warm_up"]
+from agilab.errors import QueryError
+from agilab.raster import shading
+from agilab.raster.blocks import Cache, Table, open_table
+from agilab.raster.categories import Categories
+from agilab.raster.filters import wanted_blocks
+from agilab.raster.grid import Box, Grid, Lattice
+from agilab.raster.picture import Picture, Query, Source
+from agilab.raster.pyramids import Pyramid
+from agilab.raster.scan import Cancelled, Scan, around, check, never, threads
+from agilab.raster.scan import extent as scanned_extent
 
 PYRAMID_CELLS_PER_ROW = 4
 """A cell of a pyramid is read this much faster than a row of a table."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from agilab.errors import QueryError
-from agilab.filters import Filter, number
-from agilab.grid import Array, Box
-from agilab.shading import NEEDS
+from agilab.raster.filters import Filter, number
+from agilab.raster.grid import Array, Box
+from agilab.raster.shading import NEEDS
 
 MOST_CELLS = 1 << 25
 """Largest picture [cells]."""
@@ -57,7 +57,7 @@ class Query:
         What is shown, as two numbers or two times; None for everything there is.
     reduction
         ``"count"`` of rows, or ``"sum"``, ``"mean"``, ``"min"``, ``"max"`` of `value`; ``"envelope"`` is what
-        `agilab.series` asks for.
+        `agilab.raster.series` asks for.
     value
         The column that is reduced.
     by

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from pyarrow import csv, feather, ipc, parquet
 
 from agilab import points
-from agilab.blocks import Cache
 from agilab.errors import QueryError, SupersededError
 from agilab.raster import Aggregation, Filter, Picture, Query, Source, aggregate
-from agilab.selection import select
-from agilab.series import envelope
+from agilab.raster.blocks import Cache
+from agilab.raster.selection import select
+from agilab.raster.series import envelope
 
 BOX: dict[str, Any] = {"x_range": (-3.0, 4.0), "y_range": (-2.0, 2.5)}
 
@@ -93,7 +93,7 @@ def written(folder: Path, table: pa.Table, form: str) -> Source:
 def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(points, "MORTON_ROW_GROUP_ROWS", 300)
     monkeypatch.setattr(points, "SORTED_ROWS", 12_000)
-    monkeypatch.setattr("agilab.scan.PIECE_ROWS", 700)
+    monkeypatch.setattr("agilab.raster.scan.PIECE_ROWS", 700)
 
 
 @pytest.mark.parametrize("form", ["parquet", "no statistics", "morton", "feather", "stream", "csv"])
