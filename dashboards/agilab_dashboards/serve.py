@@ -32,7 +32,7 @@ from agilab_dashboards.document import document, log_to
 from agilab_dashboards.guard import LOGIN, LOGOUT, Guard, Login
 from agilab_dashboards.options import ServerOptions, require_safe
 
-IN_BACKGROUND = ("bokeh.plotting", "pandas", "markdown_it", "pyarrow.dataset", "holoviews")
+IN_BACKGROUND = ("bokeh.plotting", "markdown_it", "pyarrow.dataset")
 """What is heavy and not needed for a first page: imported by a thread once that has been answered."""
 PATIENCE_S = 2.0
 """How long the first page has the processor for itself [s]."""

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import holoviews as hv
 import panel as pn
 import panel_material_ui as pmui
 from panel.viewable import Viewable, Viewer
@@ -174,8 +175,6 @@ class ViewCard(Viewer):
 
     def _plot(self, view: Any, frame: Frame, drawn: Any) -> Any:
         """Return a plot that is drawn anew for each range, by what `_zoomed` sends."""
-        import holoviews as hv
-
         self._frame = frame
         shown = drawn
         if view.zooming:

@@ -159,7 +159,7 @@ def test_machine_and_hosts_are_checked_with_what_mends_them(visit: Visitor) -> N
     press(page, "Check this machine")
     expect(page.locator("[data-ready=yes]")).to_be_visible(timeout=LONG_MS)
     expect(text_of(page, "AGILAB_HOME locks")).to_be_visible()
-    page.get_by_label("Hosts").fill("nowhere.invalid")
+    page.get_by_label("Hosts", exact=True).fill("nowhere.invalid")
     press(page, "Check hosts")
     expect(page.locator("[data-ready=no]")).to_contain_text("1 host not ready", timeout=LONG_MS)
 

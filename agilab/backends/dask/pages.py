@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from distributed.scheduler import Scheduler
 from tornado import web
+from tornado.httputil import HTTPServerRequest
 
 
 async def offer(scheduler: Scheduler) -> None:
-    """Put up a door behind which the pages come up; its scheduler was made with ``dashboard=False``."""
-    scheduler.http_application.add_application(web.Application([(r"/.*", _Door, {"scheduler": scheduler})]))
+    """Put up a door behind which the pages come up; the scheduler was made with ``dashboard=False``."""
+    scheduler.http_application.add_application(_Door(scheduler))
 
 
-class _Door(web.RequestHandler):
-    """Answers every request with the same address, when what it asks for is there."""
+class _Door(web.Application):
+    """Is asked for what nobody else has; makes the pages, and lets them answer.
 
-    def initialize(self, scheduler: Scheduler) -> None:
+    They cost half a second of the processor. The scheduler waits for that once: leases go on without it.
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        super().__init__()
         self._scheduler = scheduler
 
-    async def get(self) -> None:
-        application = self._scheduler.http_application
-        if self.application in application.applications:
-            pages = await asyncio.to_thread(_pages)
-            if self.application in application.applications:  # nobody was faster
-                application.applications.remove(self.application)
-                pages.connect(application, self._scheduler.http_server, self._scheduler, prefix="/")
-        self.redirect(str(self.request.uri))
+    def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
+        from distributed.dashboard.scheduler import connect
 
-
-def _pages() -> Any:
-    """Import the pages, which takes half a second of the processor, while the scheduler goes on."""
-    from distributed.dashboard import scheduler
-
-    return scheduler
+        scheduler, application = self._scheduler, self._scheduler.http_application
+        application.applications.remove(self)
+        connect(application, scheduler.http_server, scheduler, prefix="/")
+        return application.find_handler(request, **kwargs)

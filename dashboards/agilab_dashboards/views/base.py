@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import holoviews as hv  # not later, in a thread: Panel would take it from sys.modules half made
 import param
 
 from agilab.codec import Field
@@ -110,8 +111,6 @@ class View(Settings):
 
     def plot(self, run: Run) -> Any:
         """Return a HoloViews object: of a view that zooms one that is drawn anew for each range."""
-        import holoviews as hv
-
         source = self.source(run)
         whole = self.frame(source)
         if not self.zooming:
@@ -139,8 +138,6 @@ class View(Settings):
 
 def png(element: Any, width_px: int, height_px: int) -> bytes:
     """Return a HoloViews element as a PNG of that size."""
-    import holoviews as hv
-
     load()
     inches = width_px / DPI, height_px / DPI
     for kind in {type(one).__name__ for one in element.traverse(lambda one: one, [hv.Element, hv.Overlay])}:
@@ -176,8 +173,6 @@ def _locator(axes: Any) -> Any:
 def load() -> None:
     """Make HoloViews know both of its backends; takes seconds, once per process."""
     with _LOADING:
-        import holoviews as hv
-
         if {"bokeh", "matplotlib"} <= hv.Store.renderers.keys():
             return
         import matplotlib

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import holoviews as hv
 import numpy as np
 import param
 
@@ -48,8 +49,6 @@ class Image(View):
         )
 
     def draw(self, source: Dataset, frame: Frame) -> Any:
-        import holoviews as hv
-
         picture = self._opened(source)
         picture.thumbnail((SHOWN_PX, SHOWN_PX))
         width, height = picture.size

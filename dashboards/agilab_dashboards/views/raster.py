@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import holoviews as hv
 import numpy as np
 
 from agilab_dashboards.aggregates import Frame, frame_of
@@ -35,8 +36,6 @@ def image(numbers: Any, frame: Frame, labels: Sequence[str], *, scale: str, colo
     colours
         Name of a colour map.
     """
-    import holoviews as hv
-
     x, y, value = labels
     bounds = (frame.x[0], frame.y[0], frame.x[1], frame.y[1])
     made = hv.Image(
@@ -64,8 +63,6 @@ def category_picture(counts: Mapping[str, Any], frame: Frame, labels: Sequence[s
     labels
         Of both axes.
     """
-    import holoviews as hv
-
     total = sum(counts.values())
     mixed = np.zeros((*np.shape(total), 3))
     for colour, numbers in zip(_colours(len(counts)), counts.values(), strict=True):
@@ -89,8 +86,6 @@ def category_picture(counts: Mapping[str, Any], frame: Frame, labels: Sequence[s
 
 def both(element: Any, *, hover: bool = False) -> Any:
     """Return an element with the size and tools of every view, in a browser and as a picture."""
-    import holoviews as hv
-
     kinds = {type(one).__name__ for one in element.traverse(lambda one: one, [hv.Element])}
     tools = ["hover"] if hover else []
     more = {"responsive": True, "height": 480, "tools": tools, "default_tools": _TOOLS, "hooks": [_without_logo]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import holoviews as hv
 import param
 
 from agilab.run import Run
@@ -43,8 +44,6 @@ class Table(View):
         return found.rename(columns={name: source.column(name).label for name in names})
 
     def draw(self, source: Dataset, frame: Frame) -> Any:
-        import holoviews as hv
-
         return hv.Table(self.frame_of_rows(source)).opts(width=1000, height=420, backend="bokeh")
 
     def picture(self, run: Run, width_px: int = 800) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import holoviews as hv
 import param
 
 from agilab_dashboards import aggregates
@@ -33,8 +34,6 @@ class Timeseries(View):
         return Frame(aggregates.span(source, self.column_of(source, "time")), (0.0, 1.0), width_px, height_px)
 
     def draw(self, source: Dataset, frame: Frame) -> Any:
-        import holoviews as hv
-
         time, value = self.column_of(source, "time"), self.column_of(source, "value")
         found = aggregates.envelope(source, time, value, within=frame.x, columns=frame.width_px)
         known = found.mean == found.mean
