@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any
 from urllib.parse import urlsplit
@@ -84,6 +85,7 @@ def hold(pipe: Connection, out: Connection, folder: str = "") -> None:
     if own:
         tempfile.tempdir = folder
         dask.config.set(CONFIG)
+        _share_fork_server()
     options = dict(order["options"])
     if order["security"] is not None:
         options["security"] = Security(**order["security"])
@@ -106,6 +108,19 @@ def hold(pipe: Connection, out: Connection, folder: str = "") -> None:
     wait(manager)
     if not own:  # it may have jobs elsewhere; what our own has is in this process group
         cluster.close()
+
+
+def _share_fork_server() -> None:
+    """Let Dask workers be forked from the process that this one was forked from, with what that has imported.
+
+    CPython's documentation promises it, but `ensure_running` starts another server in a child; and Dask would first
+    import pandas here to preload it there. Both cost more than the rest of the start; neither has a public switch.
+    """
+    if multiprocessing.parent_process() is not None:
+        from distributed import utils
+
+        forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
+        utils._forkserver_preload_set = True
 
 
 def find_class(path: str) -> Any:
