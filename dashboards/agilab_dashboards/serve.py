@@ -75,7 +75,7 @@ def serve(options: ServerOptions, *, opens: bool = False) -> int:
     sys.stdout.flush()
     later = threading.Timer(PATIENCE_S, _import_more)
     later.daemon = True
-    later.start()
+    pn.state.on_session_created(lambda context: None if later.ident else later.start())  # somebody looks at a page
     if opens:
         _open(link)
     return _loop(server)
