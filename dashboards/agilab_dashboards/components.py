@@ -117,9 +117,7 @@ async def lazy_tabs(session: Session, makers: Mapping[str, Callable[[], Any]]) -
     places = {title: pn.Column(html(Markup("Loading ...")), sizing_mode="stretch_width") for title in titles}
     made: set[str] = set()
     asked = session.query.get("tab", "")
-    tabs = pmui.Tabs(
-        *places.items(), active=titles.index(asked) if asked in titles else 0, dynamic=True, sizing_mode="stretch_width"
-    )
+    tabs = pmui.Tabs(*places.items(), active=titles.index(asked) if asked in titles else 0, sizing_mode="stretch_width")
 
     async def fill(title: str) -> None:
         if title not in made:

@@ -166,9 +166,7 @@ def _shown(address: str) -> str:
 
 
 def _import_more() -> None:
-    """Load what pages need later; on Linux this thread gives way to every other one."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 15)
+    """Load what pages need later."""
     with suppress(ImportError):
         for name in IN_BACKGROUND:
             import_module(name)

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import holoviews as hv  # not later, in a thread: Panel would take it from sys.modules half made
+# Neither of them later, in a thread: Panel would take it from sys.modules half made.
+import holoviews as hv
+import pandas  # noqa: F401
 import param
 
 from agilab.codec import Field
