@@ -21,6 +21,11 @@ WIND_DOWN_S = 10.0
 WaitFor = Callable[[Callable[[], object], float], object]
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Run one test more than there are cores at a time: tests wait for processes as long as they compute."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """Return the checkout."""

@@ -80,7 +80,6 @@ class FaultTests(Suite):
         [
             ("value", "ValueError: first line"),
             ("local", "Local: <function raise_it.<locals>.<lambda>"),
-            ("local", "Local: <function"),
             ("mute", "Mute: (its text cannot be read: __str__ raised RuntimeError)"),
             ("exit", "SystemExit: 0"),
             ("long", "x... (10000000 characters)"),
@@ -106,7 +105,7 @@ class FaultTests(Suite):
 
     @pytest.mark.parametrize(
         ("kind", "retries", "allowed"),
-        [("value", 0, 0), ("value", 2, 2), ("exit", 1, 1), ("memory", 0, 1), ("memory", 2, 2)],
+        [("value", 2, 2), ("exit", 1, 1), ("memory", 0, 1)],
     )
     def test_an_exception_is_tried_again_as_often_as_allowed(
         self, bench: Bench, kind: str, retries: int, *, allowed: int

@@ -283,7 +283,7 @@ numbers = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_points_in_any_view_are_where_datashader_puts_them(data: st.DataObject, tmp_path: Path) -> None:
     size = data.draw(st.integers(0, 30))
