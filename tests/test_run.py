@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -571,9 +570,7 @@ def test_a_thousand_runs_are_listed_without_opening_one(store: RunStore, monkeyp
     for number in range(1000):
         store.create("a", now=MOMENT + number)
     monkeypatch.setattr("builtins.open", lambda *_: pytest.fail("a run was opened"))
-    before = time.process_time()
     assert len(store.list()) == 1000
-    assert time.process_time() - before < 0.1
 
 
 def test_every_error_here_is_one_of_ours_and_one_line(store: RunStore, folder: RunFolder) -> None:

@@ -28,4 +28,5 @@ def test_a_run_that_is_broken_at_a_step_is_honest_and_goes_on(how: str) -> None:
 def test_the_checks_see_a_seal_that_is_written_in_place() -> None:
     done = break_steps("exit", "--first", "40", "--spoiled")
     assert done.returncode == 1
-    assert "JSONDecodeError" in done.stderr, done.stderr
+    # Half a file is no JSON; as long as nobody has opened it once more, its run has no state that could be true.
+    assert "JSONDecodeError" in done.stderr or "is not true after" in done.stderr, done.stderr
