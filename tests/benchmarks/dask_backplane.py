@@ -69,7 +69,7 @@ with tempfile.TemporaryDirectory(dir=".") as folder:
         attempt = f"{paths.staging}/{i}.1"
         os.mkdir(attempt)
         Path(attempt, "value.json").write_text(json.dumps(i) + chr(10))
-        item = {"path": f"artifacts/one/{i}/value.json"}
+        item = {"location": "", "path": f"artifacts/one/{i}/value.json"}
         committer.put(Finished(attempt, {"partition": str(i), "stage": "one", "worker": "w", "artifacts": [item]}))
     assert all(commit.error is None for commit in committer.close())
 """
