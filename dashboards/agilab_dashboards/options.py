@@ -12,8 +12,6 @@ from agilab.errors import SettingError
 from agilab.settings import Secret, Settings
 
 _SITE = re.compile(r"https?://[A-Za-z0-9.-]{1,253}(:(\d{1,5}|\*))?")
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-"""Addresses that only this machine reaches."""
 
 
 class ServerOptions(Settings):

@@ -16,7 +16,7 @@ from agilab.cli.screen import size
 from agilab.errors import AgilabError
 from agilab.layers import Resolved
 from agilab.run import Run
-from agilab_dashboards import markup, views
+from agilab_dashboards import views
 from agilab_dashboards.aggregates import Frame
 from agilab_dashboards.components import data_table
 from agilab_dashboards.datasets import Dataset
@@ -227,10 +227,3 @@ def _soon(work: Callable[[], None]) -> None:
 def _named(sources: Sequence[Dataset]) -> dict[str, str]:
     """Return what a choice of artifacts says -> key."""
     return {f"{one.key} · {one.kind}, {size(one.size_bytes)}": one.key for one in sources}
-
-
-def nothing_to_view() -> Viewable:
-    """Return what stands where a run has left nothing that a view can show."""
-    return html(
-        markup.empty("Nothing to look at", "Tables, points, tracks, time series, fields and images are shown here.")
-    )
