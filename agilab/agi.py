@@ -327,6 +327,7 @@ class AGI:
         match action:
             case "start":
                 options = env.cluster(cluster).values
+                backend(options["backend"]).admit(options)
                 AGI.install(env)
                 return service.start(env.home, env.wenv, env.project, options)
             case "status":

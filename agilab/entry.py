@@ -27,6 +27,8 @@ A process that is kept from run to run (`agilab.kept`) also hears::
     ->  {"op": "init", ..., "log": PATH}                           begin a run: a new worker, its output goes to PATH
     ->  {"op": "rest", "log": PATH}                                end it: tear down, output goes elsewhere
     <-  {"op": "rested", "clean": true}                            clean: it may serve another run
+    ->  {"op": "ping"}                                             between two runs: is it there?
+    <-  {"op": "pong"}
 """
 
 from __future__ import annotations
@@ -273,6 +275,8 @@ def main() -> int:
         elif message["op"] == "rest" and kept is not None:
             send({"op": "rested", "clean": kept.rest(session, message["log"])})
             session = None
+        elif message["op"] == "ping":
+            send({"op": "pong"})
         elif session is not None:
             send(_attempt(session, message, send))
     if session is not None:

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from agilab import slots
-from agilab.backends.base import Backend, Event, Job, KeptPool, Pool, Started, WorkerState, backend
+from agilab.backends.base import Backend, Event, Job, KeptPool, Pool, Started, Told, WorkerState, backend
 from agilab.errors import BackendRefusedError, ServiceError
 from agilab.installation import Installation
 from agilab.means import Means
 from agilab.package import Installed
-from agilab.paths import HomePaths, ServicePaths
+from agilab.paths import HomePaths, ServicePaths, WenvPaths
 from agilab.planner import Child, Planner
 from agilab.project import Project
 from agilab.reaper import Watcher, start_time
@@ -43,10 +43,24 @@ class Kept(Means):
         Every cluster option, as the service was started with.
     watcher
         Ends every process of the service when the service has gone.
+    wenv
+        The user's other folder.
+    report
+        Told what happens to workers between runs, line by line.
     """
 
-    def __init__(self, home: HomePaths, paths: ServicePaths, cluster: Mapping[str, Any], watcher: Watcher) -> None:
-        self.home, self.paths, self.cluster = home, paths, cluster
+    def __init__(
+        self,
+        home: HomePaths,
+        paths: ServicePaths,
+        *,
+        cluster: Mapping[str, Any],
+        watcher: Watcher,
+        wenv: WenvPaths,
+        report: Callable[[str], None],
+    ) -> None:
+        self.home, self.paths, self.cluster, self.wenv = home, paths, cluster, wenv
+        self._report = report
         self.installed: Installed | None = None
         self._watcher = watcher
         self._child: Child | None = None
@@ -129,6 +143,7 @@ class Kept(Means):
             {name: value},
             self.cluster,
             self.home,
+            self.wenv,
             idle_logs=str(self.paths.logs),
         )
         if self._pool is None or self._pool.lost or not self._pool.reload(job):
@@ -145,6 +160,8 @@ class Kept(Means):
         for event in events:
             if isinstance(event, Started):
                 self._watcher.watch(event.pgid, event.start_time)
+            elif isinstance(event, Told) and event.event == "note":
+                self._report(event.fields["text"])
 
 
 def workers_of(chosen: Backend, cluster: Mapping[str, Any]) -> int:
@@ -155,7 +172,9 @@ def workers_of(chosen: Backend, cluster: Mapping[str, Any]) -> int:
     BackendRefusedError
         The slots of this machine do not decide that, and the options do not say it.
     """
-    asked: int | None = cluster["workers"]
+    asked: int | Mapping[str, int] | None = cluster["workers"]
+    if isinstance(asked, Mapping):
+        return sum(asked.values())
     if chosen.takes_slots(cluster):
         cores = slots.machine(os.environ)["cpu"]
         return min(asked or cores, cores)

@@ -319,8 +319,8 @@ def require_options(cluster: Mapping[str, Any], request: RunRequest) -> None:
 
 
 def marker_of(paths: ServicePaths) -> str:
-    """Return what takes the place of a run id in the marker that every process of a service carries."""
-    return f"service-{paths.run_id}-{of_bytes(os.fsencode(paths.root))[:12]}"
+    """Return what takes the place of a run id in the marker that every process of a service carries, and on hosts."""
+    return f"service-{paths.run_id}-{of_bytes(os.fsencode(f'{os.uname().nodename}:{paths.root}'))[:12]}"
 
 
 def address(folder_fd: int) -> str:

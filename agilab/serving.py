@@ -267,7 +267,7 @@ def serve(home: HomePaths, wenv: WenvPaths, project: Project, *, cluster: dict[s
             raise ServiceError(f"another service of {project.name} was faster") from err
         end_marked(name)
         watcher = stack.enter_context(Watcher.open(name))
-        kept = Kept(home, paths, cluster, watcher)
+        kept = Kept(home, paths, cluster=cluster, watcher=watcher, wenv=wenv, report=_report)
         stack.callback(kept.end)
         me = Service(home, wenv, project, cluster=cluster, kept=kept)
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -184,14 +184,15 @@ def introduce(*servers: SshServer, trusted: bool = True) -> Path:
     """Write ~/.ssh for hosts: config, keys and, when trusted, known_hosts; return the folder."""
     folder = Path.home() / ".ssh"
     folder.mkdir(mode=0o700, exist_ok=True)
-    with open(folder / "config", "a") as config, open(folder / "known_hosts", "a") as known:
-        for server in servers:
-            config.write(
-                f"Host {server.name}\n  HostName {server.address}\n  Port {server.port}\n  User {server.user}\n"
-                f"  IdentityFile {server.client_key}\n  IdentitiesOnly yes\n"
-            )
-            if trusted:
-                known.write(server.known_hosts_line)
+    config = folder / "config"
+    entries = "".join(
+        f"Host {server.name}\n  HostName {server.address}\n  Port {server.port}\n  User {server.user}\n"
+        f"  IdentityFile {server.client_key}\n  IdentitiesOnly yes\n"
+        for server in servers
+    )  # first, since the first one of a name holds
+    config.write_text(entries + (config.read_text() if config.exists() else ""))
+    with open(folder / "known_hosts", "a") as known:
+        known.writelines(server.known_hosts_line for server in servers if trusted)
     return folder
 
 

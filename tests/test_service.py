@@ -8,58 +8,22 @@ import re
 import signal
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from agilab import AGI, AgiEnv, Run, Stage, manifest, service, serving
+from agilab import AGI, AgiEnv, Stage, manifest, service, serving
 from agilab.errors import AgilabError, RequestError, ServiceError
 from agilab.kept import Kept
 from agilab.service import Health, Status
-from agilab.testing.probe import Bench, do, events, hashes, is_alive, make_probe, processes_marked, wait_until
+from agilab.testing.probe import do, events, hashes, is_alive, make_probe, processes_marked, wait_until
 from tests.run_folder import conform
+from tests.served import Served, serving_probe
 
 ALLOWED = {"allow_idle": True, "max_unhealthy": 0, "max_restart_rate": 6.0}
-
-
-@dataclass(frozen=True)
-class Served:
-    """A bench whose app has a service."""
-
-    bench: Bench
-
-    @property
-    def env(self) -> AgiEnv:
-        return self.bench.env
-
-    @property
-    def status(self) -> Status:
-        return AGI.service(self.env, "status")
-
-    def pids(self) -> list[int]:
-        return [one["pid"] for one in self.status.workers]
-
-    def submit(self, *stages: Stage, **settings: Any) -> Run:
-        return AGI.service(self.env, "submit", self.bench.request(*stages, settings=settings))
-
-    def run(self, *stages: Stage, **settings: Any) -> Run:
-        return self.submit(*stages, **settings).wait(30)
-
-
-@contextmanager
-def serving_probe(folder: Path, wenv: Path, backend: str = "local") -> Iterator[Served]:
-    """Start the service of a probe of its own, in a home of its own; end it whatever happens."""
-    env = AgiEnv(make_probe(folder), home=folder / "home", wenv=wenv)
-    served = Served(Bench(env, backend, folder))
-    try:
-        assert AGI.service(env, "start", cluster={"backend": backend, "workers": 2}).state == "running"
-        yield served
-    finally:
-        with suppress(ServiceError):
-            AGI.service(env, "stop")
 
 
 @pytest.fixture(scope="module")

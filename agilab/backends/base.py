@@ -309,7 +309,7 @@ class WorkerState:
     worker
         Its name.
     pid
-        Of its entry process; 0 while it has none, or where that is on another host.
+        Of its entry process, on the host where that is; 0 while it has none.
     state
         One of `WORKER_STATES`.
     problem
@@ -386,7 +386,9 @@ class Backend(ABC):
         BackendRefusedError
             This backend keeps none.
         """
-        raise BackendRefusedError(f"backend {self.name!r} keeps no workers from run to run; choose 'local' or 'dask'")
+        raise BackendRefusedError(
+            f"backend {self.name!r} keeps no workers from run to run; choose 'local', 'dask' or 'ssh'"
+        )
 
     def takes_slots(self, cluster: Mapping[str, Any]) -> bool:
         """Say whether a run with these cluster options uses the slots of this machine."""

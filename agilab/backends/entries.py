@@ -311,7 +311,7 @@ class EntryPool(Pool):
             failed = Failed(slot.name, message["id"], message["reason"], message["message"], message["traceback"])
             self._pending.append(failed)
             self._after(slot, short=False)
-        elif op not in ("progress", "metric", "log", "loaded"):
+        elif op not in ("progress", "metric", "log", "loaded", "pong"):
             self._kill(
                 slot, "protocol", f"the worker answered {op!r} for partition {partition!r}, which it does not run"
             )

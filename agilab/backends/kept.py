@@ -2,7 +2,8 @@
 
 Between two runs a worker rests: its instance is torn down, what it began is
 ended, and what it prints goes to the folder of whoever keeps it. One that
-does not come to rest, or leaves processes or threads behind, is replaced.
+does not come to rest, or leaves processes or threads behind, is replaced. One
+that rests is asked now and then whether it is there.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -21,6 +23,10 @@ from agilab.reaper import NAME, end_carriers, start_time
 
 END_S = 1.0
 """How long workers may take to tear down when the pool ends [s]."""
+PING_EVERY_S = 1.0
+"""How often a worker that rests is asked whether it is there [s]."""
+SILENT_S = 5.0
+"""How long its answer may take before it counts as one that cannot work [s]."""
 _STOPPED = "stopped"
 
 
@@ -42,6 +48,10 @@ class KeptEntryPool(EntryPool, KeptPool):
         self._resting: dict[str, Slot] = {}
         self._leaving: set[str] = set()
         self._problems: dict[str, str] = {}
+        self._asked: dict[str, float] = {}
+        self._silent: dict[str, float] = {}
+        self._next_ping = 0.0
+        self._turn = threading.Lock()
         self._markers: dict[str, str] = {}
         self._numbers = count()
         self.restarts: list[float] = []
@@ -94,6 +104,10 @@ class KeptEntryPool(EntryPool, KeptPool):
     def close(self, *, grace_s: float) -> None:
         if self._closing:
             return
+        with self._turn:
+            self._rest(grace_s)
+
+    def _rest(self, grace_s: float) -> None:
         self._closing = True
         begun = time.monotonic()
         self._names, self._leaving = tuple(self._slots), set(self._slots)
@@ -115,27 +129,51 @@ class KeptEntryPool(EntryPool, KeptPool):
         self._leaving.clear()
 
     def look(self) -> Sequence[Event]:
-        for key, mask in self._selector.select(0):
-            self._attend(key, mask)
-        self._sample()
-        events, self._pending = self._pending, []
+        if not self._turn.acquire(blocking=False):  # its workers are just coming to rest
+            return ()
+        try:
+            for key, mask in self._selector.select(0):
+                self._attend(key, mask)
+            self._ping()
+            self._sample()
+            events, self._pending = self._pending, []
+        finally:
+            self._turn.release()
         return [event for event in events if isinstance(event, Started)]
+
+    def _ping(self) -> None:
+        """Ask every worker that rests whether it is there, and note which have not answered: what came is read."""
+        now = time.monotonic()
+        self._silent = {name: since for name, since in self._asked.items() if now - since > SILENT_S}
+        if now > self._next_ping:
+            self._next_ping = now + PING_EVERY_S
+            for slot in self._resting.values():
+                if slot.ready and slot.process is not None and slot.name not in self._asked:
+                    self._asked[slot.name] = now
+                    self._write(slot, encode({"op": "ping"}).encode() + b"\n")
 
     def processes(self) -> Sequence[Started]:
         """Name every process that there is."""
-        slots = [*self._slots.values(), *self._resting.values()]
-        return [Started(one.name, one.process.pid, start_time(one.process.pid)) for one in slots if one.process]
+        processes = [(one.name, one.process) for one in (*self._slots.copy().values(), *self._resting.copy().values())]
+        return [Started(name, process.pid, start_time(process.pid)) for name, process in processes if process]
 
     def states(self) -> Sequence[WorkerState]:
         found = []
         for slot in (*self._slots.copy().values(), *self._resting.copy().values()):
-            problem = self._problems.get(slot.name, "")
+            process = slot.process
+            problem = self._problems.get(slot.name, "") or self._ailment(slot.name, process.pid if process else 0)
             state = (
                 "broken" if problem else "busy" if slot.name in self._slots else "idle" if slot.ready else "starting"
             )
-            process = slot.process
             found.append(WorkerState(slot.name, process.pid if process is not None else 0, state, problem))
         return sorted(found, key=lambda one: (len(one.worker), one.worker))
+
+    def _ailment(self, name: str, pid: int) -> str:
+        """Say why a worker whose process lives cannot work for now; empty when it can."""
+        if pid and _is_stopped(pid):
+            return f"its process {pid} is stopped; let it go on with: kill -CONT {pid}"
+        since = self._silent.get(name)
+        return f"it has not answered for {time.monotonic() - since:.0f} s" if since is not None else ""
 
     def end(self) -> None:
         self._slots |= self._resting
@@ -173,6 +211,8 @@ class KeptEntryPool(EntryPool, KeptPool):
         return Path(os.path.join(launch.logs, f"{slot.name}.log"))
 
     def _hear(self, slot: Slot, line: bytes | bytearray) -> None:
+        self._asked.pop(slot.name, None)  # whatever it says, it is there
+        self._silent.pop(slot.name, None)
         if slot.name in self._slots:
             super()._hear(slot, line)
             return
@@ -192,6 +232,7 @@ class KeptEntryPool(EntryPool, KeptPool):
 
     def _end(self, slot: Slot) -> None:
         self._leaving.discard(slot.name)
+        self._asked.pop(slot.name, None)
         assert slot.process is not None
         signal_group(slot.process.pid, signal.SIGKILL)
         end_carriers(self._markers[slot.name])  # before another one begins
@@ -208,3 +249,11 @@ class KeptEntryPool(EntryPool, KeptPool):
             super()._break(slot, message, traceback)
         else:
             self._problems[slot.name] = message
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal, or by a debugger. Source: proc(5), stat field 3."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except (OSError, IndexError):
+        return False

@@ -49,7 +49,9 @@ class DaskBackend(Backend):
         host = HostProcess(job)
         from agilab.backends.dask.kept import KeptDaskPool
 
-        return KeptDaskPool(job, host, tuple(f"{self.name}-{number}" for number in range(job.slots)))
+        pool = KeptDaskPool(job, host)
+        pool.load([f"{self.name}-{number}" for number in range(job.slots)])
+        return pool
 
 
 def _require_one_cluster(job: Job) -> None:

@@ -2,24 +2,37 @@
 
 Between runs the connection serves an idle job, which hands out no work: Dask
 workers that are lost are noticed, and those that take their place load the
-worker at once.
+worker at once. During runs too, every Dask worker is asked now and then how
+its entry processes are; one that does not answer cannot work.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from pathlib import Path
+from contextlib import asynccontextmanager
+from typing import Any
 
-from agilab.backends.base import Broken, Event, Job, KeptPool, Started, WorkerState
+from distributed import Client
+
+from agilab.backends.base import Broken, Event, Job, KeptPool, Started, Told, WorkerState
+from agilab.backends.dask import lease
 from agilab.backends.dask.cluster import HostProcess
 from agilab.backends.dask.link import Link, Slot, kill_groups
 from agilab.backends.dask.pool import DaskPool
 
 SLACK_S = 2.0
 """How much longer than they may workers are waited for to come to rest [s]."""
+ASK_EVERY_S = 1.0
+"""How often a Dask worker is asked how its entry processes are [s]."""
+SILENT_S = 5.0
+"""How long its answer may take before its workers count as such that cannot work [s]."""
+_TICK_S = 0.1
 
 
 class KeptDaskPool(DaskPool, KeptPool):
@@ -31,18 +44,24 @@ class KeptDaskPool(DaskPool, KeptPool):
         What they load.
     host
         The process that holds the cluster.
-    workers
-        Their names.
     """
 
-    def __init__(self, job: Job, host: HostProcess, workers: Sequence[str]) -> None:
+    def __init__(self, job: Job, host: HostProcess) -> None:
         self.restarts: list[float] = []
-        self._idle_job, self._all = job, tuple(workers)
+        self._idle_job = job
+        self._all: tuple[str, ...] = ()
         self._names: tuple[str, ...] = ()
+        self._places: dict[str, str] = {}
+        self._seen: dict[str, tuple[str, Mapping[str, Any]]] = {}
         self._processes: dict[str, tuple[int, int]] = {}
+        self._heard: dict[str, float] = {}
         self._problem = ""
         self._resting = True
         super().__init__(job, host)
+
+    def load(self, workers: Sequence[str]) -> None:
+        """Let there be workers of these names, and let them load what the pool is for."""
+        self._all = tuple(workers)
         super().add(workers)
 
     @property
@@ -65,16 +84,12 @@ class KeptDaskPool(DaskPool, KeptPool):
     def begin(self, job: Job) -> None:
         self._names, self._problem = (), ""
         self._go_on_with(job, {}, resting=False)
+        self.tell(self._place)
 
     def add(self, workers: Sequence[str]) -> None:
         self._names = (*self._names, *workers)
         self._slots.update((name, Slot(name)) for name in workers)
         self._tell_loop(self._match)
-
-    def wait(self, timeout_s: float) -> Sequence[Event]:
-        events = super().wait(timeout_s)
-        self._learn(events)
-        return events
 
     def kill(self) -> None:
         for slot in tuple(self._slots.values()):
@@ -94,30 +109,32 @@ class KeptDaskPool(DaskPool, KeptPool):
         events: list[Event] = []
         while not self._inbox.empty():
             events.append(self._inbox.get())
-        self._learn(events)
         self._problem = next((event.message for event in events if isinstance(event, Broken)), self._problem)
-        for slot in tuple(self._slots.values()):
-            known = self._processes.get(slot.name)
-            if self._own and slot.address and known is not None and not _runs(*known):
-                self._tell_loop(self._renew, slot)
-        return [event for event in events if isinstance(event, Started)]
+        return [event for event in events if isinstance(event, Started | Told)]
 
     def states(self) -> Sequence[WorkerState]:
-        slots = self._slots.copy()
-        found = []
-        for name in self._all:
-            pid, started = self._processes.get(name, (0, 0))
-            alive = bool(pid) and (not self._own or _runs(pid, started))
-            state = "broken" if self._problem else "starting"
-            if not self._problem and alive and (not self._resting or slots[name].address):
-                state = "busy" if not self._resting and name in slots else "idle"
-            found.append(WorkerState(name, pid if alive else 0, state, self._problem))
-        return found
+        return [self._state(name) for name in self._all]
 
     def end(self) -> None:
         self._resting = False
         super().close(grace_s=0.0)
-        kill_groups(dict(self._processes.values()) if self._own else {})
+
+    def trouble(self, worker: str) -> str:
+        """Say why a worker cannot work, whatever its own process says; empty when nothing is known."""
+        now = time.monotonic()
+        silent_s = now - self._heard.get(self._places.get(worker, ""), now)
+        return f"its Dask worker has not answered for {silent_s:.0f} s" if silent_s > SILENT_S else ""
+
+    def _state(self, name: str) -> WorkerState:
+        slot, place = self._slots.get(name), self._places.get(name, "")
+        address, seen = self._seen.get(name, ("", {}))
+        known = bool(place) and address == place and (slot is None or slot.address in ("", place))
+        pid = seen["pid"] if known else 0
+        if problem := self._problem or self.trouble(name) or (seen["problem"] if known else ""):
+            return WorkerState(name, pid, "broken", problem)
+        if not known or (slot is not None and not slot.address) or seen["state"] == "starting":
+            return WorkerState(name, pid, "starting")
+        return WorkerState(name, pid, "busy" if slot is not None and not self._resting else "idle")
 
     def _go_on_with(self, job: Job, slots: dict[str, Slot], *, resting: bool) -> None:
         self._resting = resting
@@ -126,32 +143,76 @@ class KeptDaskPool(DaskPool, KeptPool):
         self._outgoing = []
         self._tell_loop(self._switch)
 
-    def _learn(self, events: Sequence[Event]) -> None:
-        """Remember which process each worker has."""
-        for event in events:
-            if isinstance(event, Started) and event.worker:
-                process = (event.pgid, event.start_time)
-                if self._processes.get(event.worker, process) != process:
-                    self.restarts.append(time.monotonic())
-                self._processes[event.worker] = process
-
     # --- in the thread of the event loop ------------------------------------------
+
+    @property
+    def owner(self) -> Job:
+        return self._idle_job
 
     def has_another(self) -> bool:
         return not self._closing
 
     def new_host(self) -> HostProcess:
         self.restarts.append(time.monotonic())
-        return HostProcess(self._idle_job)
+        return super().new_host()
+
+    @asynccontextmanager
+    async def staffed(self, client: Client) -> AsyncIterator[None]:
+        async with super().staffed(client):
+            rounds = self._loop.create_task(self._ask_all(client))
+            try:
+                yield
+            finally:
+                rounds.cancel()
+
+    async def _ask_all(self, client: Client) -> None:
+        """Ask every Dask worker how its entry processes are; however long it takes, it gets one question at a time."""
+        questions: dict[str, asyncio.Task[None]] = {}
+        asked: dict[str, float] = {}
+        while True:
+            self._places |= {slot.name: slot.address for slot in tuple(self._slots.values()) if slot.address}
+            now = time.monotonic()
+            for place in {*self._places.values()}:
+                self._heard.setdefault(place, now)
+                if (place not in questions or questions[place].done()) and now - asked.get(place, 0.0) > ASK_EVERY_S:
+                    asked[place] = now
+                    questions[place] = self._loop.create_task(self._ask_one(client, place))
+            await asyncio.sleep(_TICK_S)
+
+    async def _ask_one(self, client: Client, place: str) -> None:
+        try:
+            answers = await client.run(lease.look, workers=[place], on_error="ignore")
+        except OSError:  # the scheduler has gone, which is noticed elsewhere
+            return
+        if place not in answers:  # it has gone, likewise
+            self._seen = {name: (at, state) for name, (at, state) in self._seen.items() if at != place}
+            return
+        self._heard[place] = time.monotonic()
+        answer = json.loads(answers[place])
+        for name, state in answer["states"].items():
+            if name not in self._all:
+                continue
+            self._seen[name] = (place, state)
+            if state["pid"]:
+                here = answer["host"] == os.uname().nodename
+                self._learn(name, (state["pid"], answer["started"].get(name, 0)), here=here)
+
+    def _learn(self, worker: str, process: tuple[int, int], *, here: bool) -> None:
+        """Remember which process a worker has; who watches those of this machine is told."""
+        known = self._processes.get(worker)
+        if known == process:
+            return
+        if known is not None:
+            self.restarts.append(time.monotonic())
+        self._processes[worker] = process
+        if here:
+            self._inbox.put(Started(worker, *process))
+            if (slot := self._slots.get(worker)) is not None:
+                slot.groups[process[0]] = process[1]
 
     def _switch(self) -> None:
         if self._link is not None:
             self._link.leave()
-
-    def _renew(self, slot: Slot) -> None:
-        """Let a slot whose entry process has died begin again."""
-        slot.address = ""
-        self._match()
 
     def _come_to_rest(self, grace_s: float, rested: Future[None]) -> None:
         if self._link is None:
@@ -164,12 +225,3 @@ class KeptDaskPool(DaskPool, KeptPool):
             await link.end_runners(grace_s)
         finally:
             rested.set_result(None)
-
-
-def _runs(pid: int, started: int) -> bool:
-    """Whether a process is still the one that began then; its Dask worker may not have seen yet that it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return False
-    return fields[0] not in "ZX" and int(fields[19]) == started

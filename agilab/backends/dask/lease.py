@@ -338,6 +338,19 @@ async def end(text: str, dask_worker: Worker) -> None:
     await asyncio.gather(*(asyncio.to_thread(runner.end, order["grace_s"]) for runner in mine))
 
 
+async def look(dask_worker: Worker) -> str:
+    """Say how every entry process that is kept in this Dask worker is, once those that rest and have died go again."""
+    kept: dict[str, KeptEntryPool] = dask_worker.__dict__.setdefault(_KEPT, {})
+    turn = dask_worker.__dict__.setdefault(_BEGINNING, asyncio.Lock())
+    if not turn.locked():
+        async with turn:
+            for pool in [pool for pool in kept.values() if pool.resting]:
+                await asyncio.to_thread(pool.look)
+    states = {one.worker: one.to_json() for pool in tuple(kept.values()) for one in pool.states()}
+    started = {one.worker: one.start_time for pool in tuple(kept.values()) for one in pool.processes()}
+    return json.dumps({"host": os.uname().nodename, "states": states, "started": started})
+
+
 def sees(text: str) -> str:
     """Return the first of some files that this host does not have, or has with another content; empty for none."""
     for path, sha256 in json.loads(text):

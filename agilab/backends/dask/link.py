@@ -197,9 +197,10 @@ class Link:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._finished)
+        task.add_done_callback(self.finished)
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
+    def finished(self, task: asyncio.Task[None]) -> None:
+        """Take note that something this link depends on has ended; a defect in it ends the link."""
         self._tasks.discard(task)
         if not task.cancelled() and (err := task.exception()) is not None:
             self._defect = self._defect or err
@@ -367,10 +368,11 @@ class Link:
                     address = next((at for at in free if self.admits(slot, at)), None)
                     if address is not None:
                         free.remove(address)
-                        begun.append(self._begin(slot, address))
+                        begun.append(self.begin(slot, address))
                 await asyncio.gather(*begun)
 
-    async def _begin(self, slot: Slot, address: str) -> None:
+    async def begin(self, slot: Slot, address: str) -> None:
+        """Let a slot live in the Dask worker at an address."""
         pledge = "" if self._own else await self._pledge(slot, address)
         order = json.dumps({**self.order(slot), "pledge": pledge})
         answers = await self._client.run(lease.begin, order, workers=[address])

@@ -6,9 +6,9 @@ import asyncio
 import json
 import queue
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar
 
 from distributed import Client, Security
@@ -52,6 +52,7 @@ class DaskPool(Pool):
 
     def __init__(self, job: Job, host: HostProcess | None) -> None:
         self._job, self._host = job, host
+        self._place: Mapping[str, Any] = {}
         self._own = host is not None and host.is_own
         self._inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._outgoing: list[tuple[str, Mapping[str, Any], float | None]] = []
@@ -175,11 +176,12 @@ class DaskPool(Pool):
                 address = self._job.cluster["scheduler"]
                 self.tell({"scheduler": address, "dashboard": dashboard_of(address, client.scheduler_info())})
             there = goes_on = True
-            while there and goes_on:
-                link = self._link = self.new_link(client)
-                there = await link.serve() or self._closing
-                self._link = None
-                goes_on = self.has_another()
+            async with self.staffed(client):
+                while there and goes_on:
+                    link = self._link = self.new_link(client)
+                    there = await link.serve() or self._closing
+                    self._link = None
+                    goes_on = self.has_another()
         finally:
             self._link = None
             with suppress(TimeoutError):
@@ -187,6 +189,11 @@ class DaskPool(Pool):
         if not there:
             await link.lose_all()
         return there
+
+    @asynccontextmanager
+    async def staffed(self, client: Client) -> AsyncIterator[None]:
+        """Have what a connection to the scheduler needs besides, as long as it lasts."""
+        yield
 
     def has_another(self) -> bool:
         """Whether there is more to serve over a connection when a run has ended."""
@@ -238,9 +245,14 @@ class DaskPool(Pool):
 
     # --- what depends on where the workers are -------------------------------------
 
+    @property
+    def owner(self) -> Job:
+        """Whose the cluster is: the run's."""
+        return self._job
+
     def new_host(self) -> HostProcess:
         """Start the process that holds the cluster once more."""
-        return HostProcess(self._job)
+        return HostProcess(self.owner)
 
     def new_link(self, client: Client) -> Link:
         """Return what serves one connection to the scheduler."""
@@ -255,6 +267,7 @@ class DaskPool(Pool):
 
     def tell(self, cluster: Mapping[str, Any]) -> None:
         """Say where the cluster is."""
+        self._place = cluster
         self._inbox.put(Told("cluster", cluster))
 
     async def _check(self, client: Client) -> None:

@@ -1,10 +1,11 @@
 """Backend `ssh`, as the supervisor finds it: a Dask cluster of one run, whose workers are on hosts reached over SSH.
 
 `pool` checks hosts, deploys to them and starts the scheduler, on this machine.
-`member` keeps one Dask worker running on a host (`daskworker`, there), with a
-tunnel each way; `slots` is what a pool's event loop does differently where
-slots are on hosts. `supply` takes to a host what partitions read, `collect`
-brings back what they wrote.
+`fleet` keeps a Dask worker running on every host: each is a `member`, started
+there as `daskworker`, with a tunnel each way. `slots` is what a pool's event
+loop does differently where slots are on hosts; a run is a `stay` on each.
+`supply` takes to a host what partitions read, `collect` brings back what they
+wrote. `kept` is the pool of a service.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-from agilab.backends.base import Backend, Capabilities, Job, Keeper, Pool, on_hosts
+from agilab.backends.base import Backend, Capabilities, Job, Keeper, KeptPool, Pool, on_hosts
 from agilab.backends.ssh.names import split_host
 from agilab.errors import BackendRefusedError
 from agilab.paths import WenvPaths
@@ -55,6 +56,23 @@ class SshBackend(Backend):
         return Hosts(wenv, report)
 
     def open(self, job: Job) -> Pool:
-        from agilab.backends.ssh.pool import SshPool  # asyncssh and Dask are imported with it
+        from agilab.backends.dask.cluster import HostProcess
 
-        return SshPool(job)
+        host = HostProcess(job, alone=True)  # asyncssh and Dask are imported here and there
+        from agilab.backends.ssh.pool import SshPool
+
+        return SshPool(job, host)
+
+    def keep(self, job: Job) -> KeptPool:
+        from agilab.backends.dask.cluster import HostProcess
+
+        host = HostProcess(job, alone=True)
+        from agilab.backends.ssh.kept import KeptSshPool
+
+        pool = KeptSshPool(job, host)
+        try:
+            pool.get_ready()
+        except BaseException:
+            pool.end()
+            raise
+        return pool

@@ -1,4 +1,4 @@
-"""One host of a run's cluster: the Dask worker that is kept there, and the tunnels between it and the scheduler.
+"""One host of a cluster: the Dask worker that is kept there, and the tunnels between it and the scheduler.
 
 Nothing listens beyond loopback, on either side: the host reaches the
 scheduler by a port that its sshd forwards to us, and the scheduler reaches the
@@ -18,13 +18,13 @@ from typing import Any
 import asyncssh
 
 from agilab.backends.base import Job, on_hosts
-from agilab.backends.dask.logs import NAME
+from agilab.backends.dask.logs import NAME as NAME_OF_LOG
 from agilab.backends.ssh.deploy import Backplane
 from agilab.backends.ssh.link import Command, Link, Running
 from agilab.errors import HostError
 from agilab.package import Installed
-from agilab.paths import RunPaths, make_folder
-from agilab.records import read_records
+from agilab.paths import make_folder
+from agilab.reaper import NAME
 
 START_S = 60.0
 """How long a Dask worker may take to start [s]; most of it waiting for one of a lost link to end."""
@@ -39,6 +39,17 @@ SIGNALLED = 128
 _LOOPBACK = "127.0.0.1"
 
 
+def called(job: Job) -> tuple[str, str]:
+    """Return what hosts call a run, and the service that it is a request to; the latter empty for a run alone.
+
+    A service between its runs is called by its own name.
+    """
+    if job.idle_logs is None:
+        return job.paths.run_id, ""
+    service = job.environment[NAME].rpartition("-")[0]
+    return (service if job.idle_logs == str(job.paths.logs) else job.paths.run_id), service
+
+
 class Member:
     """The Dask worker of one host.
 
@@ -47,20 +58,16 @@ class Member:
     link
         The host.
     job
-        The run.
+        Whose it is: a run, or a service.
     installed, backplane
         What was deployed there.
     note
         Told what is worth a line in the event log.
-    root
-        Where it works on the run, in a folder that we see too; empty for its own disk.
 
     Attributes
     ----------
     address
         Where the scheduler reaches it; empty while there is none.
-    paths
-        The run's folder on the host, known once it has started.
     """
 
     def __init__(
@@ -71,23 +78,22 @@ class Member:
         installed: Installed,
         backplane: Backplane,
         note: Callable[[str], None],
-        root: str = "",
     ) -> None:
         self.link, self.name, self.installed, self.note = link, link.name, installed, note
-        self.run_id, self.root = job.paths.run_id, root
         self._job, self._backplane = job, backplane
         hosts: Mapping[str, int] = job.cluster["workers"]
         self.slots = hosts[self.name]
-        self._logs = {f"{name}.log" for name, host in on_hosts(hosts).items() if host == self.name}
-        self.address, self.paths = "", RunPaths(Path())
-        self._ready: asyncio.Future[Mapping[str, Any]] = asyncio.Future()
+        self._log_names = {f"{name}.log" for name, host in on_hosts(hosts).items() if host == self.name}
+        self._log_folders: dict[str, Path] = {}
+        self._leaving: dict[str, asyncio.Event] = {}
+        self.address = ""
+        self._ready: asyncio.Future[int] = asyncio.Future()
         self._running: Running | None = None
         self._end: asyncio.Task[str] | None = None
         self._server: asyncio.Server | None = None
         self._listener: asyncssh.SSHListener | None = None
         self._relays: set[asyncio.Task[None]] = set()
-        self._said = ""
-        self._handed_over: set[str] = set()
+        self._said = self._dismissed = ""
 
     async def start(self, scheduler: str, keys: Mapping[str, str]) -> None:
         """Start the Dask worker; it tells the scheduler of itself.
@@ -97,7 +103,7 @@ class Member:
         scheduler
             Address on this machine.
         keys
-            ``ca``, ``cert`` and ``key`` of the run, as PEM.
+            ``ca``, ``cert`` and ``key`` of the cluster, as PEM.
 
         Raises
         ------
@@ -106,7 +112,9 @@ class Member:
         AgilabError
             What the host says.
         """
-        self._ready, self._said = asyncio.get_running_loop().create_future(), ""
+        self._ready = asyncio.get_running_loop().create_future()
+        self._said = self._dismissed = ""
+        name, _ = called(self._job)
         connection = await self.link.connection()
         try:
             port = int(scheduler.rpartition(":")[2])
@@ -117,18 +125,16 @@ class Member:
         self._server = await asyncio.start_server(self._relay, _LOOPBACK, 0)
         contact = self._server.sockets[0].getsockname()[1]
         order: dict[str, Any] = {
-            "run": self._job.paths.run_id,
-            "root": self.root,
-            "name": self.name,
+            "name": name,
+            "host": self.name,
             "scheduler": f"tls://{_LOOPBACK}:{listener.get_port()}",
             "contact": f"tls://{_LOOPBACK}:{contact}",
             "threads": self.slots,
             "keys": dict(keys),
-            "keep": self.kept(),
         }
         command = Command(
             (self._backplane.python, "-P", "-m", "agilab.backends.ssh.daskworker"),
-            self._job.paths.run_id,
+            name,
             environment={"PYTHONPATH": self._backplane.code},
             input=json.dumps(order),
             grace_s=GRACE_S,
@@ -141,10 +147,9 @@ class Member:
             why = f"its Dask worker did not start in {START_S:g} s"
             if self._end.done():
                 why = await self._end
-            raise HostError(self.name, "link", why, "logs/scheduler.log of the run has all it said")
-        self.paths = RunPaths(Path(self._ready.result()["folder"]))
+            raise HostError(self.name, "link", why, f"{self._job.paths.logs / NAME_OF_LOG} has all it said")
         try:  # the scheduler could not say why it does not get through
-            (await connection.open_connection(_LOOPBACK, self._ready.result()["port"]))[1].close()
+            (await connection.open_connection(_LOOPBACK, self._ready.result()))[1].close()
         except (asyncssh.Error, OSError) as err:
             raise self._no_port(str(err)) from err
         self.address = order["contact"]
@@ -158,11 +163,19 @@ class Member:
         assert self._end is not None
         return await asyncio.shield(self._end)
 
+    def dismiss(self, why: str) -> None:
+        """Let the Dask worker end, for a reason."""
+        self._dismissed = why
+        if self._running is not None:
+            self._running.tell("SIGTERM")
+
     async def _watch(self, running: Running) -> str:
         try:
             code = await running.wait()
         except HostError as err:
             return err.problem
+        if self._dismissed:
+            return self._dismissed
         if code > SIGNALLED:
             return f"its Dask worker was ended by signal {code - SIGNALLED}"
         return f"its Dask worker ended with exit code {code}: {self._said or 'it said nothing'}"
@@ -186,18 +199,15 @@ class Member:
             self._listener.close()
         self._server = self._listener = None
 
-    def kept(self) -> list[str]:
-        """Name the partition folders whose artifacts stay on the host, by what is recorded here or about to be."""
-        found = set(self._handed_over)
-        for record in read_records(self._job.paths):
-            if any(item["location"] == self.name for item in record["artifacts"]):
-                found.add(f"{record['stage']}/{record['partition']}")
-        return sorted(found)
+    def log_to(self, run: str, folder: Path) -> None:
+        """Put what entry processes print for a run into a folder here."""
+        self._log_folders[run] = folder
+        self._leaving[run] = asyncio.Event()
 
-    def handed_over(self, task: Mapping[str, Any], message: Mapping[str, Any]) -> None:
-        """Remember a partition that is going to be recorded here, if its artifacts stay on the host."""
-        if any("location" in item for item in message["artifacts"]):
-            self._handed_over.add(f"{task['stage']}/{task['id']}")
+    async def has_left(self, run: str) -> None:
+        """Wait until a run has left, and all that was printed for it is here."""
+        await self._leaving[run].wait()
+        del self._leaving[run], self._log_folders[run]
 
     def _hear(self, stream: str, line: str) -> None:
         message: Any = None
@@ -205,18 +215,23 @@ class Member:
             with suppress(ValueError):
                 message = json.loads(line)
         match message:
-            case {"port": int(), "folder": str()}:
+            case {"port": int(port)}:
                 if not self._ready.done():
-                    self._ready.set_result(message)
-            case {"log": str(name), "text": str(text)} if name in self._logs:
-                self._write(name, text)
+                    self._ready.set_result(port)
+            case {"left": str(run)} if run in self._leaving:
+                self._leaving[run].set()
+            case {"run": str(run), "log": str(name), "text": str(text)} if (
+                run in self._log_folders and name in self._log_names
+            ):
+                self._write(self._log_folders[run] / name, text)
             case _:
                 self._said = line.strip()[:500] or self._said
-                self._write(NAME, f"{self.name}: {line}\n")
+                self._write(self._job.paths.logs / NAME_OF_LOG, f"{self.name}: {line}\n")
 
-    def _write(self, name: str, text: str) -> None:
-        with open(make_folder(self._job.paths.logs) / name, "a", encoding="utf-8", errors="replace") as file:
-            file.write(text)
+    def _write(self, file: Path, text: str) -> None:
+        make_folder(file.parent)
+        with open(file, "a", encoding="utf-8", errors="replace") as log:
+            log.write(text)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Join a connection of the scheduler's to the Dask worker."""
@@ -225,7 +240,7 @@ class Member:
         self._relays.add(task)
         task.add_done_callback(self._relays.discard)
         try:
-            port = (await asyncio.shield(self._ready))["port"]
+            port = await asyncio.shield(self._ready)
             connection = await self.link.connection()
             there = await connection.open_connection(_LOOPBACK, port)
             ways = {

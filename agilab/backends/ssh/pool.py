@@ -1,12 +1,12 @@
-"""The pool of a run on hosts: checks them, deploys, starts the scheduler here, then serves as any Dask pool does."""
+"""Pools on hosts: check them, deploy, start the scheduler here, then serve as any Dask pool does."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import queue
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from agilab.backends.dask.link import Link as Leases
 from agilab.backends.dask.pool import DaskPool
 from agilab.backends.ssh.connection import Connections
 from agilab.backends.ssh.deploy import Deployment, Offer, backplane_lock
+from agilab.backends.ssh.fleet import Fleet, pem_of
 from agilab.backends.ssh.link import Link
 from agilab.backends.ssh.member import Member
 from agilab.backends.ssh.preflight import HostCheck, check_all
 from agilab.backends.ssh.share import Share, prove
-from agilab.backends.ssh.slots import Hosting, HostLeases
+from agilab.backends.ssh.slots import HostLeases
 from agilab.errors import AgilabError, BackendRefusedError
 from agilab.paths import make_folder, write_file
 
@@ -41,19 +42,24 @@ class SshPool(DaskPool):
     ----------
     job
         The run.
+    host
+        The process that holds its scheduler.
     """
 
     commits = False
     leaving_s = 10.0
+    patient = False
+    """Whether it goes on when no host is left."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, host: HostProcess) -> None:
         self._notes: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._links: dict[str, Link] = {}
         self._members: dict[str, Member] = {}
         self._checks: Sequence[HostCheck] = ()
         self._share = Share()
+        self.fleet: Fleet | None = None
         self._asked: dict[HostProcess, asyncio.Future[Mapping[str, Any]]] = {}
-        super().__init__(job, HostProcess(job, alone=True))
+        super().__init__(job, host)
 
     def prepare(self) -> Iterator[str | None]:
         while not (self._found.done() or self._done.done()) or not self._notes.empty():
@@ -92,12 +98,12 @@ class SshPool(DaskPool):
 
     async def _prepare(self, connections: Connections) -> None:
         """Check all hosts before anything is done on any, then give them what they lack."""
-        wanted: Mapping[str, int] = self._job.cluster["workers"]
+        wanted: Mapping[str, int] = self.owner.cluster["workers"]
         self._links = {name: Link(name, connections) for name in wanted}
         self._checks = await check_all(list(self._links.values()))
         self._judge()
         ready = [check.host for check in self._checks if check.ok]
-        self._share = await prove(self._job.cluster["share"], [self._links[name] for name in ready])
+        self._share = await prove(self.owner.cluster["share"], [self._links[name] for name in ready])
         assert self._job.wenv is not None
         lock = await asyncio.to_thread(backplane_lock, self._job.wenv, self._note)
         made = await asyncio.gather(*(self._deploy(name, lock) for name in ready), return_exceptions=True)
@@ -138,8 +144,7 @@ class SshPool(DaskPool):
             offer = await host.survey()
             found = await asyncio.gather(host.worker(job.installed, "", offer=offer), host.backplane(lock, offer=offer))
             self._remember(name, offer)
-        root = self._share.root(name, job.paths.run_id)
-        return Member(self._links[name], job, installed=found[0], backplane=found[1], note=self._note, root=root)
+        return Member(self._links[name], job, installed=found[0], backplane=found[1], note=self._note)
 
     def _offer(self, name: str) -> Path:
         assert self._job.home is not None
@@ -168,7 +173,7 @@ class SshPool(DaskPool):
     # --- what is different from a cluster on this machine -----------------------------
 
     def new_host(self) -> HostProcess:
-        host = HostProcess(self._job, alone=True)
+        host = HostProcess(self.owner, alone=True)
         self._ask(host)
         return host
 
@@ -176,10 +181,21 @@ class SshPool(DaskPool):
         """Let a scheduler start, while hosts are made ready."""
         self._asked[host] = asyncio.ensure_future(asyncio.to_thread(host.ask, 0))
 
-    def new_link(self, client: Client) -> Leases:
+    @asynccontextmanager
+    async def staffed(self, client: Client) -> AsyncIterator[None]:
         assert self._host is not None
-        place = Hosting(self._members, self._share, self._host.security or {})
-        return HostLeases(self._job, client, self._slots, put=self._inbox.put, place=place)
+        keys, at = pem_of(self._host.security or {}), str(client.scheduler.address)  # type: ignore[union-attr]
+        self.fleet = Fleet(self._members, self._share, scheduler=at, keys=keys, patient=self.patient)
+        self.fleet.begin()
+        try:
+            async with super().staffed(client):
+                yield
+        finally:
+            await self.fleet.end()
+
+    def new_link(self, client: Client) -> Leases:
+        assert self.fleet is not None
+        return HostLeases(self._job, client, self._slots, put=self._inbox.put, fleet=self.fleet)
 
     async def ask(self, host: HostProcess) -> Mapping[str, Any]:
         return await self._asked[host]

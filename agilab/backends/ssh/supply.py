@@ -11,8 +11,8 @@ from typing import Any
 from agilab.backends.base import Remote
 from agilab.backends.ssh import transfer
 from agilab.backends.ssh.collect import Collector
-from agilab.backends.ssh.member import Member
 from agilab.backends.ssh.share import Share
+from agilab.backends.ssh.stay import Stay
 from agilab.backends.ssh.transfer import Elsewhere, Parcel
 from agilab.errors import HostError
 
@@ -23,20 +23,20 @@ Place = tuple[str, bool]
 
 
 class Supply:
-    """What one host has of a run's inputs, from the start of its Dask worker to its end.
+    """What one host has of a run's inputs, as long as its Dask worker lives.
 
     Parameters
     ----------
-    member
-        The host.
+    stay
+        The run on the host.
     sources
         What reads files of the run's hosts, by name: an artifact that has stayed on one is read there.
     share
         What all of them see: files in it stay where they are.
     """
 
-    def __init__(self, member: Member, sources: Mapping[str, Collector], share: Share) -> None:
-        self._member, self._sources, self._share = member, sources, share
+    def __init__(self, stay: Stay, sources: Mapping[str, Collector], share: Share) -> None:
+        self._stay, self._member, self._sources, self._share = stay, stay.member, sources, share
         self._there: dict[Key, asyncio.Future[Place]] = {}
 
     async def bring(self, tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ class Supply:
             return (shared, True) if shared else file
         host, path, size_bytes = task["away"][name]
         if host == self._member.name:
-            return str(path), bool(self._member.root)
+            return str(path), bool(self._stay.root)
         if shared := self._share.path(path):
             return shared, True
         if host not in self._sources:
@@ -83,20 +83,20 @@ class Supply:
         inputs = {}
         for name, (path, sha) in _inputs(task):
             place, as_it_is = there[_key(path, sha)]
-            inputs[name] = place, "" if as_it_is or self._member.root else sha
+            inputs[name] = place, "" if as_it_is or self._stay.root else sha
         return {
             **task,
             "inputs": inputs,
-            "folder": str(self._member.paths.attempt(task["id"], task["attempt"])),
+            "folder": str(self._stay.paths.attempt(task["id"], task["attempt"])),
             "read": read,
             "files": [],
         }
 
     def has(self, record: Mapping[str, Any], task: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]]) -> None:
         """Remember what a partition wrote and the host has still: out of a shared folder it may have been taken."""
-        folder = self._member.paths.partition(task["stage"], task["id"])
+        folder = self._stay.paths.partition(task["stage"], task["id"])
         for item, now in zip(record["artifacts"], artifacts, strict=True):
-            if "location" in now or not self._member.root:
+            if "location" in now or not self._stay.root:
                 path = str(folder / str(item["path"]).rpartition("/")[2])
                 known = self._there[_key(path, item["sha256"])] = asyncio.get_running_loop().create_future()
                 known.set_result((path, False))
@@ -121,7 +121,7 @@ class Supply:
         sha256, name = key
         if isinstance(source, tuple):
             return Parcel(None, sha256, {"at": source[0]}, name)
-        return Parcel(source, sha256, {"run": self._member.run_id, "name": name}, name)
+        return Parcel(source, sha256, {"run": self._stay.name, "name": name}, name)
 
 
 def _inputs(task: Mapping[str, Any]) -> Iterable[tuple[str, tuple[str, str]]]:

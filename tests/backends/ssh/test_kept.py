@@ -1,0 +1,104 @@
+"""A service on a host: its workers stay there, and nothing of it when it has ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agilab import AGI, Stage, manifest, service
+from agilab.testing.probe import do, events, hashes, processes_marked, wait_until
+from tests.hosts import SshServer
+from tests.served import Served, serving_probe
+
+HOST = "warm"
+
+
+@pytest.fixture(scope="module")
+def served(run_host: SshServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("served")
+    with serving_probe(folder, folder / "wenv", "ssh", {HOST: 2}) as made:
+        yield made
+
+
+def name_of(served: Served) -> str:
+    return service.marker_of(served.env.home.service("probe"))
+
+
+def marked(served: Served) -> list[int]:
+    return processes_marked(name_of(served))
+
+
+def results(host: SshServer) -> Path:
+    """Return the folder on the host in which runs work."""
+    [line] = [line for line in host.options if line.startswith("SetEnv ")]
+    [wenv] = [word.partition("=")[2] for word in line.split() if word.startswith("AGILAB_WENV=")]
+    return Path(wenv, ".runs")
+
+
+def dask_worker(served: Served) -> int:
+    [pid] = [pid for pid in marked(served) if b"daskworker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return pid
+
+
+def wait_until_idle(served: Served) -> None:
+    wait_until(lambda: {one["state"] for one in served.status.workers} == {"idle"})
+
+
+def test_requests_are_ordinary_runs_on_workers_that_stay_on_the_host(served: Served, run_host: SshServer) -> None:
+    stage = Stage("first", [do("a", ["random", "numbers"]), do("b", ["random", "numbers"], ["print", "said there"])])
+    first, pids = served.run(stage).check(), served.pids()
+    second = served.run(stage).check()
+    assert served.pids() == pids
+    assert 0 not in pids
+    assert [one["worker"] for one in served.status.workers] == [f"{HOST}-0", f"{HOST}-1"]
+    local = replace(served.bench, backend="local", cluster={}).run(stage).check()
+    assert hashes(first) == hashes(second) == hashes(local)
+    assert manifest.verify(second.paths).ok
+    assert {one["host"] for one in second.records()} == {HOST}
+    assert [one["name"] for one in events(second, "cluster")[0]["hosts"]] == [HOST]
+    speaker = next(one["worker"] for one in second.records() if one["partition"] == "b")
+    assert second.logs(speaker).splitlines()[-2:] == ["said there", "torn down after 1 partitions"]
+    assert [path.name for path in results(run_host).iterdir()] == [name_of(served)]
+    assert json.loads(served.run(Stage("first", [do("a", ["count"])])).artifact("first/a/count").read_text()) == 1
+
+
+def test_what_dies_on_the_host_is_started_again(served: Served) -> None:
+    pids = served.pids()
+    os.kill(pids[0], signal.SIGKILL)
+    wait_until(lambda: served.pids()[0] not in (0, pids[0]))
+    wait_until_idle(served)
+    os.kill(dask_worker(served), signal.SIGKILL)
+    wait_until(lambda: not {*pids} & {*served.pids()} and 0 not in served.pids())
+    gate, begun = served.bench.folder / "gate", served.bench.folder / "begun"
+    run = served.submit(Stage("first", [do("a", ["touch", str(begun)], ["wait", str(gate)])]))
+    wait_until(begun.exists)
+    os.kill(dask_worker(served), signal.SIGKILL)
+    wait_until(lambda: events(run, "failed"))
+    gate.touch()
+    run.wait(30).check()
+    assert [one["attempt"] for one in run.records()] == [2]
+    wait_until_idle(served)
+
+
+def test_changed_code_is_deployed_and_loaded(served: Served) -> None:
+    init = served.env.project.worker / "__init__.py"
+    init.write_text(init.read_text().replace('part.write("count", "json", self', 'part.write("count", "json", -self'))
+    run = served.run(Stage("first", [do("a", ["count"])])).check()
+    assert json.loads(run.artifact("first/a/count").read_text()) == -1
+    assert run.manifest["code"]["worker_digest"] == served.status.record["worker_digest"]
+
+
+def test_nothing_is_left_when_it_stops_or_is_killed(served: Served, run_host: SshServer) -> None:
+    assert AGI.service(served.env, "stop").state == "stopped"
+    assert marked(served) == []
+    assert list(results(run_host).iterdir()) == []
+    assert AGI.service(served.env, "start", cluster={"backend": "ssh", "workers": {HOST: 1}}).state == "running"
+    os.kill(served.status.record["pid"], signal.SIGKILL)
+    wait_until(lambda: not marked(served) and not list(results(run_host).iterdir()))
+    assert served.status.state == "lost"
