@@ -61,6 +61,8 @@ class Member:
         Where the scheduler reaches it; empty while there is none.
     paths
         The run's folder on the host, known once it has started.
+    skew_s
+        How far its clock is ahead of ours, negative when behind [s].
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Member:
         self.slots = hosts[self.name]
         self._logs = {f"{name}.log" for name, host in on_hosts(hosts).items() if host == self.name}
         self.address, self.paths = "", RunPaths(Path())
+        self.skew_s = 0.0
         self._ready: asyncio.Future[Mapping[str, Any]] = asyncio.Future()
         self._running: Running | None = None
         self._end: asyncio.Task[str] | None = None

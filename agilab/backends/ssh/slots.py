@@ -191,8 +191,7 @@ class HostLeases(Link):
             artifacts = await self._collectors[member.name].collect(record, task, member.paths)
             self._supplies[member.name].has(record, task, artifacts)
             self._futile[member.name] = 0
-            folder = str(member.paths.root)
-            event = Done(slot.name, task["id"], done(record, artifacts, host=member.name, folder=folder))
+            event = Done(slot.name, task["id"], done(record, artifacts, member))
         except EvidenceError as err:
             self._put(Broken(str(err), "", "a wrong record"))
             event = Failed(slot.name, task["id"], "protocol", str(err))
@@ -206,9 +205,7 @@ class HostLeases(Link):
             self._put(event)
 
 
-def done(
-    record: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]], *, host: str, folder: str
-) -> dict[str, Any]:
+def done(record: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]], member: Member) -> dict[str, Any]:
     """Return the message that a partition is done, from its record on a host.
 
     Parameters
@@ -217,8 +214,8 @@ def done(
         As the host has committed it.
     artifacts
         What became of its artifacts, as `Collector.collect` says.
-    host, folder
-        Its name, and where the run lies there.
+    member
+        The host; what its clock said is told by ours.
     """
     from datetime import datetime
 
@@ -226,9 +223,9 @@ def done(
         "op": "done",
         "id": record["partition"],
         "cancelled": False,
-        "host": host,
-        "folder": folder,
-        "started": datetime.fromisoformat(record["started"]).timestamp(),
+        "host": member.name,
+        "folder": str(member.paths.root),
+        "started": datetime.fromisoformat(record["started"]).timestamp() - member.skew_s,
         **{name: record[name] for name in ("wall_s", "cpu_s", "peak_rss_bytes", "metrics")},
         "artifacts": list(artifacts),
     }
