@@ -25,6 +25,9 @@ from pathlib import Path
 
 import pytest
 
+from agilab.home import claim
+from agilab.paths import WenvPaths, make_folder
+
 FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
 _PREFIX = "agilab"
 _START_S = 20.0
@@ -159,6 +162,15 @@ class SshServer:
         done = subprocess.run(["ip", "netns", "pids", self.namespace], capture_output=True, text=True, check=True)
         return [int(pid) for pid in done.stdout.split()]
 
+    def busy(self) -> list[int]:
+        """List the processes of a namespace that are neither its sshd nor sessions of it."""
+        found = []
+        for pid in self.processes():
+            with suppress(OSError):
+                if not Path(f"/proc/{pid}/comm").read_text().startswith("sshd"):
+                    found.append(pid)
+        return found
+
     def cut(self) -> None:
         """Let the link lose every packet, without a word to either side."""
         _ip("-n", self.namespace, "link", "set", "eth0", "down")
@@ -262,6 +274,27 @@ def namespace_hosts(
             server.start()
             stack.callback(server.stop)
             servers.append(server)
+        yield servers
+
+
+@contextmanager
+def warm_hosts(*names: str, shared: Path) -> Iterator[list[SshServer]]:
+    """Run hosts as network namespaces that find what any of them was sent, and keep results each on a disk of its own.
+
+    Parameters
+    ----------
+    names
+        What ssh_config calls them.
+    shared
+        Folder of this test run, where `run_host` of the tests of backend `ssh` deploys too.
+    """
+    wenv = WenvPaths(shared / "host_wenv")
+    claim(wenv.root, wenv.marker, "AGILAB_WENV")
+    make_folder(wenv.results)
+    variables = {"AGILAB_WENV": str(wenv.root), "UV_CACHE_DIR": os.environ["UV_CACHE_DIR"]}
+    own = f"mount -t tmpfs -o mode=700 none {wenv.results}"
+    with namespace_hosts(*names, setenv=variables, mounts=(own,), own_users=False) as servers:
+        introduce(*servers)
         yield servers
 
 

@@ -68,6 +68,8 @@ class Member:
     ----------
     address
         Where the scheduler reaches it; empty while there is none.
+    skew_s
+        How far its clock is ahead of ours, negative when behind [s].
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Member:
         self._log_folders: dict[str, Path] = {}
         self._leaving: dict[str, asyncio.Event] = {}
         self.address = ""
+        self.skew_s = 0.0
         self._ready: asyncio.Future[int] = asyncio.Future()
         self._running: Running | None = None
         self._end: asyncio.Task[str] | None = None

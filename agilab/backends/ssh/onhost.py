@@ -346,7 +346,12 @@ class Target:
         """Give cached bytes the name that a run reads them by."""
         make_folder(self.path.parent)
         self.path.unlink(missing_ok=True)
-        os.link(self._cached, self.path)
+        try:
+            os.link(self._cached, self.path)
+        except OSError as err:
+            if err.errno != errno.EXDEV:
+                raise
+            _copy(self._cached, self.path)  # results lie on a disk of their own
 
     def _is_whole(self, folder: Path) -> bool:
         return folder.is_dir() and digest.of_tree(folder) == self._request["tree"]
@@ -376,6 +381,17 @@ class Target:
             for failed in frozen.compile_modules(folder, names, python, final=self.path)[:1]:
                 raise InstallError(f"Python {python.version} does not take {failed.name}: {failed.message}")
         frozen.freeze(folder)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file; no part of it stays when the disk is full."""
+    import shutil
+
+    try:
+        shutil.copyfile(source, target)
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
 
 
 def _have(request: Mapping[str, Any], wenv: WenvPaths, words: Words) -> dict[str, Any]:

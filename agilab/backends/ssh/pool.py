@@ -107,10 +107,12 @@ class SshPool(DaskPool):
         assert self._job.wenv is not None
         lock = await asyncio.to_thread(backplane_lock, self._job.wenv, self._note)
         made = await asyncio.gather(*(self._deploy(name, lock) for name in ready), return_exceptions=True)
+        skews = {check.host: check.skew_s for check in self._checks}
         for one in made:  # every host was given its time, so that none is left half way
             if isinstance(one, BaseException):
                 raise one
             self._members[one.name] = one
+            one.skew_s = skews[one.name]
 
     def _judge(self) -> None:
         """Say what is not as it should be; refuse the run unless it may go on without hosts that are not ready.

@@ -137,13 +137,13 @@ class HostLeases(Link):
 
     async def _collect(self, slot: Slot, task: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         stay = self._stay_of[slot.name]
-        host, folder = stay.member.name, str(stay.paths.root)
+        host = stay.member.name
         event: Event
         try:
             artifacts = await self._collectors[host].collect(record, task, stay.paths)
             self._supplies[host].has(record, task, artifacts)
             self._fleet.worked(host)
-            event = Done(slot.name, task["id"], done(record, artifacts, host=host, folder=folder))
+            event = Done(slot.name, task["id"], done(record, artifacts, stay))
         except EvidenceError as err:
             self._put(Broken(str(err), "", "a wrong record"))
             event = Failed(slot.name, task["id"], "protocol", str(err))
@@ -157,9 +157,7 @@ class HostLeases(Link):
             self._put(event)
 
 
-def done(
-    record: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]], *, host: str, folder: str
-) -> dict[str, Any]:
+def done(record: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]], stay: Stay) -> dict[str, Any]:
     """Return the message that a partition is done, from its record on a host.
 
     Parameters
@@ -168,8 +166,8 @@ def done(
         As the host has committed it.
     artifacts
         What became of its artifacts, as `Collector.collect` says.
-    host, folder
-        Its name, and where the run lies there.
+    stay
+        Of the run on the host; what its clock said is told by ours.
     """
     from datetime import datetime
 
@@ -177,9 +175,9 @@ def done(
         "op": "done",
         "id": record["partition"],
         "cancelled": False,
-        "host": host,
-        "folder": folder,
-        "started": datetime.fromisoformat(record["started"]).timestamp(),
+        "host": stay.member.name,
+        "folder": str(stay.paths.root),
+        "started": datetime.fromisoformat(record["started"]).timestamp() - stay.member.skew_s,
         **{name: record[name] for name in ("wall_s", "cpu_s", "peak_rss_bytes", "metrics")},
         "artifacts": list(artifacts),
     }

@@ -40,18 +40,6 @@ def two(home: Path) -> Iterator[list[SshServer]]:
         yield servers
 
 
-def workers(server: SshServer) -> list[int]:
-    """List the processes on a host that are neither its sshd nor sessions of it."""
-    found = []
-    for pid in server.processes():
-        try:
-            if not Path(f"/proc/{pid}/comm").read_text().startswith("sshd"):
-                found.append(pid)
-        except OSError:
-            continue
-    return found
-
-
 def test_hosts_have_users_and_paths_of_their_own(hosts: Hosts, two: list[SshServer], tmp_path: Path) -> None:
     who = {
         server.name: hosts.run(server.name, Command(("sh", "-c", "id -un; echo $HOME"), "run")).stdout.split()
@@ -80,7 +68,7 @@ def test_a_link_that_falls_silent_is_noticed_and_what_ran_there_ends(
         process.wait(60)
     assert time.monotonic() - begun < NOTICED_S
     assert hosts.preflight(["alpha", "beta"])[1].ok
-    wait_for(lambda: not workers(alpha), 30)  # though nobody could tell it
+    wait_for(lambda: not alpha.busy(), 30)  # though nobody could tell it
     alpha.mend()
     wait_for(lambda: hosts.preflight(["alpha"])[0].ok, 30)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -25,13 +26,13 @@ def test_links_are_tested_unless_namespaces_are_not_permitted(record_property: C
     assert reason.startswith(("not root", "ip is missing", "the kernel refuses: "))
 
 
-def test_files_that_need_namespaces_are_collected_where_they_are(pytestconfig: pytest.Config) -> None:
-    plugins = pytestconfig.pluginmanager.get_plugins()
-    (conftest,) = [item for item in plugins if getattr(item, "__file__", None) == str(HERE / "conftest.py")]
-    imports = re.compile(r"(?m)^from tests.hosts import .*\bnamespace_hosts\b")
-    named = [path.name for path in HERE.glob("test_*.py") if imports.search(path.read_text())]
-    assert conftest.collect_ignore == (sorted(named) if hosts.why_no_namespaces() else [])
-    assert sorted(named) == conftest.NEED_NAMESPACES
+@pytest.mark.parametrize("folder", [HERE, HERE.parents[1] / "chaos"], ids=lambda folder: folder.name)
+def test_files_that_need_namespaces_are_collected_where_they_are(folder: Path) -> None:
+    conftest = runpy.run_path(str(folder / "conftest.py"))
+    imports = re.compile(r"(?m)^from tests.hosts import .*\b(namespace_hosts|warm_hosts)\b")
+    named = sorted(path.name for path in folder.glob("test_*.py") if imports.search(path.read_text()))
+    assert conftest["collect_ignore"] == (named if hosts.why_no_namespaces() else [])
+    assert named == conftest["NEED_NAMESPACES"]
 
 
 def test_what_a_killed_test_run_left_is_removed() -> None:
