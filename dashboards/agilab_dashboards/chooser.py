@@ -73,16 +73,19 @@ class Chooser(Viewer):
         self._folder = self._roots[0]
         self.button = pmui.IconButton(icon="folder_open", size="small", description="choose on the server")
         self.button.on_click(self._open)
-        self._list = pmui.Select(label="", options=[], sizing_mode="stretch_width")
-        self._list.param.watch(self._picked, "value")
-        self._take = pmui.Button(label="Take this folder", variant="text", visible=folders_only)
-        self._take.on_click(self._taken)
-        self._panel = pn.Column(self._list, self._take, sizing_mode="stretch_width", visible=False)
+        self._list: Any = None
+        self._panel = pn.Column(sizing_mode="stretch_width", visible=False)
 
     def __panel__(self) -> Viewable:
         return self._panel
 
     def _open(self, event: Any) -> None:
+        if self._list is None:
+            self._list = pmui.Select(label="", options=[], sizing_mode="stretch_width")
+            self._list.param.watch(self._picked, "value")
+            take = pmui.Button(label="Take this folder", variant="text", visible=self._folders_only)
+            take.on_click(self._taken)
+            self._panel.objects = [self._list, take]
         self._panel.visible = not self._panel.visible
         if self._panel.visible:
             self._show(self._folder)

@@ -1,4 +1,4 @@
-"""What two pages or more show: a card, a table of runs, the head of a run, artifacts, texts to copy, cards of apps."""
+"""What two pages or more show: a card, work that takes a while, a table of runs, artifacts, texts to copy, apps."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import iscoroutinefunction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import panel as pn
 import panel_material_ui as pmui
-from panel.viewable import Viewable
+from panel.viewable import Viewable, Viewer
 
 from agilab.cli.outcome import record_of
 from agilab.cli.screen import count, duration, size
@@ -27,17 +27,80 @@ GAP = (0, 0, 20, 0)
 LARGEST_TABLE = 15
 """How many rows a table shows before it has pages."""
 
+Maker = Callable[[], Any]
+"""Returns content, as `Markup` or to be viewed: a coroutine function, or one for a thread."""
+_Result = TypeVar("_Result")
 
-def card(title: str, *content: Any) -> Viewable:
+
+def card(title: str, *content: Any) -> pn.Column:
     """Return a titled part of a page."""
     head = [html(element("h2", title))] if title else []
-    return pmui.Paper(
-        pn.Column(*head, *content, sizing_mode="stretch_width", margin=(12, 16)),
-        elevation=0,
-        variant="outlined",
-        sizing_mode="stretch_width",
-        margin=GAP,
-    )
+    return pn.Column(*head, *content, sizing_mode="stretch_width", margin=GAP, styles=_CARD)
+
+
+_CARD = {
+    "background": "var(--mui-palette-background-paper, transparent)",
+    "border": "1px solid var(--mui-palette-divider, #ddd)",
+    "border-radius": "4px",
+    "padding": "12px 16px",
+    "box-sizing": "border-box",
+}
+
+
+def row(*content: Any, gap_px: int = 12) -> pn.Row:
+    """Return things side by side, on further lines where they do not fit."""
+    styles = {"gap": f"{gap_px}px", "flex-wrap": "wrap", "align-items": "center"}
+    return pn.Row(*content, sizing_mode="stretch_width", styles=styles)
+
+
+class Work(Viewer):
+    """Something that takes a while: it runs in a thread, with a bar moving, its buttons resting, and what it says.
+
+    Parameters
+    ----------
+    buttons
+        What nobody may press meanwhile.
+    rested
+        Called at the end instead of letting every button be pressed again.
+    """
+
+    def __init__(self, *buttons: Any, rested: Callable[[], None] | None = None) -> None:
+        super().__init__()
+        self._buttons, self._rested = buttons, rested
+        self._text, self._moving = Markup(""), False
+        self._pane = html(Markup(""))
+
+    def __panel__(self) -> Viewable:
+        return self._pane
+
+    def show(self, content: Markup) -> None:
+        """Show what there is to say."""
+        self._text = content
+        self._pane.object = str(content + _MOVING if self._moving else content)
+
+    def tell(self, line: object, kind: str = "soft wrap", role: str = "status") -> None:
+        """Show a line: how far it is, or what has come of it."""
+        self.show(element("p", line, {"class": kind, "role": role}))
+
+    async def do(self, work: Callable[[], _Result]) -> _Result:
+        """Do it, and return what it returns."""
+        self._moving = True
+        self.show(self._text)
+        for button in self._buttons:
+            button.disabled = True
+        try:
+            return await asyncio.to_thread(work)
+        finally:
+            self._moving = False
+            self.show(self._text)
+            if self._rested is not None:
+                self._rested()
+            else:
+                for button in self._buttons:
+                    button.disabled = False
+
+
+_MOVING = element("div", Markup("<i></i>"), {"class": "moving", "role": "progressbar", "aria-label": "at work"})
 
 
 def app_cards(session: Session, projects: Sequence[Project], *, page: str = "project") -> Viewable:
@@ -100,10 +163,10 @@ def new_app(session: Session, source: Project | None = None) -> Viewable:
         said.object = str(element("p", markup.join(["Wrote ", code(project.root), ". ", to, "."]), {"role": "status"}))
 
     session.on_press(button, make)
-    return pn.Column(pn.FlexBox(name, button, gap="12px", align_items="center"), said, sizing_mode="stretch_width")
+    return pn.Column(row(name, button), said, sizing_mode="stretch_width")
 
 
-async def lazy_tabs(session: Session, makers: Mapping[str, Callable[[], Any]]) -> Viewable:
+async def lazy_tabs(session: Session, makers: Mapping[str, Maker]) -> Viewable:
     """Return tabs each of which is made when it is looked at first; which one that is stands in the URL.
 
     Parameters
@@ -111,32 +174,58 @@ async def lazy_tabs(session: Session, makers: Mapping[str, Callable[[], Any]]) -
     session
         Whose URL.
     makers
-        Title -> what returns its content, as `Markup` or to be viewed: a coroutine function, or one for a thread.
+        Title -> what returns its content.
     """
-    titles = list(makers)
-    places = {title: pn.Column(html(Markup("Loading ...")), sizing_mode="stretch_width") for title in titles}
-    made: set[str] = set()
+    titles, places = list(makers), _Places(makers)
     asked = session.query.get("tab", "")
-    tabs = pmui.Tabs(*places.items(), active=titles.index(asked) if asked in titles else 0, sizing_mode="stretch_width")
-
-    async def fill(title: str) -> None:
-        if title not in made:
-            made.add(title)
-            make, curdoc = makers[title], pn.state.curdoc
-            content = await (make() if iscoroutinefunction(make) else asyncio.to_thread(make))
-            content = html(content) if isinstance(content, Markup) else content
-            if curdoc is None:
-                places[title].objects = [content]
-            else:
-                curdoc.add_next_tick_callback(lambda: setattr(places[title], "objects", [content]))
+    active = titles.index(asked) if asked in titles else 0
+    tabs = pmui.Tabs(*places.columns.items(), active=active, sizing_mode="stretch_width")
 
     async def chosen(event: Any) -> None:
         session.remember("tab", titles[event.new])
-        await fill(titles[event.new])
+        await places.fill(titles[event.new])
 
     tabs.param.watch(chosen, "active")
-    await fill(titles[tabs.active])
+    await places.fill(titles[tabs.active])
     return tabs
+
+
+def sections(makers: Mapping[str, Maker]) -> Viewable:
+    """Return parts of a page that are folded, each made when it is opened first.
+
+    Parameters
+    ----------
+    makers
+        Title -> what returns its content.
+    """
+    titles, places = list(makers), _Places(makers)
+    folded = pmui.Accordion(*places.columns.items(), title_variant="subtitle1", sizing_mode="stretch_width", margin=GAP)
+
+    async def opened(event: Any) -> None:
+        for number in event.new:
+            await places.fill(titles[number])
+
+    folded.param.watch(opened, "active")
+    return folded
+
+
+class _Places:
+    """Places by title, each with a content that is made once, when it is wanted."""
+
+    def __init__(self, makers: Mapping[str, Maker]) -> None:
+        self._makers = dict(makers)
+        self.columns = {title: pn.Column(html(Markup("Loading ...")), sizing_mode="stretch_width") for title in makers}
+
+    async def fill(self, title: str) -> None:
+        make, column, curdoc = self._makers.pop(title, None), self.columns[title], pn.state.curdoc
+        if make is None:
+            return
+        content = await (make() if iscoroutinefunction(make) else asyncio.to_thread(make))
+        content = html(content) if isinstance(content, Markup) else content
+        if curdoc is None:
+            column.objects = [content]
+        else:
+            curdoc.add_next_tick_callback(lambda: setattr(column, "objects", [content]))
 
 
 def run_table(session: Session, runs: Iterable[dict[str, Any]], *, page: str = "analysis") -> Markup:

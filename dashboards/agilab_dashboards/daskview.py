@@ -11,7 +11,7 @@ from panel.viewable import Viewable, Viewer
 
 from agilab.run import Run
 from agilab_dashboards import markup
-from agilab_dashboards.components import card
+from agilab_dashboards.components import card, row
 from agilab_dashboards.form import html
 from agilab_dashboards.markup import Markup, code, element, link
 from agilab_dashboards.proxy import DOCUMENTS, FIRST, path_of
@@ -37,32 +37,12 @@ class DaskView(Viewer):
         self._session, self._run = session, run
         self._shown: Mapping[str, Any] = {}
         asked = session.query.get("dask", "")
-        document = asked if asked in DOCUMENTS else next(iter(DOCUMENTS))
-        first = {title: name for name, title in list(DOCUMENTS.items())[:FIRST]}
-        more = {title: name for name, title in list(DOCUMENTS.items())[FIRST:]}
-        self._first = pmui.RadioButtonGroup(
-            options=first,
-            value=document if document in first.values() else None,
-            sx={".MuiToggleButton-root": {"textTransform": "none", "whiteSpace": "nowrap", "padding": "8px 14px"}},
-        )
-        self._more = pmui.Select(
-            label="Another one",
-            options={"none": "", **more},
-            value=document if document in more.values() else "",
-            width=250,
-            margin=(5, 0),
-        )
+        self._document = asked if asked in DOCUMENTS else next(iter(DOCUMENTS))
+        self._first: Any = None
+        self._more: Any = None
         self._frame = html(Markup(""))
         self._to_itself = pn.pane.HTML("", stylesheets=[markup.style()])
-        self._view = card(
-            "Dask dashboards",
-            pn.FlexBox(self._first, self._more, self._to_itself, gap="12px", align_items="center"),
-            self._frame,
-        )
-        self._view.visible = False
-        self._document = document
-        self._first.param.watch(self._chosen, "value")
-        self._more.param.watch(self._chosen, "value")
+        self._view = pn.Column(sizing_mode="stretch_width", visible=False)
 
     def __panel__(self) -> Viewable:
         return self._view
@@ -72,8 +52,32 @@ class DaskView(Viewer):
         if cluster == self._shown:
             return
         self._shown = cluster
+        if not self._view.objects:
+            self._build()
         self._view.visible = bool(cluster)
         self._draw()
+
+    def _build(self) -> None:
+        titles = list(DOCUMENTS.items())
+        first = {title: name for name, title in titles[:FIRST]}
+        more = {title: name for name, title in titles[FIRST:]}
+        self._first = pmui.RadioButtonGroup(
+            options=first,
+            value=self._document if self._document in first.values() else None,
+            sx={".MuiToggleButton-root": {"textTransform": "none", "whiteSpace": "nowrap", "padding": "8px 14px"}},
+        )
+        self._more = pmui.Select(
+            label="Another one",
+            options={"none": "", **more},
+            value=self._document if self._document in more.values() else "",
+            width=250,
+            margin=(5, 0),
+        )
+        self._first.param.watch(self._chosen, "value")
+        self._more.param.watch(self._chosen, "value")
+        self._view.objects = [
+            card("Dask dashboards", row(self._first, self._more, self._to_itself), self._frame),
+        ]
 
     def _chosen(self, event: Any) -> None:
         if not event.new:

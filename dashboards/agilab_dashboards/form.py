@@ -30,7 +30,7 @@ HERE = "set here"
 
 
 class SettingsForm(Viewer):
-    """A form for declared settings.
+    """A form for declared settings; its fields are made when it is looked at first.
 
     Parameters
     ----------
@@ -65,16 +65,22 @@ class SettingsForm(Viewer):
         super().__init__()
         self.data_root = data_root
         self.fields = tuple(fields)
-        self._rows: dict[str, _Row] = {}
+        self._built: dict[str, _Row] = {}
         self._base = resolved
         self._values: dict[str, Any] = {}
         self._load(given or {})
         self._body = pn.Column(sizing_mode="stretch_width")
-        self._build()
         self._settle()
 
     def __panel__(self) -> Viewable:
+        if not self._built:
+            self._build()
         return self._body
+
+    @property
+    def _rows(self) -> dict[str, _Row]:
+        self.__panel__()
+        return self._built
 
     @property
     def values(self) -> dict[str, Any]:
@@ -90,10 +96,10 @@ class SettingsForm(Viewer):
 
     def reset(self, dotted: str = "") -> None:
         """Take back what was set here: one setting, or all of them."""
-        for name in [dotted] if dotted else list(self._rows):
-            value = codec.get_path(self._base.values, name)
-            self._values[name] = value
-            self._rows[name].control.show(value)
+        for name in [dotted] if dotted else list(self._values):
+            self._values[name] = value = codec.get_path(self._base.values, name)
+            if name in self._built:
+                self._built[name].control.show(value)
         self.errors = {name: text for name, text in self.errors.items() if dotted and name != dotted}
         self._settle()
 
@@ -107,7 +113,7 @@ class SettingsForm(Viewer):
         self._values = dict(_flat(self.fields, merged))
 
     def _build(self) -> None:
-        self._rows = {}
+        self._built = {}
         self._body.objects = self._section(self.fields, "")
 
     def _section(self, fields: Sequence[Field], prefix: str) -> list[Viewable]:
@@ -117,7 +123,7 @@ class SettingsForm(Viewer):
         for field in fields:
             if field not in nested:
                 name = prefix + field.name
-                self._rows[name] = row = _Row(name, field, self)
+                self._built[name] = row = _Row(name, field, self)
                 shown.append(row.view)
         for field in nested:
             shown.append(self._group(field, prefix + field.name))
@@ -175,7 +181,7 @@ class SettingsForm(Viewer):
         for name, value in self._values.items():
             if name not in base or not same(value, base[name]):
                 codec.set_path(given, name, value)
-        for row in self._rows.values():
+        for row in self._built.values():
             row.tell()
         self.given = given
 
@@ -187,16 +193,12 @@ class _Row:
         self.dotted, self.field, self._form = dotted, field, form
         self.control: Control = control(dotted, field, form.value(dotted), form.changed)
         self._said = pn.pane.HTML("", stylesheets=[markup.style()], sizing_mode="stretch_width", margin=(10, 0, 0, 0))
-        self._reset = pmui.IconButton(
-            icon="undo", size="small", description=f"reset {field.name}", visible=False, margin=(8, 0, 0, 0)
-        )
-        self._reset.on_click(lambda event: form.reset(dotted))
+        self._reset: Any = None
         chooser = _chooser(self.control, form.data_root)
         self.view = pn.Row(
             _together(self.control, *([] if chooser is None else [chooser])),
             *([] if chooser is None else [chooser.button]),
             self._said,
-            self._reset,
             sizing_mode="stretch_width",
             css_classes=["setting"],
         )
@@ -219,7 +221,14 @@ class _Row:
         text = str(markup.join(lines))
         if self._said.object != text:
             self._said.object = text
-        self._reset.visible = here
+        if here and self._reset is None:
+            self._reset = pmui.IconButton(
+                icon="undo", size="small", description=f"reset {field.name}", margin=(8, 0, 0, 0)
+            )
+            self._reset.on_click(lambda event: self._form.reset(self.dotted))
+            self.view.append(self._reset)
+        if self._reset is not None:
+            self._reset.visible = here
 
 
 def _chooser(made: Control, data_root: Path | None) -> Chooser | None:

@@ -1,21 +1,23 @@
 """Following a run while it goes on: its event log read in batches, added up once for all who look; it draws nothing.
 
 `Watch` is kept in Panel's cache, so that fifty sessions that look at one run
-read its log once. What is new since a session last looked it asks with a
-place in the list of spans, so that a page is sent batches and not a message
-each.
+read its log once, and share what one of them has made of it (`Watch.once`).
+What is new since a session last looked it asks with a place in the list of
+spans, so that a page is sent batches and not a message each.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import panel as pn
 
@@ -38,6 +40,8 @@ SHOWN_LINES = 300
 LEVELS = ("debug", "info", "warning", "error")
 """Of a log message, from what is said most to what matters most."""
 ENDED = (*FINAL_STATES, "lost", "unreadable")
+
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,8 @@ class Watch:
         Partition -> stage, worker and start [s] of what runs now.
     lines
         The last lines of the run's own log.
+    printed
+        The last lines that its workers have printed.
     sampler
         What its processes use of this machine.
     state
@@ -145,6 +151,7 @@ class Watch:
         self.spans: list[Span] = []
         self.running: dict[str, tuple[str, str, float]] = {}
         self.lines: list[Line] = []
+        self.printed: list[Line] = []
         self.sampler = Sampler(run.run_id)
         self.state = ""
         self.cluster: Mapping[str, Any] = {}
@@ -155,6 +162,7 @@ class Watch:
         self._tails: dict[Path, tuple[tuple[int, int], list[str]]] = {}
         self._say = EventLines(None)
         self._read_at = 0.0
+        self._made: dict[Hashable, Any] = {}
         self._guard = threading.Lock()
 
     @property
@@ -181,11 +189,21 @@ class Watch:
                 return self
             state = self.run.state  # before the log, so that an ended run has been read to its end
             self._read()
+            self.printed = self._print()
             self.state = state
             if not self.ended:
                 self.sampler.look()
+            self._made = {}
             self._read_at = time.monotonic()
         return self
+
+    def once(self, key: Hashable, make: Callable[[], _Made]) -> _Made:
+        """Return what is made of what is known now; the next who asks with this key is given the same."""
+        made = self._made
+        if key not in made:
+            made[key] = make()
+        found: _Made = made[key]
+        return found
 
     def forget_end(self) -> None:
         """Look again at once: somebody has made the run go on, or closed its record."""
@@ -250,7 +268,7 @@ class Watch:
         known = level if level in LEVELS else "error" if level == "critical" else "info"
         self.lines += [Line(source, t, text, known, stage, worker) for source, t, text in self._say(event)]
 
-    def printed(self) -> list[Line]:
+    def _print(self) -> list[Line]:
         """Return the last lines that each worker has printed; a file that is as it was is not read again."""
         found: list[Line] = []
         for path in sorted(self.run.paths.logs.glob("*.log")):
@@ -285,12 +303,16 @@ def log_lines(found: Watch, wanted: LogFilter | None = None, *, zone: str = "") 
         Of the reader; empty for UTC.
     """
     chosen = wanted or LogFilter()
-    told = [
-        events.visible(f"{line.source}: {when(line.t, zone)} {line.text}" if line.t else f"{line.source}: {line.text}")
-        for line in [*list(found.lines), *found.printed()]
-        if chosen.takes(line)
-    ]
-    return [line for line in told if chosen.words.lower() in line.lower()][-SHOWN_LINES:]
+    words = chosen.words.lower()
+    lines = reversed([*found.lines, *found.printed])
+    told = (_told(line, zone) for line in lines if chosen.takes(line))
+    return list(islice((line for line in told if words in line.lower()), SHOWN_LINES))[::-1]
+
+
+@lru_cache(maxsize=4 * MOST_LINES)
+def _told(line: Line, zone: str) -> str:
+    at = f"{when(line.t, zone)} " if line.t else ""
+    return events.visible(f"{line.source}: {at}{line.text}")
 
 
 def sources(run: Run) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from panel.viewable import Viewable, Viewer
 from agilab.cli.screen import count, size
 from agilab.doctor import Finding, examine
 from agilab_dashboards import markup
-from agilab_dashboards.form import html
+from agilab_dashboards.components import Work, row
 from agilab_dashboards.markup import Markup, chip, code, element
 from agilab_dashboards.session import Session
 
@@ -39,41 +38,27 @@ class Readiness(Viewer):
         self._here = pmui.Button(label="Check this machine", variant="outlined")
         self._there = pmui.Button(label="Check hosts", variant="outlined")
         self._names = pmui.TextInput(label="Hosts", placeholder="node1 node2, as for ssh", width=300)
-        self._bar = pmui.LinearProgress(active=True, visible=False, sizing_mode="stretch_width")
-        self._said = html(Markup(""))
+        self._work = Work(self._here, self._there)
         session.on_press(self._here, self._check_here)
         session.on_press(self._there, self._check_hosts)
-        self._view = pn.Column(
-            pn.FlexBox(self._here, self._names, self._there, gap="12px", align_items="center"),
-            self._bar,
-            self._said,
-            sizing_mode="stretch_width",
-        )
+        self._view = pn.Column(row(self._here, self._names, self._there), self._work, sizing_mode="stretch_width")
 
     def __panel__(self) -> Viewable:
         return self._view
 
     async def _check_here(self, event: Any) -> None:
         env = self._session.env
-        found = await self._busy(lambda: examine(env.home, env.wenv, os.environ))
-        self._said.object = str(_findings([item for item in found if not item.extra]))
+        found = await self._work.do(lambda: examine(env.home, env.wenv, os.environ))
+        self._work.show(_findings([item for item in found if not item.extra]))
 
     async def _check_hosts(self, event: Any) -> None:
         names = str(self._names.value or "").replace(",", " ").split() or list(self._hosts())
         if not names:
             advice = "Type the names of hosts as you would give them to ssh, or set workers to hosts above."
-            self._said.object = str(element("p", advice, {"class": "error", "role": "alert"}))
+            self._work.tell(advice, "error", "alert")
             return
-        checks = await self._busy(lambda: _preflight(self._session, names))
-        self._said.object = str(_host_table(checks))
-
-    async def _busy(self, work: Callable[[], Any]) -> Any:
-        """Do something in a thread, with the bar moving and the buttons resting."""
-        self._bar.visible = self._here.disabled = self._there.disabled = True
-        try:
-            return await asyncio.to_thread(work)
-        finally:
-            self._bar.visible = self._here.disabled = self._there.disabled = False
+        checks = await self._work.do(lambda: _preflight(self._session, names))
+        self._work.show(_host_table(checks))
 
 
 def _preflight(session: Session, names: Sequence[str]) -> Sequence[Any]:

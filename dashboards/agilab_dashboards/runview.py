@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import panel as pn
@@ -16,15 +16,14 @@ from agilab.cli.screen import count, duration, size
 from agilab.run import RESUMABLE, Run
 from agilab_dashboards import markup
 from agilab_dashboards.charts import ResourceChart, Timeline, legend
-from agilab_dashboards.components import card, stage_table
+from agilab_dashboards.components import card, row, stage_table
 from agilab_dashboards.daskview import DaskView
+from agilab_dashboards.follow import follow
 from agilab_dashboards.form import html
-from agilab_dashboards.live import LEVELS, LogFilter, Watch, log_lines, sources, watch
+from agilab_dashboards.live import LEVELS, LogFilter, Watch, log_lines, sources
 from agilab_dashboards.markup import Markup, chip, element, link
 from agilab_dashboards.session import Session
 
-PERIOD_MS = 400
-"""How often a page asks for what is new [ms]."""
 _LEVELS = {level if level == LEVELS[-1] else f"{level} and worse": level for level in LEVELS}
 
 
@@ -52,39 +51,30 @@ class RunView(Viewer):
         super().__init__()
         self._on_look = on_look
         self._session, self._run = session, run
-        self._watch: Watch = watch(run)
+        self._follow = follow(run)
+        self._watch = self._follow.watch
         self._head, self._stages, self._log = html(Markup("")), html(Markup("")), html(Markup(""))
         self._legend = html(Markup(""))
         self._timeline: Timeline | None = None
         self._chart = pn.Column(sizing_mode="stretch_width")
-        self._cancel = pmui.Button(label="Cancel", variant="outlined", color="error", visible=False)
-        self._resume = pmui.Button(label="Resume", color="primary", visible=False)
-        self._seal = pmui.Button(label="Close its record", variant="outlined", visible=False)
+        self._buttons: dict[str, Any] = {}
+        self.actions = pn.Row()
         self._source = pmui.Select(label="Said by", options={"everybody": ""}, value="", width=170)
         self._level = pmui.Select(label="Level", options={"every level": "", **_LEVELS}, value="", width=200)
         self._stage = pmui.Select(label="Stage", options={"every stage": ""}, value="", width=170)
         self._words = pmui.TextInput(label="Lines that contain", value="", width=230)
-        session.on_press(self._cancel, self._cancelled)
-        session.on_press(self._resume, self._resumed)
-        session.on_press(self._seal, self._sealed)
         self._dask = DaskView(session, run)
         self._used = ResourceView(run)
         for widget in (self._source, self._level, self._stage, self._words):
             widget.param.watch(self._filtered, "value")
-        self.actions = pn.Row(self._cancel, self._resume, self._seal)
         self._seen: tuple[Any, ...] = ()
-        self._ticker: Any = None
+        self._offered: tuple[str, ...] = ()
         self._view = pn.Column(
-            card(
-                f"Run {run.run_id}",
-                self._head,
-                self._stages,
-                self.actions,
-            ),
+            card(f"Run {run.run_id}", self._head, self._stages, self.actions),
             card("Timeline by worker", self._legend, self._chart),
             self._used,
             self._dask,
-            card("Log", pn.FlexBox(self._source, self._level, self._stage, self._words, gap="12px"), self._log),
+            card("Log", row(self._source, self._level, self._stage, self._words), self._log),
             sizing_mode="stretch_width",
         )
 
@@ -93,28 +83,21 @@ class RunView(Viewer):
 
     async def start(self) -> RunView:
         """Show what there is, and go on looking until the run has ended."""
-        await self._tick()
+        await self._look(await asyncio.to_thread(self._watch.look))
         if not self._watch.ended:
             self._go_on()
         return self
 
     def _go_on(self) -> None:
-        if self._ticker is None:
-            self._ticker = pn.state.add_periodic_callback(self._tick, period=PERIOD_MS)
-        elif not self._ticker.running:
-            self._ticker.start()
+        self._follow.join(self._look)
 
-    async def _tick(self) -> None:
-        found = await asyncio.to_thread(self._watch.look)
-        lines = await asyncio.to_thread(self._lines)
-        if found.ended and self._ticker is not None and self._ticker.running:
-            self._ticker.stop()
+    async def _look(self, found: Watch) -> None:
         self._draw(found)
         self._dask.show({} if found.ended else found.cluster)
         self._used.show(found)
-        self._write(lines)
+        self._write()
         for select, every, known in (
-            (self._source, "everybody", sources(self._run)),
+            (self._source, "everybody", found.once("sources", lambda: sources(self._run))),
             (self._stage, "every stage", list(found.tally.stages)),
         ):
             if len(known) + 1 != len(select.options):
@@ -122,27 +105,26 @@ class RunView(Viewer):
         if self._on_look is not None:
             await self._on_look(found)
 
-    def _lines(self) -> list[str]:
+    def _filtered(self, event: Any) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        """Show the lines that are wanted; who wants the same ones shares them."""
         said_by, level, stage, words = (w.value or "" for w in (self._source, self._level, self._stage, self._words))
-        return log_lines(self._watch, LogFilter(said_by, level, stage, words), zone=self._session.zone)
+        wanted, zone, found = LogFilter(said_by, level, stage, words), self._session.zone, self._watch
 
-    async def _filtered(self, event: Any) -> None:
-        self._write(await asyncio.to_thread(self._lines))
+        def make() -> Markup:
+            text = "\n".join(log_lines(found, wanted, zone=zone)) or "nothing was said"
+            return element("div", element("pre", text), {"class": "log tail", "tabindex": "0", "aria-label": "log"})
 
-    def _write(self, lines: list[str]) -> None:
-        text = "\n".join(lines) if lines else "nothing was said"
-        _set(
-            self._log, element("div", element("pre", text), {"class": "log tail", "tabindex": "0", "aria-label": "log"})
-        )
+        _set(self._log, found.once(("log", wanted, zone), make))
 
     def _draw(self, found: Watch) -> None:
-        counts = found.counts()
+        counts, state = found.once("counts", found.counts), found.state
         _set(self._head, self._said(found))
-        _set(self._stages, stage_table(counts))
-        state = found.state
-        self._cancel.visible = not found.ended and state != "unknown"
-        self._resume.visible = state in RESUMABLE
-        self._seal.visible = state == "lost"
+        _set(self._stages, found.once("stages", lambda: stage_table(counts)))
+        cancels = not found.ended and state != "unknown"
+        self._offer({"Cancel": cancels, "Resume": state in RESUMABLE, "Close its record": state == "lost"})
         seen = (len(found.spans), len(found.running), state)
         if seen == self._seen and not found.running:
             return
@@ -159,21 +141,26 @@ class RunView(Viewer):
                 sorted(workers),
                 partitions=sum(row["partitions"] or 0 for row in counts),
             )
-            self._timeline.add(found.spans)
             self._chart.objects = [pn.pane.Bokeh(self._timeline.figure, sizing_mode="stretch_width")]
+        self._timeline.add(found.spans[self._timeline.sent :])
+        self._timeline.show_running({} if found.ended else found.running, found.now_s)
         _set(self._legend, legend(self._timeline.stages))
-        self._feed(found)
 
-    def _feed(self, found: Watch) -> None:
-        """Send the chart what is new, when the document may be changed."""
-        timeline = self._timeline
+    def _offer(self, wanted: Mapping[str, bool]) -> None:
+        """Show the buttons that make sense; each is made when it first does."""
+        names = tuple(name for name, makes_sense in wanted.items() if makes_sense)
+        if names != self._offered:
+            self._offered = names
+            self.actions.objects = [self._button(name) for name in names]
 
-        def send() -> None:
-            assert timeline is not None
-            timeline.add(found.spans[timeline.sent :])
-            timeline.show_running({} if found.ended else found.running, found.now_s)
-
-        _later(send)
+    def _button(self, name: str) -> Any:
+        if name not in self._buttons:
+            look: dict[str, Any] = {"color": "primary"} if name == "Resume" else {"variant": "outlined"}
+            self._buttons[name] = button = pmui.Button(label=name, **look)
+            button.color = "error" if name == "Cancel" else button.color
+            act = {"Cancel": self._cancelled, "Resume": self._resumed, "Close its record": self._sealed}[name]
+            self._session.on_press(button, act)
+        return self._buttons[name]
 
     def _said(self, found: Watch) -> Markup:
         session, run = self._session, self._run
@@ -191,26 +178,28 @@ class RunView(Viewer):
         return element("div", markup.facts(rows), {"role": "status", "data-state": found.state})
 
     async def _cancelled(self, event: Any) -> None:
-        self._cancel.disabled = True
+        button = self._buttons["Cancel"]
+        button.disabled = True
         try:
             await asyncio.to_thread(self._run.cancel)
         finally:
-            self._cancel.disabled = False
+            button.disabled = False
 
     async def _resumed(self, event: Any) -> None:
-        self._resume.disabled = True
+        button = self._buttons["Resume"]
+        button.disabled = True
         name = f"{self._run.app}/{self._run.run_id}"
         try:
             await asyncio.to_thread(AGI.resume, self._session.env, name, detach=True)
         finally:
-            self._resume.disabled = False
+            button.disabled = False
         self._watch.forget_end()
         self._go_on()
 
     async def _sealed(self, event: Any) -> None:
         await asyncio.to_thread(AGI.seal, self._session.env, f"{self._run.app}/{self._run.run_id}")
         self._watch.forget_end()
-        await self._tick()
+        self._go_on()
 
 
 class ResourceView(Viewer):
@@ -247,21 +236,11 @@ class ResourceView(Viewer):
         line = " · ".join([*facts, f"{size(last.memory_bytes)} of memory, shared pages counted for each"])
         _set(self._said, element("p", line, {"class": "soft small"}))
         if self._chart is not None:
-            chart = self._chart
-            _later(lambda: chart.add(points))
+            self._chart.add(points)
         elif len(sampler.samples) > 1:  # the first one says nothing of the processor
-            self._chart = chart = ResourceChart([(found.since(sample.at), sample) for sample in sampler.samples])
-            self._place.objects = [pn.pane.Bokeh(each, sizing_mode="stretch_width") for each in chart.figures]
+            self._chart = ResourceChart([(found.since(sample.at), sample) for sample in sampler.samples])
+            self._place.objects = [pn.pane.Bokeh(each, sizing_mode="stretch_width") for each in self._chart.figures]
             self._view.visible = True
-
-
-def _later(send: Callable[[], None]) -> None:
-    """Change a chart when its document may be changed: not in the middle of what it is sending."""
-    document = pn.state.curdoc
-    if document is None:
-        send()
-    else:
-        document.add_next_tick_callback(send)
 
 
 def _set(pane: pn.pane.HTML, content: Markup) -> None:

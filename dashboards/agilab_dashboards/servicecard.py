@@ -16,7 +16,7 @@ from agilab.env import AgiEnv
 from agilab.run import Run
 from agilab.service import Health
 from agilab_dashboards import markup
-from agilab_dashboards.form import html
+from agilab_dashboards.components import Work, row
 from agilab_dashboards.markup import Markup, chip, code, element
 from agilab_dashboards.session import Session
 
@@ -57,19 +57,13 @@ class ServiceCard(Viewer):
         self._start = pmui.Button(label="Start the service", variant="outlined")
         self._submit = pmui.Button(label="Send it these settings", variant="outlined")
         self._stop = pmui.Button(label="Stop the service", variant="outlined", color="error")
-        self._bar = pmui.LinearProgress(active=True, visible=False, sizing_mode="stretch_width")
-        self._said = html(Markup(""))
+        self._work = Work(self._start, self._submit, self._stop, rested=lambda: None)
         self._ticker: Any = None
         for button, action in (
             (self._start, self._press_start), (self._submit, self._press_submit), (self._stop, self._press_stop),
         ):  # fmt: skip
             session.on_press(button, action)
-        self._view = pn.Column(
-            pn.FlexBox(self._start, self._submit, self._stop, gap="12px", align_items="center"),
-            self._bar,
-            self._said,
-            sizing_mode="stretch_width",
-        )
+        self._view = pn.Column(row(self._start, self._submit, self._stop), self._work, sizing_mode="stretch_width")
 
     def __panel__(self) -> Viewable:
         return self._view
@@ -81,30 +75,27 @@ class ServiceCard(Viewer):
 
     async def _press_start(self, event: Any) -> None:
         _, cluster = self._given()
-        await self._busy(lambda: AGI.service(self._env, "start", cluster=cluster))
+        await self._do(lambda: AGI.service(self._env, "start", cluster=cluster))
 
     async def _press_submit(self, event: Any) -> None:
         settings, _ = self._given()
-        run = await self._busy(lambda: AGI.service(self._env, "submit", settings))
+        run = await self._do(lambda: AGI.service(self._env, "submit", settings))
         await self._watch_run(run)
 
     async def _press_stop(self, event: Any) -> None:
-        await self._busy(lambda: AGI.service(self._env, "stop"))
+        await self._do(lambda: AGI.service(self._env, "stop"))
 
-    async def _busy(self, work: Callable[[], Any]) -> Any:
-        """Do something in a thread, with the bar moving and the buttons resting; then say how the service is."""
-        self._bar.visible = True
-        self._start.disabled = self._submit.disabled = self._stop.disabled = True
+    async def _do(self, work: Callable[[], Any]) -> Any:
+        """Do something; then say how the service is, whatever has come of it."""
         try:
-            return await asyncio.to_thread(work)
+            return await self._work.do(work)
         finally:
-            self._bar.visible = False
             await self._look()
 
     async def _look(self) -> None:
         _, cluster = self._given()
         found = await asyncio.to_thread(lambda: AGI.service(self._env, "health", cluster=cluster))
-        self._said.object = str(_described(found))
+        self._work.show(_described(found))
         alive, runs = found.status.alive, found.status.state == "running"
         self._start.disabled, self._stop.disabled, self._submit.disabled = alive, not alive, not runs
         if self._ticker is None and alive:

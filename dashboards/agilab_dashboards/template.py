@@ -7,6 +7,7 @@ from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
+from panel.util import edit_readonly
 
 from agilab_dashboards import markup
 from agilab_dashboards.markup import element, link
@@ -65,7 +66,7 @@ def frame(session: Session, site: Mapping[str, str], main: list[Any]) -> pmui.Pa
         dark_theme=dark,
         sx={".MuiAppBar-root": {"backgroundColor": "#0a4a8c", "color": "#fff", "boxShadow": "none"}},
         theme_toggle=True,
-        busy_indicator="linear",
+        busy_indicator=None,
         meta_viewport="width=device-width, initial-scale=1",
         meta_description="AGILAB: reproducible runs",
         favicon=None,
@@ -77,6 +78,8 @@ def frame(session: Session, site: Mapping[str, str], main: list[Any]) -> pmui.Pa
             for mode in ("light", "dark")
         },
     )
+    with edit_readonly(page):
+        page.busy = False  # it would follow whether any session of this server is busy
     page.jscallback(dark_theme=_REMEMBER)
     return page
 

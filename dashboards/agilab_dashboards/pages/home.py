@@ -14,7 +14,7 @@ from agilab.agi import AGI
 from agilab.proof import APP, Proof, prove
 from agilab.run import Run
 from agilab_dashboards import markup, rows
-from agilab_dashboards.components import card, new_app, run_table
+from agilab_dashboards.components import Work, card, new_app, run_table
 from agilab_dashboards.form import html
 from agilab_dashboards.markup import Markup, code, element, link
 from agilab_dashboards.session import Session
@@ -49,20 +49,12 @@ def _proof(session: Session, runs: list[Run], last: pn.pane.HTML) -> Viewable:
     """Return the card that installs, runs and proves the shipped example."""
     done = next((run for run in runs if run.app == APP), None)
     button = pmui.Button(label="Run the first proof" if done is None else "Run it again", color="primary")
-    said = html(Markup(""))
-    bar = pmui.LinearProgress(active=True, visible=False, sizing_mode="stretch_width")
+    work = Work(button)
     to_run = html(_next(session, done) if done else Markup(""))
 
-    def tell(line: str) -> None:
-        said.object = str(element("p", line, {"class": "soft wrap", "role": "status"}))
-
     async def start(event: Any) -> None:
-        button.disabled, bar.visible = True, True
-        try:
-            proof = await asyncio.to_thread(_run_and_prove, session, tell)
-        finally:
-            button.disabled, bar.visible = False, False
-        said.object = str(_findings(proof))
+        proof = await work.do(lambda: _run_and_prove(session, work.tell))
+        work.show(_findings(proof))
         to_run.object = str(_next(session, proof.run))
         last.object = str(await asyncio.to_thread(lambda: _last(session, session.env.runs.list())))
 
@@ -73,7 +65,7 @@ def _proof(session: Session, runs: list[Run], last: pn.pane.HTML) -> Viewable:
         "numbers with an independent count.",
         {"class": "soft"},
     )
-    return _column(card("1. See it work", html(Markup(about)), button, bar, said, to_run))
+    return _column(card("1. See it work", html(Markup(about)), button, work, to_run))
 
 
 def _run_and_prove(session: Session, tell: Any) -> Proof:

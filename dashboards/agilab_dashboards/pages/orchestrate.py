@@ -20,7 +20,7 @@ from agilab.request import ClusterOptions, RunRequest
 from agilab.run import FINAL_STATES, Run
 from agilab_dashboards import markup, snippets
 from agilab_dashboards.charts import legend, plan_chart
-from agilab_dashboards.components import app_cards, card, copy_text
+from agilab_dashboards.components import Work, app_cards, card, copy_text, row, sections
 from agilab_dashboards.form import SettingsForm, html
 from agilab_dashboards.markup import Markup, code, element
 from agilab_dashboards.readiness import Readiness
@@ -64,8 +64,7 @@ class _Orchestration:
         self.install = pmui.Button(label="Install", variant="outlined")
         self.save = pmui.Button(label="Keep as my settings", variant="text")
         self.reset = pmui.Button(label="Reset all", variant="text")
-        self.bar = pmui.LinearProgress(active=True, visible=False, sizing_mode="stretch_width")
-        self.said = html(Markup(""))
+        self.work = Work(self.run, self.plan, rested=self._rest)
         self.planned = pn.Column(sizing_mode="stretch_width")
         self.running = pn.Column(sizing_mode="stretch_width")
         for button, action in (
@@ -82,41 +81,27 @@ class _Orchestration:
         project = self.env.project
         await self._find_run()
         crumbs = ((self.session.href("orchestrate", app=""), "apps"), (self.session.href("project"), project.name))
-        actions = pn.FlexBox(
-            self.run, self.plan, self.install, self.save, self.reset, gap="8px", align_items="center",
-            sizing_mode="stretch_width",
-        )  # fmt: skip
-        snippets_card = pmui.Accordion(
-            ("The same as TOML, shell or Python", copy_text(self._texts, self.form, self.options)),
-            title_variant="subtitle1", sizing_mode="stretch_width", margin=(0, 0, 20, 0),
-        )  # fmt: skip
-        more = pmui.Accordion(
-            ("Where it runs", self.options),
-            title_variant="subtitle1",
-            sizing_mode="stretch_width",
-            margin=(0, 0, 12, 0),
-        )
-        ready = pmui.Accordion(
-            ("Is everything ready for it?", Readiness(self.session, self._hosts)),
-            title_variant="subtitle1", sizing_mode="stretch_width", margin=(0, 0, 20, 0),
-        )  # fmt: skip
-        service = ServiceCard(
-            self.session, self.env, given=lambda: (self.form.given, self.options.given), watch_run=self._watch
-        )
-        warm = pmui.Accordion(
-            ("Keep it warm: a service", await service.start()),
-            title_variant="subtitle1", sizing_mode="stretch_width", margin=(0, 0, 20, 0),
-        )  # fmt: skip
+        actions = row(self.run, self.plan, self.install, self.save, self.reset, gap_px=8)
         return pn.Column(
             heading(f"Run {project.name}", project.description, crumbs=crumbs),
             self.running,
-            card("Settings", self.form, more, actions, self.bar, self.said),
+            card("Settings", self.form, sections({"Where it runs": lambda: self.options}), actions, self.work),
             self.planned,
-            snippets_card,
-            warm,
-            ready,
+            sections(
+                {
+                    "The same as TOML, shell or Python": lambda: copy_text(self._texts, self.form, self.options),
+                    "Keep it warm: a service": self._service,
+                    "Is everything ready for it?": lambda: Readiness(self.session, self._hosts),
+                }
+            ),
             sizing_mode="stretch_width",
         )
+
+    async def _service(self) -> ServiceCard:
+        return await ServiceCard(self.session, self.env, given=self._given, watch_run=self._watch).start()
+
+    def _given(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        return self.form.given, self.options.given
 
     def _hosts(self) -> list[str]:
         """Return the hosts that the cluster options name."""
@@ -139,14 +124,19 @@ class _Orchestration:
 
     def _changed(self, *events: Any) -> None:
         """Keep what is set in the URL; nothing can be planned or run while something is wrong."""
-        wrong = bool(self.form.errors or self.options.errors)
-        self.run.disabled = self.plan.disabled = self.save.disabled = wrong
+        self._rest()
+        self.save.disabled = self.run.disabled
         if events:
             self.session.remember("settings", self.form.given or None)
             self.session.remember("cluster", self.options.given or None)
             self.planned.objects = []
-        text = "Correct what is marked above first, or reset it." if wrong else ""
-        self.said.object = str(element("p", text, {"class": "error"})) if wrong else ""
+        if self.save.disabled:
+            self.work.tell("Correct what is marked above first, or reset it.", "error")
+        else:
+            self.work.show(Markup(""))
+
+    def _rest(self) -> None:
+        self.run.disabled = self.plan.disabled = bool(self.form.errors or self.options.errors)
 
     def _texts(self) -> dict[str, str]:
         project = self.env.project
@@ -164,25 +154,13 @@ class _Orchestration:
     def _request(self) -> RunRequest:
         return self.env.request(self.form.given, cluster=self.options.given)
 
-    def _tell(self, line: str) -> None:
-        self.said.object = str(element("p", line, {"class": "soft wrap", "role": "status"}))
-
-    async def _busy(self, work: Any) -> Any:
-        """Do something in a thread, with the bar moving and the buttons resting."""
-        self.bar.visible, self.run.disabled, self.plan.disabled = True, True, True
-        try:
-            return await asyncio.to_thread(work)
-        finally:
-            self.bar.visible = False
-            self.run.disabled = self.plan.disabled = bool(self.form.errors or self.options.errors)
-
     async def _plan(self, event: Any) -> None:
         try:
-            request, found = await self._busy(self._distribution)
+            request, found = await self.work.do(self._distribution)
         except DataError as err:
-            self._tell(f"{err}: or press Install")
+            self.work.tell(f"{err}: or press Install")
             return
-        self.said.object = ""
+        self.work.show(Markup(""))
         self.planned.objects = [card("Plan", *_plan_view(request, found))]
 
     def _distribution(self) -> tuple[RunRequest, Distribution]:
@@ -190,14 +168,14 @@ class _Orchestration:
         return request, AGI.get_distrib(self.env, request)
 
     async def _run(self, event: Any) -> None:
-        self._tell("starting")
-        await self._watch(await self._busy(lambda: AGI.submit(self.env, self._request())))
+        self.work.tell("starting")
+        await self._watch(await self.work.do(lambda: AGI.submit(self.env, self._request())))
 
     async def _watch(self, run: Run) -> None:
         """Show a run that has just been asked for."""
         self.session.run = run.run_id
         self.session.remember("run", run.run_id)
-        self.said.object = ""
+        self.work.show(Markup(""))
         self.running.objects = [await RunView(self.session, run).start()]
 
     def _reset(self, event: Any) -> None:
@@ -205,8 +183,8 @@ class _Orchestration:
         self.options.reset()
 
     async def _install(self, event: Any) -> None:
-        await self._busy(lambda: AGI.install(self.env, report=self._tell))
-        self._tell("installed: data set, worker package and worker environment are there")
+        await self.work.do(lambda: AGI.install(self.env, report=self.work.tell))
+        self.work.tell("installed: data set, worker package and worker environment are there")
 
     async def _save(self, event: Any) -> None:
         given = dict(self.form.given)
@@ -214,7 +192,7 @@ class _Orchestration:
         resolved = await asyncio.to_thread(self.env.settings)
         self.form.rebase(resolved)
         saved = markup.join(["Kept in ", code(path), ", where shell and Python find them too."])
-        self.said.object = str(element("p", saved, {"class": "soft", "role": "status"}))
+        self.work.tell(saved, "soft")
 
 
 def _plan_view(request: RunRequest, found: Distribution) -> list[Any]:

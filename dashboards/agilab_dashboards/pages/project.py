@@ -22,7 +22,7 @@ from agilab.installation import data_root, has_worker, worker_environment
 from agilab.project import Project, locate
 from agilab.trust import untrusted
 from agilab_dashboards import markup, rows
-from agilab_dashboards.components import app_cards, card, lazy_tabs, new_app, run_table
+from agilab_dashboards.components import Work, app_cards, card, lazy_tabs, new_app, run_table
 from agilab_dashboards.form import SettingsForm, html
 from agilab_dashboards.markup import Markup, chip, code, element, link
 from agilab_dashboards.session import Session
@@ -172,23 +172,16 @@ def _contract(session: Session, project: Project) -> Viewable:
 
 def _environment(session: Session, project: Project) -> Viewable:
     """Return the state of worker package and environment, and the button that makes them."""
-    said = html(_installed(session, project))
     button = pmui.Button(label="Install", variant="outlined", disabled=bool(project.breaches))
-    bar = pmui.LinearProgress(active=True, visible=False, sizing_mode="stretch_width")
-
-    def tell(line: str) -> None:
-        said.object = str(element("p", line, {"class": "soft wrap", "role": "status"}))
+    work = Work(button)
+    work.show(_installed(session, project))
 
     async def start(event: Any) -> None:
-        button.disabled, bar.visible = True, True
-        try:
-            await asyncio.to_thread(lambda: AGI.install(session.env.select(session.app), report=tell))
-        finally:
-            button.disabled, bar.visible = False, False
-        said.object = str(await asyncio.to_thread(_installed, session, project))
+        await work.do(lambda: AGI.install(session.env.select(session.app), report=work.tell))
+        work.show(await asyncio.to_thread(_installed, session, project))
 
     session.on_press(button, start)
-    return pn.Column(said, button, bar, sizing_mode="stretch_width", margin=(12, 0))
+    return pn.Column(work, button, sizing_mode="stretch_width", margin=(12, 0))
 
 
 def _installed(session: Session, project: Project) -> Markup:
