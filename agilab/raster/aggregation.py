@@ -118,7 +118,7 @@ class Aggregation:
         self._grid: Grid | None = None
         self._box: Box | None = None
         self._parts: shading.Parts = {}
-        self._categories = Categories(query.by) if query.by is not None else None
+        self._categories = Categories(query.by, chosen=query.categories) if query.by is not None else None
         self._added: set[str] = set()
         self._ways: set[str] = set()
         self._rows_read = 0

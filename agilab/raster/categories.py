@@ -15,6 +15,8 @@ from agilab.errors import QueryError
 
 MOST_CATEGORIES = 64
 """More layers than that nobody tells apart, and each of them is a picture."""
+OTHER = "other"
+"""The layer of rows without one of their own."""
 
 
 class Categories:
@@ -26,12 +28,15 @@ class Categories:
         Its name.
     most
         How many there may be; None for any number.
+    chosen
+        Those that have a layer; all other rows, also those without a category, share `OTHER`. Empty for all there are.
     """
 
-    def __init__(self, column: str, most: int | None = MOST_CATEGORIES) -> None:
+    def __init__(self, column: str, most: int | None = MOST_CATEGORIES, *, chosen: Sequence[str] = ()) -> None:
         self.column, self.most = column, most
-        self.names: list[str] = []
-        self._codes: dict[str, int] = {}
+        self.names: list[str] = [*chosen, OTHER] if chosen else []
+        self._codes: dict[str, int] = {name: place for place, name in enumerate(chosen)}
+        self._rest = len(chosen) if chosen else None
         self._lock = threading.Lock()
 
     def codes(self, array: Any) -> npt.NDArray[np.int64]:
@@ -49,12 +54,14 @@ class Categories:
         indices = found.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         # A dictionary may hold what no row of this block has.
         used = np.unique(indices[indices >= 0])
-        places = np.full(len(found.dictionary) + 1, -1, np.int64)
+        places = np.full(len(found.dictionary) + 1, -1 if self._rest is None else self._rest, np.int64)
         places[used] = self._places(found.dictionary.take(pa.array(used)).cast(pa.string()).to_pylist())
         found_places: npt.NDArray[np.int64] = places[indices]
         return found_places
 
     def _places(self, names: Sequence[str | None]) -> list[int]:
+        if self._rest is not None:
+            return [self._codes.get(name or "", self._rest) for name in names]
         with self._lock:
             for name in names:
                 if name is not None and name not in self._codes:

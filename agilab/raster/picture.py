@@ -62,6 +62,8 @@ class Query:
         The column that is reduced.
     by
         A column of categories: one layer for each; None for a single layer.
+    categories
+        Those that have a layer of their own, the rest sharing one called ``"other"``; empty for all there are.
     filters
         Conditions that rows have to meet.
     mark
@@ -81,6 +83,7 @@ class Query:
     reduction: str = "count"
     value: str | None = None
     by: str | None = None
+    categories: tuple[str, ...] = ()
     filters: tuple[Filter, ...] = ()
     mark: str = "points"
     track: str | None = None

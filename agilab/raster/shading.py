@@ -25,7 +25,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "mean": ("sum", "count"),
     "min": ("min",),
     "max": ("max",),
-    "envelope": ("min", "max", "count"),
+    "envelope": ("min", "max", "sum", "count"),
 }
 """Reduction -> the parts it is made of."""
 
@@ -124,7 +124,7 @@ def result(parts: Mapping[str, Array], reduction: str) -> Array:
             np.divide(total, parts["count"], out=total, where=parts["count"] > 0)
         return total
     if reduction == "envelope":
-        return np.stack([parts["min"], parts["max"], parts["count"].astype(np.float64)], axis=-1)
+        return np.stack([parts[name].astype(np.float64) for name in NEEDS["envelope"]], axis=-1)
     return parts[reduction]
 
 

@@ -8,7 +8,7 @@ made of: it can be removed at any time, and never belongs to other bytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ def sources(run: Run, name: str) -> tuple[Source, ...]:
     run
         The run; it may still go on.
     name
-        ``stage/partition/name`` of an artifact, or the name alone for those of all partitions.
+        ``stage/partition/name`` of an artifact; ``stage/name``, or the name alone, for those of all partitions.
 
     Raises
     ------
@@ -43,17 +43,39 @@ def sources(run: Run, name: str) -> tuple[Source, ...]:
         The run has no such table, or it does not lie here.
     """
     artifacts = run.artifacts()
-    pyramids = {item.key: item for item in artifacts if item.name.endswith(".pyramid")}
-    found = []
-    for item in _tables(artifacts, name):
-        beside = pyramids.get(f"{item.key}.pyramid")
-        pyramid = run.file_of(beside) if beside is not None else _late(run, item, PYRAMID)
-        found.append(Source(run.file_of(item), item.key, pyramid, _late(run, item, INDEX)))
+    pyramids = pyramids_in(artifacts)
+    found = [source_of(run, item, pyramids.get(f"{item.key}.pyramid")) for item in _tables(artifacts, name)]
     if not found and run.state != "running":
         tables = sorted({item.name for item in artifacts if _is_table(item)})
         there = f"it has {', '.join(tables[:5])}" if tables else "it has none"
         raise ArtifactNotFoundError(f"run {run.run_id} has no table {name!r}; {there}")
     return tuple(found)
+
+
+def source_of(run: Run, item: Artifact, pyramid: Artifact | None = None) -> Source:
+    """Return one table with what belongs to it.
+
+    Parameters
+    ----------
+    run
+        Whose it is.
+    item
+        The table.
+    pyramid
+        What its worker left beside it; None to look in the sidecar.
+
+    Raises
+    ------
+    ArtifactNotFoundError
+        It does not lie here.
+    """
+    above = run.file_of(pyramid) if pyramid is not None else _late(run, item, PYRAMID)
+    return Source(run.file_of(item), item.key, above, _late(run, item, INDEX))
+
+
+def pyramids_in(artifacts: Iterable[Artifact]) -> dict[str, Artifact]:
+    """Return the pyramids among artifacts, by their keys: ``stage/partition/name.pyramid``."""
+    return {item.key: item for item in artifacts if item.name.endswith(".pyramid")}
 
 
 def prepare(run: Run, name: str, *, x: str = "", y: str = "", cancelled: Cancelled = never) -> int:
@@ -127,7 +149,9 @@ def _located(table: Table, x: str, y: str, cancelled: Cancelled) -> Iterator[pa.
 
 
 def _tables(artifacts: tuple[Artifact, ...], name: str) -> list[Artifact]:
-    return [item for item in artifacts if name in (item.key, item.name) and _is_table(item)]
+    return [
+        item for item in artifacts if name in (item.key, item.name, f"{item.stage}/{item.name}") and _is_table(item)
+    ]
 
 
 def _is_table(item: Artifact) -> bool:

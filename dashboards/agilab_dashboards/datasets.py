@@ -1,22 +1,25 @@
-"""`Dataset`, the artifacts of one stage and name over all partitions, read by column in batches; it draws nothing."""
+"""`Dataset`, the artifacts of one stage and name over all partitions, with their columns; it draws nothing."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from agilab.artifact import Artifact
-from agilab.errors import ArtifactNotFoundError, first_line
+from agilab.errors import ArtifactNotFoundError
+from agilab.raster import Source
+from agilab.raster.blocks import Table, open_table
+from agilab.raster.scan import Cancelled, each, never
+from agilab.raster.sources import SUFFIXES, pyramids_in, source_of
 from agilab.run import Run
 
-FORMATS = {".parquet": "parquet", ".csv": "csv", ".arrow": "ipc", ".feather": "ipc"}
-"""Ending of a file -> how it is read."""
-BATCH_ROWS = 1 << 20
-"""Rows that are worked on at a time."""
 _PLACE_OR_NAME = re.compile(r"(?i:(.+_)?(id|x|y|lon|lat|longitude|latitude|index))")
 
 
@@ -58,12 +61,15 @@ class Dataset:
         Kind of each.
     artifacts
         In plan order.
+    pyramids
+        Those that workers left beside points of the run, by their keys.
     """
 
     run: Run
     key: str
     kind: str
     artifacts: tuple[Artifact, ...] = field(repr=False)
+    pyramids: Mapping[str, Artifact] = field(default_factory=dict, repr=False)
 
     @property
     def size_bytes(self) -> int:
@@ -89,12 +95,12 @@ class Dataset:
     @property
     def is_table(self) -> bool:
         """Whether the files have columns that can be read."""
-        return Path(self.artifacts[0].path).suffix in FORMATS
+        return Path(self.artifacts[0].path).suffix in SUFFIXES
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
         """What the first file has; empty for files without columns."""
-        return tuple(map(_column, self._opened.schema)) if self.is_table else ()
+        return tuple(map(_column, self._first.schema)) if self.is_table else ()
 
     def named(self, *types: str) -> list[str]:
         """Return the names of the columns of some types."""
@@ -120,65 +126,94 @@ class Dataset:
         raise ArtifactNotFoundError(f"{self.key} has no column {name!r:.100}; there are {known}")
 
     @cached_property
-    def rows(self) -> int:
-        """How many rows all files have together."""
-        return int(self._opened.count_rows())
-
-    def batches(self, names: Sequence[str], where: Any = None) -> Iterator[Any]:
-        """Yield some columns as pyarrow tables of about `BATCH_ROWS` rows, in order.
-
-        Parameters
-        ----------
-        names
-            Of the columns.
-        where
-            A pyarrow expression; what cannot fit it is not read.
-        """
-        import pyarrow as pa
-
-        held: list[Any] = []
-        rows = 0
-        for batch in self._opened.to_batches(columns=list(dict.fromkeys(names)), filter=where):
-            held.append(batch)
-            rows += batch.num_rows
-            if rows >= BATCH_ROWS:
-                yield pa.Table.from_batches(held)
-                held, rows = [], 0
-        if rows:
-            yield pa.Table.from_batches(held)
+    def sources(self) -> tuple[Source, ...]:
+        """The tables in the run folder, as pictures are made of them."""
+        here = [item for item in self.artifacts if not item.location]
+        return tuple(source_of(self.run, item, self.pyramids.get(f"{item.key}.pyramid")) for item in here)
 
     def slice(self, first: int, count: int, names: Sequence[str]) -> Any:
         """Return some rows as a pyarrow table, reading no further than these."""
         import pyarrow as pa
 
-        found: list[Any] = []
-        place = 0
-        for batch in self._opened.to_batches(columns=list(names), batch_size=1 << 14, batch_readahead=1):
-            piece = batch.slice(max(0, first - place), max(0, min(count, first + count - place)))
-            found.append(piece)
-            place += batch.num_rows
-            if place >= first + count:
+        found: list[Any] = [pa.table({name: pa.array([], self._first.schema.field(name).type) for name in names})]
+        for place, columns in self._blocks(first, names):
+            piece = pa.table({name: _plain(array) for name, array in columns.items()})
+            found.append(piece.slice(max(0, first - place), max(0, first + count - max(first, place))))
+            if place + piece.num_rows >= first + count:
                 break
-        schema = pa.schema([self._opened.schema.field(name) for name in names])
-        return pa.Table.from_batches(found, schema).slice(0, count)
+        return (
+            pa.concat_tables(found, promote_options="permissive") if found else pa.table({name: [] for name in names})
+        )
+
+    def _blocks(self, first: int, names: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Yield number of the first row and columns of every block that does not end before a row."""
+        place = 0
+        for path in self.files:
+            table = open_table(path)
+            table.check(names)
+            blocks: list[int] | None = None
+            if table.rows is not None:
+                starts = place + np.concatenate(([0], np.cumsum(table.rows)))
+                blocks = np.flatnonzero(starts[1:] > first).tolist()
+                place = int(starts[blocks[0] if blocks else -1])
+            for load in table.loads(names, blocks):
+                columns = load()
+                yield place, columns
+                place += len(columns[names[0]])
+
+    def frequent(self, name: str, most: int, cancelled: Cancelled = never) -> tuple[str, ...]:
+        """Return the values of a column that most rows have, sorted; one fewer than `most` where there are others.
+
+        They are looked for once, so that each keeps its colour while somebody zooms.
+        """
+        if name not in self._frequent:
+            counts: Counter[str] = Counter()
+            for source in self.sources:
+                table = open_table(source.path)
+                table.check([name])
+                for some in each(table, [name], None, work=lambda columns: _counts(columns[name]), cancelled=cancelled):
+                    counts.update(some)
+            kept = counts.most_common(most if len(counts) <= most else most - 1)
+            self._frequent[name] = tuple(sorted(value for value, _ in kept))
+        return self._frequent[name]
+
+    @property
+    def in_order(self) -> bool:
+        """Whether rows stand in the order they were made in, as lines need it."""
+        return not self._first.sorted_by_place
 
     @cached_property
-    def _opened(self) -> Any:
-        import pyarrow as pa
-        from pyarrow import dataset
+    def _frequent(self) -> dict[str, tuple[str, ...]]:
+        return {}
 
-        try:
-            return dataset.dataset(list(map(str, self.files)), format=FORMATS[self.files[0].suffix])
-        except (pa.ArrowException, OSError, ValueError) as err:
-            raise ArtifactNotFoundError(f"{self.key} cannot be read as a table: {first_line(err)}") from err
+    @cached_property
+    def _first(self) -> Table:
+        return open_table(self.files[0])
 
 
 def datasets(run: Run) -> tuple[Dataset, ...]:
     """Return what a run has left so far, partitions put together, in plan order."""
     found: dict[tuple[str, str, str], list[Artifact]] = {}
-    for item in run.artifacts():
+    artifacts = run.artifacts()
+    for item in artifacts:
         found.setdefault((f"{item.stage}/{item.name}", item.kind, Path(item.path).suffix), []).append(item)
-    return tuple(Dataset(run, key, kind, tuple(items)) for (key, kind, _), items in found.items())
+    pyramids = pyramids_in(artifacts)
+    return tuple(Dataset(run, key, kind, tuple(items), pyramids) for (key, kind, _), items in found.items())
+
+
+def _plain(array: Any) -> Any:
+    """Return values that stand beside those of other files, which may keep theirs by dictionary or not."""
+    from pyarrow import types
+
+    return array.dictionary_decode() if types.is_dictionary(array.type) else array
+
+
+def _counts(array: Any) -> dict[str, int]:
+    import pyarrow as pa
+
+    found = array.value_counts()
+    values = _plain(found.field("values")).cast(pa.string()).to_pylist()
+    return {value: count for value, count in zip(values, found.field("counts").to_pylist(), strict=True) if value}
 
 
 def _column(given: Any) -> Column:

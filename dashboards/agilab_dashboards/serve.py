@@ -20,6 +20,7 @@ import panel as pn
 from panel.io.server import get_server
 from tornado.ioloop import IOLoop
 
+from agilab import raster
 from agilab.cli.screen import note, out
 from agilab.env import AgiEnv
 from agilab.errors import AgilabError
@@ -27,12 +28,11 @@ from agilab.layers import resolve_secrets
 from agilab.paths import make_folder, write_file
 from agilab_dashboards import guard as guarding
 from agilab_dashboards import proxy
-from agilab_dashboards.aggregates import warm_up
 from agilab_dashboards.document import document, log_to
 from agilab_dashboards.guard import LOGIN, LOGOUT, Guard, Login
 from agilab_dashboards.options import ServerOptions, require_safe
 
-IN_BACKGROUND = ("bokeh.plotting", "markdown_it", "pyarrow.dataset")
+IN_BACKGROUND = ("bokeh.plotting", "markdown_it")
 """What is heavy and not needed for a first page: imported by a thread once that has been answered."""
 PATIENCE_S = 2.0
 """How long the first page has the processor for itself [s]."""
@@ -170,7 +170,7 @@ def _import_more() -> None:
     with suppress(ImportError):
         for name in IN_BACKGROUND:
             import_module(name)
-        warm_up()
+        raster.warm_up()
 
 
 def _open(link: str) -> None:

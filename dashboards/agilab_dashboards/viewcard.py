@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import holoviews as hv
@@ -12,18 +14,28 @@ import panel as pn
 import panel_material_ui as pmui
 from panel.viewable import Viewable, Viewer
 
-from agilab.cli.screen import size
-from agilab.errors import AgilabError
+from agilab.cli.screen import count, size
+from agilab.errors import AgilabError, SupersededError
 from agilab.layers import Resolved
+from agilab.raster import Aggregation, Picture
+from agilab.raster.scan import Cancelled
 from agilab.run import Run
-from agilab_dashboards import views
-from agilab_dashboards.aggregates import Frame
+from agilab_dashboards import markup, views
+from agilab_dashboards.boxcard import BoxCard
 from agilab_dashboards.components import data_table
 from agilab_dashboards.datasets import Dataset
+from agilab_dashboards.drawing import Drawing, soon
 from agilab_dashboards.form import SettingsForm, html
-from agilab_dashboards.markup import element
+from agilab_dashboards.frame import Frame
+from agilab_dashboards.live import ENDED
+from agilab_dashboards.markup import Markup, element
 from agilab_dashboards.session import Session
+from agilab_dashboards.views.base import View
+from agilab_dashboards.views.raster import Counted, framed
+from agilab_dashboards.views.table import Table
 
+PERIOD_MS = 500
+"""How often it is asked what a run has left since."""
 QUIET_S = 0.08
 """How long a zoom rests before it is drawn anew [s]."""
 PICTURE_PX = 1600
@@ -38,19 +50,21 @@ class ViewCard(Viewer):
     session
         Who looks; its URL keeps artifacts, view, controls and zoom.
     run
-        At what.
+        At what; one that goes on is followed.
     sources
-        What there is, from `views.shown`; at least one.
+        What there is by now, from `views.shown`.
     """
 
     def __init__(self, session: Session, run: Run, sources: Sequence[Dataset]) -> None:
         super().__init__()
         self._session, self._run = session, run
         self._sources = {source.key: source for source in sources}
-        self._generation = 0
+        self._live = run.state not in ENDED
+        self._drawing = Drawing()
         self._pipe: Any = None
-        self._frame: Frame | None = None
-        self._data = pmui.Select(label="Artifacts", options=_named(sources), width=360)
+        self._shown: _Shown | None = None
+        self._ticker: Any = None
+        self._data = pmui.Select(label="Artifacts", options={}, width=360)
         self._kind = pmui.Select(label="View", options=[], width=160)
         self._whole = pmui.Button(label="Whole extent", variant="outlined", visible=False)
         self._save = pmui.FileDownload(
@@ -58,25 +72,29 @@ class ViewCard(Viewer):
         )
         self._bar = pmui.LinearProgress(active=True, visible=False, sizing_mode="stretch_width")
         self._place = pn.Column(sizing_mode="stretch_width", min_height=480)
+        self._said = html(Markup(""))
+        self._boxed = BoxCard()
         self._controls = pn.Column(sizing_mode="stretch_width")
         self._form: SettingsForm | None = None
-        self._choose(session.query.get("data", ""), session.query.get("view", ""))
-        self._data.param.watch(self._other_data, "value")
-        self._kind.param.watch(self._other_view, "value")
-        self._whole.on_click(self._all_of_it)
-        row = pn.FlexBox(self._data, self._kind, self._whole, self._save, gap="12px", align_items="center")
-        more = pmui.Accordion(
-            ("Controls", self._controls), title_variant="subtitle1", sizing_mode="stretch_width", margin=(8, 0, 0, 0)
-        )
-        self._view = pn.Column(row, self._bar, self._place, more, sizing_mode="stretch_width", margin=(12, 0))
+        self._view = pn.Column(html(_WAITING), sizing_mode="stretch_width", margin=(12, 0))
+        if self._sources:
+            self._choose(session.query.get("data", ""), session.query.get("view", ""))
 
     def __panel__(self) -> Viewable:
         return self._view
 
     def start(self) -> ViewCard:
-        """Draw as soon as the page stands."""
-        pn.state.execute(self._build)
+        """Draw as soon as the page stands, and what is new until the run has ended."""
+        if self._sources:
+            pn.state.execute(self._build)
+        if self._live:
+            self._ticker = pn.state.add_periodic_callback(self._tick, period=PERIOD_MS)
         return self
+
+    def _begin(self) -> None:
+        """Show the first of what a run leaves."""
+        self._choose(self._session.query.get("data", ""), self._session.query.get("view", ""))
+        pn.state.execute(self._build)
 
     @property
     def _source(self) -> Dataset:
@@ -84,11 +102,20 @@ class ViewCard(Viewer):
 
     def _choose(self, data: str, kind: str) -> None:
         """Choose artifacts and view, and make the form of the view's controls."""
+        self._data.options = _named(list(self._sources.values()))
         self._data.value = data if data in self._sources else next(iter(self._sources))
         names = views.fitting(self._source)
         self._kind.options = {name.capitalize(): name for name in names}
         self._kind.value = kind if kind in names else names[0]
         self._new_form()
+        self._data.param.watch(self._other_data, "value")
+        self._kind.param.watch(self._other_view, "value")
+        self._whole.on_click(self._all_of_it)
+        row = pn.FlexBox(self._data, self._kind, self._whole, self._save, gap="12px", align_items="center")
+        more = pmui.Accordion(
+            ("Controls", self._controls), title_variant="subtitle1", sizing_mode="stretch_width", margin=(8, 0, 0, 0)
+        )
+        self._view.objects = [row, self._bar, self._place, self._said, self._boxed, more]
 
     def _new_form(self, *, keep: bool = True) -> None:
         fields = views.view_class(self._kind.value).controls(self._source)
@@ -135,82 +162,146 @@ class ViewCard(Viewer):
 
     async def _build(self) -> None:
         """Draw with everything as it is chosen now."""
-        self._generation += 1
-        mine = self._generation
         self._bar.visible = True
         try:
-            shown = await asyncio.to_thread(self._drawn)
+            shown: Any = await self._drawing.make(self._drawn)
+        except SupersededError:
+            return  # whatever came instead takes the bar away
         except AgilabError as err:
             shown = str(err)
-        finally:
-            _soon(self._rested)
-        if mine == self._generation:
-            _soon(lambda: self._show(shown))
+        except BaseException:
+            soon(self._rested)
+            raise
+        soon(lambda: self._show(shown))
 
     def _rested(self) -> None:
         self._bar.visible = False
 
-    def _drawn(self) -> Any:
-        """Return a table's rows, or view, frame and element; called from a thread."""
+    def _drawn(self, cancelled: Cancelled) -> _Shown | Any:
+        """Return a table's rows, or what a view shows; called from a thread."""
         view, source = self._made(), self._source
-        if self._kind.value == "table":
+        if isinstance(view, Table):
             return view.frame_of_rows(source)
-        frame = view.frame(source)
         zoom = self._session.remembered("zoom")
-        if isinstance(zoom, list) and len(zoom) == 4 and all(isinstance(end, int | float) for end in zoom):
-            frame = frame.zoomed(zoom[:2], zoom[2:])
-        return view, frame, view.element(source, frame)
+        zoomed = isinstance(zoom, list) and len(zoom) == 4 and all(isinstance(end, int | float) for end in zoom)
+        frame = Frame(cancelled=cancelled)
+        if zoomed and view.zooming:
+            return _drawn(view, source, frame.zoomed(zoom[:2], zoom[2:]))
+        # While a run goes on nobody knows where its rows will lie: what is shown grows with them.
+        return _drawn(view, source, frame if self._live else view.whole(source, frame), growing=self._live)
 
     def _show(self, shown: Any) -> None:
         import pandas as pd
 
-        self._pipe = None
+        self._rested()
+        self._pipe, self._shown = None, None
+        self._boxed.clear()
         self._whole.visible = "zoom" in self._session.query
+        self._said.object = ""
         if isinstance(shown, str):
             self._place.objects = [html(element("p", shown, {"class": "error", "role": "alert"}))]
         elif isinstance(shown, pd.DataFrame):
             self._place.objects = [data_table(shown.to_dict("records"))]
         else:
-            self._place.objects = [self._plot(*shown)]
+            self._place.objects = [self._plot(shown)]
+            self._say(shown)
 
-    def _plot(self, view: Any, frame: Frame, drawn: Any) -> Any:
+    def _plot(self, shown: _Shown) -> Any:
         """Return a plot that is drawn anew for each range, by what `_zoomed` sends."""
-        self._frame = frame
-        shown = drawn
-        if view.zooming:
-            self._pipe = hv.streams.Pipe(data=drawn)
-            shown = hv.DynamicMap(lambda data: data, streams=[self._pipe])
-            ranges = hv.streams.RangeXY(source=shown) if view.zooming == "xy" else hv.streams.RangeX(source=shown)
+        self._shown = shown
+        plot = shown.element
+        if shown.view.zooming:
+            self._pipe = hv.streams.Pipe(data=plot)
+            plot = hv.DynamicMap(lambda data: data, streams=[self._pipe])
+            plane = shown.view.zooming == "xy"
+            ranges = hv.streams.RangeXY(source=plot) if plane else hv.streams.RangeX(source=plot)
             ranges.add_subscriber(self._zoomed)
-        return pn.pane.HoloViews(shown, sizing_mode="stretch_width", height=480, linked_axes=False)
+            if isinstance(shown.view, Counted):
+                box = hv.streams.BoundsXY(source=plot) if plane else hv.streams.BoundsX(source=plot)
+                box.add_subscriber(self._selected)
+        return pn.pane.HoloViews(plot, sizing_mode="stretch_width", height=480, linked_axes=False)
+
+    def _say(self, shown: _Shown) -> None:
+        """Say how many rows are shown, and what that took."""
+        picture = shown.picture
+        if picture is None or not isinstance(shown.view, Counted):
+            return
+        rows = shown.view.rows(picture)
+        parts = [] if rows is None else [count(rows, "row in view", "rows in view")]
+        parts += ["counted before"] if picture.way == "pyramid" else [count(picture.rows_read, "row read", "rows read")]
+        if self._live:
+            parts.append(f"{count(picture.sources, 'partition', 'partitions')} so far, more as they commit")
+        told = {"class": "soft small", "role": "status", "data-rows": "" if rows is None else str(rows)}
+        self._said.object = str(element("p", " · ".join(parts), told))
 
     def _zoomed(self, x_range: Any = None, y_range: Any = None) -> None:
-        before = self._frame
+        before = self._shown
         if before is None:
             return
-        frame = before.zoomed(x_range, y_range)
-        if frame != before:
-            self._frame = frame
-            self._generation += 1
+        frame = before.frame.zoomed(x_range, y_range)
+        if frame != before.frame:
+            self._shown = replace(before, frame=frame, grows=False)
             pn.state.execute(self._redraw)
 
     async def _redraw(self) -> None:
         """Draw the newest range, once it rests."""
-        mine, frame, pipe = self._generation, self._frame, self._pipe
+        wanted, pipe = self._shown, self._pipe
         await asyncio.sleep(QUIET_S)
-        if mine != self._generation or frame is None or pipe is None:
+        if wanted is None or wanted is not self._shown:
             return
-        view, source = self._made(), self._source
-        drawn = await asyncio.to_thread(view.element, source, frame)
-        if mine != self._generation:
+        view, source, frame = self._made(), self._source, wanted.frame
+        try:
+            shown = await self._drawing.make(
+                lambda cancelled: _drawn(view, source, replace(frame, cancelled=cancelled))
+            )
+        except SupersededError:
             return
+        soon(lambda: self._send(shown, pipe, zoom=[*frame.x, *frame.y]))
 
-        def send() -> None:
-            pipe.send(drawn)
+    def _send(self, shown: _Shown, pipe: Any, zoom: list[float] | None = None) -> None:
+        """Put a picture in the place of the one that is shown, unless there is another plot by now."""
+        if pipe is None or pipe is not self._pipe:
+            return
+        pipe.send(shown.element)
+        self._shown = shown
+        self._say(shown)
+        if zoom is not None:
             self._whole.visible = True
-            self._session.remember("zoom", [*frame.x, *frame.y])
+            self._session.remember("zoom", zoom)
 
-        _soon(send)
+    def _selected(self, bounds: Any = None, boundsx: Any = None) -> None:
+        """Look at the rows in the box that somebody has drawn."""
+        shown = self._shown
+        if shown is None or not isinstance(shown.view, Counted) or (bounds is None and boundsx is None):
+            return
+        x, y = (boundsx, None) if bounds is None else (bounds[::2], bounds[1::2])
+        self._boxed.look(self._source, shown.view.query(self._source, shown.frame.zoomed(x, y)))
+
+    async def _tick(self) -> None:
+        """Take in what has committed since: what is shown already is not looked at again."""
+        if self._drawing.busy:
+            return
+        ended, sources = await asyncio.to_thread(_looked, self._run)
+        if ended:
+            self._live = False
+            self._ticker.stop()
+        before = self._sources.get(self._data.value)
+        self._sources = {source.key: source for source in sources}
+        if not self._sources:
+            return
+        if before is None:
+            soon(self._begin)
+            return
+        self._data.options = _named(sources)
+        now, shown, pipe = self._source, self._shown, self._pipe
+        if len(now.artifacts) == len(before.artifacts) and not ended:
+            return
+        if shown is None or shown.pictured is None:
+            await self._build()
+            return
+        with suppress(SupersededError):
+            more = await self._drawing.make(lambda cancelled: _added(shown, now, cancelled))
+            soon(lambda: self._send(more, pipe))
 
     async def _picture(self) -> io.BytesIO:
         view, source = self._made(), self._source
@@ -219,11 +310,58 @@ class ViewCard(Viewer):
         return io.BytesIO(await asyncio.to_thread(view.picture, self._run, PICTURE_PX))
 
 
-def _soon(work: Callable[[], None]) -> None:
-    """Change the document when it may be: not in the middle of what it is sending."""
-    pn.state.execute(work, schedule=True)
+@dataclass(frozen=True)
+class _Shown:
+    """What a view shows.
+
+    Parameters
+    ----------
+    view, frame, element
+        The view, of what, as a HoloViews element.
+    pictured
+        What tables can be added to; None of a view that counts in its own way.
+    picture
+        What it was drawn from.
+    grows
+        Whether the frame follows what there is.
+    """
+
+    view: View
+    frame: Frame
+    element: Any
+    pictured: Aggregation | None = None
+    picture: Picture | None = None
+    grows: bool = False
+
+
+def _drawn(view: View, source: Dataset, frame: Frame, *, growing: bool = False) -> _Shown:
+    if not isinstance(view, Counted):
+        return _Shown(view, frame, view.element(source, frame))
+    begun = _Shown(view, frame, None, view.begun(source, frame, growing=growing), grows=growing)
+    return _added(begun, source, frame.cancelled)
+
+
+def _added(shown: _Shown, source: Dataset, cancelled: Cancelled) -> _Shown:
+    """Return what is shown with the tables that have come since."""
+    view, pictured = shown.view, shown.pictured
+    assert isinstance(view, Counted)
+    assert pictured is not None
+    pictured.add(source.sources, cancelled=cancelled)
+    picture = pictured.picture()
+    frame = view.around(source, picture, shown.frame) if shown.grows else shown.frame
+    element = framed(view.shaded(source, picture), frame, view.zooming)
+    return replace(shown, frame=frame, element=element, picture=picture)
+
+
+def _looked(run: Run) -> tuple[bool, tuple[Dataset, ...]]:
+    """Return whether a run has ended, and what it has left by then."""
+    ended = run.state in ENDED
+    return ended, views.shown(run)
 
 
 def _named(sources: Sequence[Dataset]) -> dict[str, str]:
     """Return what a choice of artifacts says -> key."""
     return {f"{one.key} · {one.kind}, {size(one.size_bytes)}": one.key for one in sources}
+
+
+_WAITING = markup.empty("Nothing has committed yet", "What the run leaves is shown here as its partitions commit.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datashader as ds
 import holoviews as hv
@@ -12,18 +13,24 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from agilab_dashboards import aggregates, datasets, views
-from agilab_dashboards.aggregates import Frame
+from agilab_dashboards import datasets, views
+from agilab_dashboards.conditions import parsed, written
 from agilab_dashboards.datasets import Dataset
+from agilab_dashboards.frame import Frame
+from agilab_dashboards.views.field import grid as grid_of
+from agilab_dashboards.views.raster import Counted
 from PIL import Image
 from pyarrow import ipc
 
-from agilab.errors import AgilabError, SettingError
+from agilab import raster
+from agilab.errors import AgilabError, EvidenceError, QueryError, SettingError, SupersededError
+from agilab.raster.series import Envelope
 from agilab.run import Run
 from tests.dashboards.seen_run import ROWS, grid, numbers, seen_run
 
 FRAME = Frame((-2.0, 2.0), (-1.0, 3.0), 60, 40)
 WHOLE = pd.concat([numbers(0), numbers(1)], ignore_index=True)
+INSIDE = WHOLE[WHOLE.x.between(*FRAME.x) & WHOLE.y.between(*FRAME.y)]
 
 
 @pytest.fixture(scope="module")
@@ -31,67 +38,74 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return seen_run(tmp_path_factory.mktemp("seen"))
 
 
-@pytest.fixture
-def points(run: Run, monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    """Return the points, worked on in batches that are smaller than their files."""
-    monkeypatch.setattr(datasets, "BATCH_ROWS", 1500)
+@pytest.fixture(scope="module")
+def points(run: Run) -> Dataset:
     return next(source for source in datasets.datasets(run) if source.kind == "points")
 
 
+def picture(name: str, source: Dataset, frame: Frame = FRAME, **controls: Any) -> raster.Picture:
+    """Return what a view is told when it asks."""
+    view = views.make(name, source, controls)
+    assert isinstance(view, Counted)
+    return raster.aggregate(source.sources, view.query(source, frame))
+
+
 def test_partitions_are_put_together(points: Dataset) -> None:
-    assert (points.key, points.rows, len(points.files)) == ("tracks/points", 2 * ROWS, 2)
+    assert (points.key, len(points.sources)) == ("tracks/points", 2)
     assert [(c.name, c.type, c.unit) for c in points.columns if c.name in ("time", "height", "carrier")] == [
         ("time", "time", "UTC"),
         ("height", "number", "m"),
         ("carrier", "text", ""),
     ]
-    some = points.slice(ROWS - 1, 2, ["x", "track"]).to_pandas()
-    assert some["x"].tolist() == WHOLE["x"].iloc[ROWS - 1 : ROWS + 1].tolist()
+    for first in (0, 999, ROWS - 1, 2 * ROWS - 1):
+        some = points.slice(first, 2, ["x", "carrier"]).to_pandas()
+        assert some.to_dict("list") == WHOLE[["x", "carrier"]].iloc[first : first + 2].to_dict("list")
+    assert points.slice(2 * ROWS, 5, ["x"]).num_rows == 0
 
 
-@pytest.mark.parametrize("how", ["count", "sum", "mean", "min", "max"])
+@pytest.mark.parametrize("how", ["count", "mean"])
 def test_a_raster_is_that_of_all_rows_at_once(points: Dataset, how: str) -> None:
-    value = "" if how == "count" else "height"
-    found = aggregates.raster(points, FRAME, ("x", "y"), how=how, value=value)
+    found = picture("points", points, **({} if how == "count" else {"colour": "height", "how": how}))
     canvas = ds.Canvas(60, 40, FRAME.x, FRAME.y)
     agg = ds.count() if how == "count" else getattr(ds, how)("height")
-    wanted = canvas.points(WHOLE, "x", "y", agg=agg).to_numpy().astype(float)
-    wanted[wanted == 0] = np.nan
-    np.testing.assert_allclose(found, wanted)
+    np.testing.assert_allclose(found.values, canvas.points(WHOLE, "x", "y", agg=agg).to_numpy())
 
 
-def test_categories_add_up_to_the_count(points: Dataset) -> None:
-    found = aggregates.categories(points, FRAME, ("x", "y"), "carrier")
-    assert list(found) == ["AA", "BB", "CC"]
-    inside = WHOLE[WHOLE.x.between(*FRAME.x) & WHOLE.y.between(*FRAME.y)]
-    assert {name: int(part.sum()) for name, part in found.items()} == inside.carrier.value_counts().to_dict()
+def test_categories_add_up_to_the_count_and_the_rest_share_a_layer(points: Dataset) -> None:
+    assert points.frequent("carrier", 3) == ("AA", "BB", "CC")
+    found = picture("points", points, colour="carrier")
+    sums = dict(zip(found.categories, found.values.sum(axis=(0, 1)).tolist(), strict=True))
+    wanted = INSIDE.carrier.value_counts().to_dict()
+    assert sums == {**wanted, "other": 0}
+    few = replace(views.make("points", points).query(points, FRAME), by="carrier", categories=("BB",))
+    found = raster.aggregate(points.sources, few)
+    assert found.categories == ("BB", "other")
+    assert found.values.sum(axis=(0, 1)).tolist() == [wanted["BB"], wanted["AA"] + wanted["CC"]]
 
 
 def test_lines_do_not_lead_from_one_track_to_the_next(points: Dataset) -> None:
-    found = aggregates.raster(points, FRAME, ("x", "y"), track="track")
+    found = picture("tracks", points).values
     pieces = [pd.concat([part, part.tail(1).assign(x=np.nan, y=np.nan)]) for _, part in WHOLE.groupby("track")]
     canvas = ds.Canvas(60, 40, FRAME.x, FRAME.y)
-    wanted = canvas.line(pd.concat(pieces), "x", "y", agg=ds.count()).to_numpy()
-    # A track that is cut by a batch lacks one of its 99 pieces.
-    assert 0.97 * wanted.sum() < np.nansum(found) <= wanted.sum()
+    np.testing.assert_array_equal(found, canvas.line(pd.concat(pieces), "x", "y", agg=ds.count()).to_numpy())
 
 
 def test_an_envelope_is_exact(points: Dataset) -> None:
-    within = (WHOLE.time.min().timestamp(), WHOLE.time.min().timestamp() + 3600)
-    found = aggregates.envelope(points, "time", "height", within=within, columns=36)
-    seconds = WHOLE.time.map(pd.Timestamp.timestamp) - within[0]
+    start = WHOLE.time.min().value
+    frame = replace(FRAME, x=(start, start + 3600e9), width_px=36)
+    found = Envelope.of(picture("timeseries", points, frame, value="height"))
+    seconds = (WHOLE.time - WHOLE.time.min()).dt.total_seconds()
     part = WHOLE[seconds <= 3600]
-    columns = np.minimum(seconds[seconds <= 3600] // 100, 35)
-    wanted = part.groupby(columns).height.agg(["min", "mean", "max"])
-    np.testing.assert_allclose(np.c_[found.low, found.mean, found.high], wanted)
+    wanted = part.groupby(np.minimum(seconds[seconds <= 3600] // 100, 35)).height.agg(["min", "mean", "max"])
+    np.testing.assert_allclose(np.c_[found.minimum, found.mean, found.maximum], wanted)
 
 
 def test_a_grid_has_a_gap_where_no_cell_is(run: Run) -> None:
     source = next(source for source in datasets.datasets(run) if source.kind == "field")
-    xs, ys, found = aggregates.grid(source, ("x", "y"), "height", "mean")
+    found = grid_of(source, ("x", "y"), "height", how="mean", frame=FRAME)
     wanted = grid().pivot(index="y", columns="x", values="height")
-    np.testing.assert_array_equal(found, wanted)
-    assert (list(xs), list(ys)) == (list(wanted.columns), list(wanted.index))
+    np.testing.assert_array_equal(found.values, wanted)
+    assert (list(found.x), list(found.y)) == (list(wanted.columns), list(wanted.index))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".arrow"])
@@ -107,7 +121,7 @@ def test_other_files_with_columns_are_read_too(tmp_path: Path, suffix: str) -> N
     source = Dataset(run, "tracks/more", "file", (item,))
     assert views.fitting(source)[0] == "points"
     assert "timeseries" in views.fitting(source)
-    assert np.nansum(aggregates.raster(source, FRAME, ("x", "y"))) > ROWS
+    assert picture("points", source).values.sum() == len(INSIDE)
     assert source.slice(3, 1, ["height"]).to_pandas().height[0] == pytest.approx(WHOLE.height[3])
 
 
@@ -143,24 +157,52 @@ def test_every_view_gives_a_plot_and_a_picture(run: Run, key: str, name: str, el
     assert len(opened.convert("RGB").getcolors(1 << 24)) > (0 if name == "image" else 3)
 
 
-def test_points_coloured_by_category_have_a_legend_with_counts(run: Run) -> None:
-    source = next(source for source in views.shown(run) if source.key == "tracks/points")
-    made = views.make("points", source, {"colour": "carrier"})
-    found = made.element(source, made.frame(source))
+def test_points_coloured_by_category_have_a_legend_with_counts(points: Dataset) -> None:
+    made = views.make("points", points, {"colour": "carrier"})
+    found = made.element(points, made.whole(points))
     total = int(sum(int(part.label.split()[-1].replace(",", "")) for part in found.values() if part.label))
     assert total == 2 * ROWS
+    hovered = next(part for part in found.values() if type(part) is hv.Image)
+    assert np.nansum(hovered.dimension_values("rows")) == 2 * ROWS
 
 
-def test_a_zoom_draws_what_lies_inside(run: Run) -> None:
-    source = next(source for source in views.shown(run) if source.key == "tracks/points")
-    made = views.make("points", source)
-    frame = made.frame(source).zoomed((0.0, 1.0), (0.0, 1.0))
-    found = made.element(source, frame)
+def test_a_zoom_draws_what_lies_inside_and_reads_what_touches_it(points: Dataset) -> None:
+    made = views.make("points", points)
+    frame = made.whole(points).zoomed((0.0, 1.0), (0.0, 1.0))
+    found = made.element(points, frame)
     assert np.nansum(found.dimension_values("z")) == (WHOLE.x.between(0, 1) & WHOLE.y.between(0, 1)).sum()
-    assert made.frame(source).zoomed((1.0, 1.0), (None, 2)) == made.frame(source)
+    assert made.whole(points).zoomed((1.0, 1.0), (None, 2)) == made.whole(points)
+    day = WHOLE.time.dt.floor("D").max().value
+    assert picture("timeseries", points, replace(FRAME, x=(day, day + 999e9))).rows_read == 1000
+    with pytest.raises(SupersededError):
+        made.element(points, replace(frame, cancelled=lambda: True))
 
 
-def test_what_cannot_be_shown_is_said(run: Run, tmp_path: Path) -> None:
+def test_rows_are_filtered_by_category_time_and_value(points: Dataset) -> None:
+    day = WHOLE.time.dt.floor("D").max()
+    text = f"carrier = AA, CC; height >= 50; time = {day:%Y-%m-%d}..{day:%Y-%m-%dT00:30}"
+    assert written(parsed(text, points), points) == text
+    meant = INSIDE.carrier.isin(["AA", "CC"]) & (INSIDE.height >= 50)
+    meant &= INSIDE.time.between(day, day + pd.Timedelta("30min"))
+    assert picture("points", points, where=text).values.sum() == meant.sum() > 0
+    for wrong, said in (
+        ("carrier", "'carrier' cannot be read; write carrier = UA"),
+        ("height >= tall", "has numbers, and 'tall' is none"),
+        ("time <= noon", "'noon' is no time"),
+        ("depth = 3", "no column 'depth'"),
+    ):
+        with pytest.raises(AgilabError, match=said):
+            parsed(wrong, points)
+
+
+def test_colours_can_be_held_so_that_pictures_compare(points: Dataset) -> None:
+    made = views.make("points", points, {"limits": [0, 7], "scale": "linear"})
+    plot = hv.render(made.element(points, made.whole(points)))
+    mapper = plot.renderers[0].glyph.color_mapper
+    assert (mapper.low, mapper.high) == (0, 7)
+
+
+def test_what_cannot_be_shown_is_said(run: Run) -> None:
     source = next(source for source in views.shown(run) if source.key == "tracks/points")
     with pytest.raises(SettingError, match="'how' is 'median'"):
         views.make("points", source, {"how": "median"})
@@ -168,7 +210,9 @@ def test_what_cannot_be_shown_is_said(run: Run, tmp_path: Path) -> None:
         views.make("points", source, {"x": "z"}).picture(run)
     with pytest.raises(AgilabError, match="no view 'globe'"):
         views.view_class("globe")
-    run.file_of(source.artifacts[0]).write_bytes(b"no parquet")
+    with pytest.raises(QueryError, match="which has no order"):
+        picture("points", source, where="carrier >= 3")
+    run.file_of(source.artifacts[0]).write_bytes(b"PAR1 no parquet")
     broken = next(source for source in datasets.datasets(run) if source.key == "tracks/points")
-    with pytest.raises(AgilabError, match="cannot be read as a table"):
+    with pytest.raises(EvidenceError, match="not a table that can be read"):
         _ = broken.columns

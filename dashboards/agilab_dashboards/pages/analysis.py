@@ -32,6 +32,7 @@ from agilab_dashboards.components import (
     settings_tables,
 )
 from agilab_dashboards.form import html
+from agilab_dashboards.live import ENDED
 from agilab_dashboards.markup import Markup, chip, code, element, link
 from agilab_dashboards.runlist import RunList
 from agilab_dashboards.session import Session
@@ -84,7 +85,7 @@ async def _run(session: Session) -> Viewable:
         return ViewCard(session, run, sources).start()
 
     makers = {
-        **({"Views": views_of} if sources else {}),
+        **({"Views": views_of} if sources or run.state not in ENDED else {}),
         "Metrics": partial(_metrics, run),
         "Settings": partial(settings_tables, run),
         "Artifacts": partial(artifact_table, run),

@@ -17,12 +17,13 @@ from agilab.codec import Field
 from agilab.errors import ArtifactNotFoundError
 from agilab.run import Run
 from agilab.settings import Settings
-from agilab_dashboards.aggregates import Frame
 from agilab_dashboards.datasets import Dataset, datasets
+from agilab_dashboards.frame import Frame
 
 COLOUR_MAPS = ("viridis", "cividis", "inferno", "plasma", "gray")
 """Told apart with every common colour blindness, and in print."""
-HEIGHT_PX = 480
+PAGE = Frame()
+"""What a page has room for."""
 DPI = 100
 
 
@@ -34,8 +35,8 @@ def column(doc: str, *, label: str | None = None) -> Any:
 class View(Settings):
     """One way to look at artifacts.
 
-    A subclass says which kinds it is for, which columns it needs, and draws a
-    HoloViews element for a frame.
+    A subclass says which kinds it is for and which columns it needs, and draws
+    a HoloViews element of what lies in a frame. Everything else has a default.
 
     Attributes
     ----------
@@ -98,12 +99,20 @@ class View(Settings):
             )
         return able[0]
 
-    def frame(self, source: Dataset, width_px: int = 1000, height_px: int = HEIGHT_PX) -> Frame:
-        """Return the frame that shows everything; a view that zooms says which."""
-        return Frame((0.0, 1.0), (0.0, 1.0), width_px, height_px)
+    def whole(self, source: Dataset, frame: Frame = PAGE) -> Frame:
+        """Return the frame that shows everything, on as many pixels as another; a view that zooms says which."""
+        return frame
 
     def draw(self, source: Dataset, frame: Frame) -> Any:
-        """Return a HoloViews element of what lies in a frame; to be called by `element` only."""
+        """Return a HoloViews element of what lies in a frame; to be called by `element` only.
+
+        Parameters
+        ----------
+        source
+            What to show: `columns`, `files`, and `sources` for `agilab.raster`.
+        frame
+            Ranges and pixels; a view that works for long asks `cancelled` from time to time.
+        """
         raise NotImplementedError
 
     def element(self, source: Dataset, frame: Frame) -> Any:
@@ -114,7 +123,7 @@ class View(Settings):
     def plot(self, run: Run) -> Any:
         """Return a HoloViews object: of a view that zooms one that is drawn anew for each range."""
         source = self.source(run)
-        whole = self.frame(source)
+        whole = self.whole(source)
         if not self.zooming:
             return self.element(source, whole)
 
@@ -127,8 +136,8 @@ class View(Settings):
     def picture(self, run: Run, width_px: int = 800) -> bytes:
         """Return a PNG, made without a browser."""
         source = self.source(run)
-        height_px = width_px * HEIGHT_PX // 1000
-        return png(self.element(source, self.frame(source, width_px, height_px)), width_px, height_px)
+        frame = Frame(width_px=width_px, height_px=width_px * PAGE.height_px // PAGE.width_px)
+        return png(self.element(source, self.whole(source, frame)), width_px, frame.height_px)
 
     def column_of(self, source: Dataset, control: str) -> str:
         """Return the column that a control names, else the one that suits; empty where it may stay empty."""

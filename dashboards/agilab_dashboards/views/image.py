@@ -15,8 +15,8 @@ import param
 from agilab import codec
 from agilab.errors import ArtifactNotFoundError, first_line
 from agilab.run import Run
-from agilab_dashboards.aggregates import Frame
 from agilab_dashboards.datasets import Dataset
+from agilab_dashboards.frame import Frame
 from agilab_dashboards.views.base import View
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".tif", ".tiff", ".bmp")

@@ -6,46 +6,47 @@ from typing import Any
 
 import param
 
-from agilab_dashboards import aggregates
-from agilab_dashboards.aggregates import Frame
+from agilab.raster import Picture, Query
+from agilab_dashboards.charts import PALETTE
 from agilab_dashboards.datasets import Dataset
-from agilab_dashboards.views.base import COLOUR_MAPS, HEIGHT_PX, View, column
-from agilab_dashboards.views.raster import category_picture, image, placed
+from agilab_dashboards.frame import Frame
+from agilab_dashboards.views.base import column
+from agilab_dashboards.views.raster import Plane, category_picture
 
 
-class Points(View):
+class Points(Plane):
     """Points in a plane, as a raster."""
 
-    x = column("Column along the horizontal axis.")
-    y = column("Column along the vertical axis.")
     colour = column("What the colour shows: none for how many points, a number, or a text for categories.")
     how = param.Selector(
         default="mean", objects=["mean", "min", "max", "sum"], doc="How numbers of points in one pixel become one."
     )
-    scale = param.Selector(
-        default="eq_hist", objects=["eq_hist", "log", "linear"], doc="How numbers become colours; eq_hist shows most."
-    )
-    colours = param.Selector(default="viridis", objects=list(COLOUR_MAPS), doc="Colours from least to greatest.")
 
     kinds = ("points",)
     needs = {"x": ("number",), "y": ("number",), "colour": ("number", "text")}  # noqa: RUF012, as View declares it
     chosen = ("colour",)
-    zooming = "xy"
 
     @classmethod
     def fits(cls, source: Dataset) -> bool:
         return source.is_table and (source.kind in cls.kinds or {"x", "y"} <= set(source.named("number")))
 
-    def frame(self, source: Dataset, width_px: int = 1000, height_px: int = HEIGHT_PX) -> Frame:
-        return placed(source, self.column_of(source, "x"), self.column_of(source, "y"), width_px, height_px)
-
-    def draw(self, source: Dataset, frame: Frame) -> Any:
-        places = self.column_of(source, "x"), self.column_of(source, "y")
-        colour = self.column_of(source, "colour")
-        axes = [source.column(name).label for name in places]
+    def query(self, source: Dataset, frame: Frame) -> Query:
+        x, y, colour = (self.column_of(source, name) for name in ("x", "y", "colour"))
+        asked: dict[str, Any] = {}
         if colour and source.column(colour).type == "text":
-            return category_picture(aggregates.categories(source, frame, places, colour), frame, axes)
-        how = self.how if colour else "count"
-        numbers = aggregates.raster(source, frame, places, how=how, value=colour)
-        label = f"{how} of {source.column(colour).label}" if colour else "points"
-        return image(numbers, frame, [*axes, label], scale=self.scale, colours=self.colours)
+            # Several share one colour where there are more than colours.
+            asked = {"by": colour, "categories": source.frequent(colour, len(PALETTE), frame.cancelled)}
+        elif colour:
+            asked = {"value": colour, "reduction": self.how}
+        filters = self.conditions(source)
+        return Query(x, y, frame.width_px, frame.height_px, frame.x, frame.y, filters=filters, **asked)
+
+    def shade(self, source: Dataset, picture: Picture) -> Any:
+        colour = self.column_of(source, "colour")
+        if not colour:
+            return self.image(source, picture, "points")
+        if source.column(colour).type != "text":
+            return self.image(source, picture, f"{self.how} of {source.column(colour).label}")
+        counts = {name: picture.values[:, :, place] for place, name in enumerate(picture.categories)}
+        axes = [source.column(self.column_of(source, name)).label for name in ("x", "y")]
+        return category_picture(counts, picture.bounds, axes)

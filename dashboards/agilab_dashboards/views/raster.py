@@ -1,34 +1,127 @@
-"""Rasters as HoloViews elements: numbers with a colour bar, categories with a legend; it reads nothing."""
+"""`Counted` and `Plane`, the bases of views that `agilab.raster` counts for, and their pictures in HoloViews."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import holoviews as hv
 import numpy as np
+import param
+from bokeh.models import NumeralTickFormatter
 
-from agilab_dashboards.aggregates import Frame, frame_of
+from agilab import raster
+from agilab.raster.grid import Box
 from agilab_dashboards.charts import PALETTE
+from agilab_dashboards.conditions import parsed
 from agilab_dashboards.datasets import Dataset
+from agilab_dashboards.frame import Frame
+from agilab_dashboards.views.base import COLOUR_MAPS, PAGE, View, column, load
+
+DECODED_BYTES = 512 << 20
+"""How much of the tables that were looked at a process keeps decoded [bytes]."""
+_EXACT_FLOAT32 = 1 << 24
 
 
-def placed(source: Dataset, x: str, y: str, width_px: int, height_px: int) -> Frame:
-    """Return the frame that shows everything, with equal scales where both columns have one unit."""
-    found = frame_of(source, x, y, width_px, height_px)
-    units = {source.column(name).unit for name in (x, y)}
-    return found.filled() if len(units) == 1 and units != {""} else found
+class Counted(View):
+    """A view of what `agilab.raster` counts: any number of rows, read where they touch what is looked at."""
+
+    where = param.String(
+        "", doc="Only rows where, such as carrier = UA, DL; height >= 100; time = 2013-01-01..2013-02-01."
+    )
+
+    def query(self, source: Dataset, frame: Frame) -> raster.Query:
+        """Return what is asked for a frame."""
+        raise NotImplementedError
+
+    def shade(self, source: Dataset, picture: raster.Picture) -> Any:
+        """Return the answer as a HoloViews element."""
+        raise NotImplementedError
+
+    def rows(self, picture: raster.Picture) -> int | None:
+        """Return how many rows a picture shows; None where it does not tell."""
+        return int(picture.values.sum()) if picture.values.dtype.kind == "u" else None
+
+    def draw(self, source: Dataset, frame: Frame) -> Any:
+        query = self.query(source, frame)
+        found = raster.aggregate(source.sources, query, cache=decoded(), cancelled=frame.cancelled)
+        return self.shade(source, found)
+
+    def begun(self, source: Dataset, frame: Frame, *, growing: bool = False) -> raster.Aggregation:
+        """Return a picture of a frame that tables can be added to; a growing one becomes larger with them."""
+        query = self.query(source, frame)
+        if growing:
+            query = replace(query, x_range=None, y_range=None if self.zooming == "xy" else query.y_range)
+        return raster.Aggregation(query, cache=decoded())
+
+    def shaded(self, source: Dataset, picture: raster.Picture) -> Any:
+        """Return what `shade` makes of an answer; may be called from any thread."""
+        load()
+        return self.shade(source, picture)
+
+    def around(self, source: Dataset, picture: raster.Picture, frame: Frame) -> Frame:
+        """Return the frame that shows all of a picture."""
+        left, _, right, _ = picture.bounds
+        return replace(frame, x=(left, right))
+
+    def conditions(self, source: Dataset) -> tuple[raster.Filter, ...]:
+        """Return which rows are meant."""
+        return parsed(self.where, source)
 
 
-def image(numbers: Any, frame: Frame, labels: Sequence[str], *, scale: str, colours: str) -> Any:
+class Plane(Counted):
+    """A view of rows by two columns of numbers, in colours."""
+
+    x = column("Column along the horizontal axis.")
+    y = column("Column along the vertical axis.")
+    scale = param.Selector(
+        default="eq_hist", objects=["eq_hist", "log", "linear"], doc="How numbers become colours; eq_hist shows most."
+    )
+    limits = param.Range(
+        default=None, allow_None=True, doc="Numbers of the first and the last colour, so that pictures compare."
+    )
+    colours = param.Selector(default="viridis", objects=list(COLOUR_MAPS), doc="Colours from least to greatest.")
+
+    zooming = "xy"
+
+    def whole(self, source: Dataset, frame: Frame = PAGE) -> Frame:
+        x, y = (self.column_of(source, name) for name in ("x", "y"))
+        found = frame.over(raster.extent(source.sources, x, y, cache=decoded(), cancelled=frame.cancelled))
+        return found.filled() if self.square(source) else found
+
+    def around(self, source: Dataset, picture: raster.Picture, frame: Frame) -> Frame:
+        found = frame.over(picture.bounds)
+        return found.filled() if self.square(source) else found
+
+    def square(self, source: Dataset) -> bool:
+        """Say whether both axes have one unit, so that it is as long on both."""
+        units = {source.column(self.column_of(source, name)).unit for name in ("x", "y")}
+        return len(units) == 1 and units != {""}
+
+    def image(self, source: Dataset, picture: raster.Picture, label: str) -> Any:
+        """Return a picture of numbers, with what these are called."""
+        axes = [source.column(self.column_of(source, name)).label for name in ("x", "y")]
+        made = image(picture.values, picture.bounds, [*axes, label], scale=self.scale, colours=self.colours)
+        return made if self.limits is None else limited(made, self.limits)
+
+
+@cache
+def decoded() -> raster.Cache:
+    """Return the columns that this process keeps decoded, for all who look."""
+    return raster.Cache(DECODED_BYTES)
+
+
+def image(values: Any, bounds: Box, labels: Sequence[str], *, scale: str, colours: str) -> Any:
     """Return numbers per pixel as an image with a colour bar.
 
     Parameters
     ----------
-    numbers
-        Shape (y, x), row 0 at the bottom.
-    frame
-        Where they lie.
+    values
+        Shape (y, x), row 0 at the bottom; unsigned where they count.
+    bounds
+        Left, bottom, right, top.
     labels
         Of the horizontal axis, the vertical one and the numbers.
     scale
@@ -37,68 +130,105 @@ def image(numbers: Any, frame: Frame, labels: Sequence[str], *, scale: str, colo
         Name of a colour map.
     """
     x, y, value = labels
-    bounds = (frame.x[0], frame.y[0], frame.x[1], frame.y[1])
+    counts = np.asarray(values).dtype.kind == "u"
+    numbers = _shown(values)
     made = hv.Image(
-        np.asarray(numbers)[::-1], bounds=bounds, kdims=[hv.Dimension("x", label=x), hv.Dimension("y", label=y)],
+        numbers[::-1], bounds=bounds, kdims=[hv.Dimension("x", label=x), hv.Dimension("y", label=y)],
         vdims=[hv.Dimension("z", label=value)],
     )  # fmt: skip
-    known = np.isfinite(numbers)
-    usable = known.any() and np.nanmax(numbers) > np.nanmin(numbers)
-    scale = scale if usable and (scale != "log" or np.nanmin(numbers) > 0) else "linear"
-    plain = {"cmap": colours, "cnorm": scale, "colorbar": True, "clabel": value}
-    if not known.any():
+    known = numbers[np.isfinite(numbers)]
+    usable = known.size and known.max() > known.min()
+    scale = scale if usable and (scale != "log" or known.min() > 0) else "linear"
+    plain: dict[str, Any] = {"cmap": colours, "cnorm": scale, "colorbar": True, "clabel": value}
+    if not known.size:
         plain["clim"] = (0, 1)
-    return both(made.opts(**plain, backend="bokeh").opts(**plain, backend="matplotlib"), hover=True)
+    whole = counts and known.size and known.max() >= 10
+    bar = {"formatter": NumeralTickFormatter(format="0,0" if whole else _NUMBER)}
+    made = made.opts(**plain, **_read(x, y, value), colorbar_opts=bar, backend="bokeh")
+    return both(made.opts(**plain, backend="matplotlib"), hover=True)
 
 
-def category_picture(counts: Mapping[str, Any], frame: Frame, labels: Sequence[str]) -> Any:
+def framed(element: Any, frame: Frame, zooming: str) -> Any:
+    """Return an element whose axes show a frame, also where its picture reaches a little further."""
+    return element.redim.range(**({"x": frame.x, "y": frame.y} if zooming == "xy" else {"time": frame.time}))
+
+
+def limited(element: Any, limits: tuple[float, float]) -> Any:
+    """Return an image whose colours go from one number to another, whatever it shows."""
+    return element.opts(clim=tuple(limits), backend="bokeh").opts(clim=tuple(limits), backend="matplotlib")
+
+
+def category_picture(counts: Mapping[str, Any], bounds: Box, labels: Sequence[str]) -> Any:
     """Return counts per category as one picture whose colours mix, with a legend of names and counts.
 
     Parameters
     ----------
     counts
         Category -> counts per pixel, shape (y, x), row 0 at the bottom.
-    frame
-        Where they lie.
+    bounds
+        Left, bottom, right, top.
     labels
         Of both axes.
     """
-    total = sum(counts.values())
-    mixed = np.zeros((*np.shape(total), 3))
-    for colour, numbers in zip(_colours(len(counts)), counts.values(), strict=True):
+    layers = list(counts.values())
+    total = np.sum(layers, axis=0, dtype=np.uint32)
+    mixed = np.zeros((*total.shape, 3))
+    for colour, numbers in zip(_colours(len(layers)), layers, strict=True):
         mixed += np.asarray(colour) * numbers[..., None]
     filled = total > 0
     mixed[filled] /= total[filled][:, None]
-    depth = np.zeros(np.shape(total))
+    depth = np.zeros(total.shape)
     if filled.any():
         depth[filled] = 0.35 + 0.65 * np.log1p(total[filled]) / np.log1p(total.max())
     x, y = (hv.Dimension(name, label=label) for name, label in zip("xy", labels, strict=True))
-    bounds = (frame.x[0], frame.y[0], frame.x[1], frame.y[1])
-    made: Any = hv.RGB(np.dstack([mixed, depth])[::-1], bounds=bounds, kdims=[x, y], vdims=[*"RGB", "A"])
-    for colour, (name, numbers) in zip(_colours(len(counts)), counts.items(), strict=True):
-        text = f"{name or '(none)'}  {int(numbers.sum()):,}"
-        key = hv.Points([(np.nan, np.nan)], kdims=[x, y], label=text)
+    painted = (np.dstack([mixed, depth])[::-1] * 255).round().astype(np.uint8)
+    made = both(hv.RGB(painted, bounds=bounds, kdims=[x, y], vdims=[*"RGB", "A"]))
+    # What is hovered over is the number of rows, in an image that nobody sees.
+    rows = hv.Image(_shown(total)[::-1], bounds=bounds, kdims=[x, y], vdims=[hv.Dimension("rows")])
+    seen = rows.opts(alpha=0, **_read(*labels, "rows"), backend="bokeh").opts(alpha=0, backend="matplotlib")
+    made = made * both(seen, hover=True)
+    for colour, (name, numbers) in zip(_colours(len(layers)), counts.items(), strict=True):
+        key = hv.Points([(np.nan, np.nan)], kdims=[x, y], label=f"{name}  {int(numbers.sum()):,}")
         paint = "#{:02x}{:02x}{:02x}".format(*(round(255 * part) for part in colour))
-        made *= key.opts(color=paint, size=9, backend="bokeh").opts(color=paint, s=60, backend="matplotlib")
+        made *= both(key.opts(color=paint, size=9, backend="bokeh").opts(color=paint, s=60, backend="matplotlib"))
     beside = {"legend_position": "right"}
-    return both(made).opts(**beside, backend="bokeh").opts(**beside, backend="matplotlib")
+    return made.opts(**beside, backend="bokeh").opts(**beside, backend="matplotlib")
 
 
 def both(element: Any, *, hover: bool = False) -> Any:
     """Return an element with the size and tools of every view, in a browser and as a picture."""
     kinds = {type(one).__name__ for one in element.traverse(lambda one: one, [hv.Element])}
-    tools = ["hover"] if hover else []
-    more = {"responsive": True, "height": 480, "tools": tools, "default_tools": _TOOLS, "hooks": [_without_logo]}
+    more: dict[str, Any] = {"responsive": True, "height": 480, "default_tools": _TOOLS, "hooks": [_without_logo]}
+    more["tools"] = [*(["hover"] if hover else []), "xbox_select" if kinds & {"Curve", "Area"} else "box_select"]
     for kind in kinds:
         options = getattr(hv.opts, kind)(**more, active_tools=["pan", "wheel_zoom"], backend="bokeh")
         element = element.opts(options)
     return element
 
 
+def _shown(values: Any) -> Any:
+    """Return numbers as a browser is sent them: fewer bytes where none is lost, NaN where nothing was counted."""
+    array = np.asarray(values)
+    if array.dtype.kind != "u":
+        return array
+    kind = np.float32 if not array.size or array.max() <= _EXACT_FLOAT32 else np.float64
+    return np.where(array > 0, array.astype(kind), kind(np.nan))
+
+
+def _read(x: str, y: str, value: str) -> dict[str, Any]:
+    """Return how numbers are written on axes and where a pointer rests: in full."""
+    return {
+        "hover_tooltips": [(x, f"$x{{{_NUMBER}}}"), (y, f"$y{{{_NUMBER}}}"), (value, "@image{0,0.[000000]}")],
+        "xformatter": NumeralTickFormatter(format=_NUMBER),
+        "yformatter": NumeralTickFormatter(format=_NUMBER),
+    }
+
+
 def _without_logo(plot: Any, element: Any) -> None:
     plot.state.toolbar.logo = None
 
 
+_NUMBER = "0,0.[0000]"
 _TOOLS = ["pan", "wheel_zoom", "box_zoom", "reset", "save"]
 
 

@@ -8,8 +8,8 @@ import holoviews as hv
 import param
 
 from agilab.run import Run
-from agilab_dashboards.aggregates import Frame
 from agilab_dashboards.datasets import Dataset
+from agilab_dashboards.frame import Frame
 from agilab_dashboards.views.base import DPI, View, saved
 
 PICTURE_ROWS = 15

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import holoviews as hv
+import numpy as np
 import param
 
-from agilab_dashboards import aggregates
-from agilab_dashboards.aggregates import Frame
+from agilab import raster
+from agilab.raster import Picture, Query
+from agilab.raster.series import Envelope, enveloping
 from agilab_dashboards.charts import PALETTE
 from agilab_dashboards.datasets import Dataset
-from agilab_dashboards.views.base import HEIGHT_PX, View, column
-from agilab_dashboards.views.raster import both
+from agilab_dashboards.frame import Frame
+from agilab_dashboards.views.base import PAGE, column
+from agilab_dashboards.views.raster import Counted, both, decoded
 
 
-class Timeseries(View):
+class Timeseries(Counted):
     """A number over time."""
 
     time = column("Column of times.")
@@ -30,20 +34,32 @@ class Timeseries(View):
     def suggested(cls, source: Dataset) -> dict[str, Any]:
         return {**super().suggested(source), "value": next(iter(source.measures()), None)}
 
-    def frame(self, source: Dataset, width_px: int = 1000, height_px: int = HEIGHT_PX) -> Frame:
-        return Frame(aggregates.span(source, self.column_of(source, "time")), (0.0, 1.0), width_px, height_px)
+    def whole(self, source: Dataset, frame: Frame = PAGE) -> Frame:
+        time = self.column_of(source, "time")
+        box = raster.extent(source.sources, time, time, cache=decoded(), cancelled=frame.cancelled)
+        return replace(frame.over(box), y=frame.y)
 
-    def draw(self, source: Dataset, frame: Frame) -> Any:
+    def query(self, source: Dataset, frame: Frame) -> Query:
         time, value = self.column_of(source, "time"), self.column_of(source, "value")
-        found = aggregates.envelope(source, time, value, within=frame.x, columns=frame.width_px)
-        known = found.mean == found.mean
-        axes = [hv.Dimension("time", label=source.column(time).label)]
-        number = hv.Dimension("value", label=source.column(value).label)
-        mean = hv.Curve((found.time[known], found.mean[known]), axes, [number], label="mean")
+        return enveloping(Query(time, value, frame.width_px, x_range=frame.x, filters=self.conditions(source)))
+
+    def rows(self, picture: Picture) -> int:
+        return int(Envelope.of(picture).count.sum())
+
+    def shade(self, source: Dataset, picture: Picture) -> Any:
+        found = Envelope.of(picture)
+        left, right = found.x_range
+        middle = left + (np.arange(len(found.count)) + 0.5) * (right - left) / len(found.count)
+        known = found.count > 0
+        at = middle[known].astype("datetime64[ns]")
+        axes = [hv.Dimension("time", label=source.column(self.column_of(source, "time")).label)]
+        number = hv.Dimension("value", label=source.column(self.column_of(source, "value")).label)
+        mean = hv.Curve((at, found.mean[known]), axes, [number], label="mean")
         mean = mean.opts(color=PALETTE[0], backend="bokeh").opts(color=PALETTE[0], backend="matplotlib")
+        mean = both(mean, hover=True)
         if not self.envelope:
-            return both(mean, hover=True)
-        ends = (found.time[known], found.low[known], found.high[known])
+            return mean
+        ends = (at, found.minimum[known], found.maximum[known])
         area = hv.Area(ends, axes, [number, hv.Dimension("greatest")], label="least to greatest")
         area = area.opts(color=PALETTE[4], alpha=0.35, line_alpha=0, backend="bokeh")
-        return both(area.opts(color=PALETTE[4], alpha=0.35, backend="matplotlib") * mean)
+        return both(area.opts(color=PALETTE[4], alpha=0.35, backend="matplotlib")) * mean

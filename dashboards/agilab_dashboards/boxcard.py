@@ -1,0 +1,91 @@
+"""The rows in a box that somebody has drawn on a view: how many, their statistics, and the first thousand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import panel as pn
+from panel.viewable import Viewable, Viewer
+
+from agilab.cli.screen import count
+from agilab.errors import AgilabError, SupersededError
+from agilab.raster import Query
+from agilab.raster.scan import Cancelled
+from agilab.raster.selection import Selection, Statistics, select
+from agilab_dashboards import markup
+from agilab_dashboards.components import data_table
+from agilab_dashboards.conditions import value_text
+from agilab_dashboards.datasets import Column, Dataset
+from agilab_dashboards.drawing import Drawing, soon
+from agilab_dashboards.form import html
+from agilab_dashboards.markup import Markup, element
+
+
+class BoxCard(Viewer):
+    """What lies in a box; nothing before there is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._drawing = Drawing()
+        self._view = pn.Column(sizing_mode="stretch_width", visible=False)
+
+    def __panel__(self) -> Viewable:
+        return self._view
+
+    def clear(self) -> None:
+        """Forget the box."""
+        self._drawing.stop()
+        self._view.visible = False
+
+    def look(self, source: Dataset, query: Query) -> None:
+        """Show the rows of a table that a query's ranges hold."""
+
+        def found(cancelled: Cancelled) -> tuple[Selection, Any]:
+            chosen = select(source.sources, query, cancelled=cancelled)
+            return chosen, _shown(chosen, source)
+
+        async def show() -> None:
+            said: Any
+            try:
+                chosen, rows = await self._drawing.make(found)
+                said = [html(_head(chosen, source)), *([data_table(rows)] if rows else [])]
+            except SupersededError:
+                return
+            except AgilabError as err:
+                said = [html(element("p", err, {"class": "error", "role": "alert"}))]
+            soon(lambda: self._view.param.update(objects=said, visible=True))
+
+        pn.state.execute(show)
+
+
+def _head(found: Selection, source: Dataset) -> Markup:
+    shown = found.rows.num_rows
+    more = f", the first {shown:,} of them below" if 0 < shown < found.count else ""
+    said = f"{count(found.count, 'row', 'rows')} in the box{more}"
+    rows = [
+        (column.label, f"{known.count:,}", *(_text(known, name, column) for name in ("minimum", "mean", "maximum")),
+         _text(known, "deviation", column) if column.type == "number" else "")
+        for column, known in ((source.column(name), known) for name, known in found.statistics.items())
+    ]  # fmt: skip
+    heads = ("column", "values", "least", "mean", "greatest", "standard deviation")
+    table = markup.table(heads, rows, right=range(1, 6)) if rows and found.count else Markup("")
+    return element("h3", said, {"role": "status", "data-selected": str(found.count)}) + table
+
+
+def _text(known: Statistics, name: str, column: Column) -> str:
+    value = float(getattr(known, name))
+    if math.isnan(value):
+        return ""
+    return value_text(value, column) if column.type == "time" else f"{value:,.6g}"
+
+
+def _shown(found: Selection, source: Dataset) -> list[dict[str, Any]]:
+    """Return the rows as a page shows them: times as text, columns with their units."""
+    frame = found.rows.to_pandas()
+    for name in source.named("time", "other"):
+        if name in frame:
+            frame[name] = frame[name].astype(str)
+    named = frame.rename(columns={name: source.column(name).label for name in frame.columns})
+    rows: list[dict[str, Any]] = named.to_dict("records")
+    return rows
