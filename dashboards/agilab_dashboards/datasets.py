@@ -35,11 +35,14 @@ class Column:
         ``"number"``, ``"time"``, ``"text"`` or ``"other"``.
     unit
         Such as ``"m"``; empty where the file does not say.
+    crs
+        Coordinate system of places on the earth, such as ``"EPSG:3857"``; empty where the file does not say.
     """
 
     name: str
     type: str
     unit: str = ""
+    crs: str = ""
 
     @property
     def label(self) -> str:
@@ -228,5 +231,10 @@ def _column(given: Any) -> Column:
         name = "text"
     else:
         name = "other"
-    unit = ((given.metadata or {}).get(b"unit") or b"").decode("utf-8", "replace")
-    return Column(given.name, name, unit or (str(getattr(kind, "tz", None) or "")))
+    unit, crs = (_told(given, key) for key in ("unit", "crs"))
+    return Column(given.name, name, unit or (str(getattr(kind, "tz", None) or "")), crs)
+
+
+def _told(given: Any, key: str) -> str:
+    """Return what the metadata of a column say."""
+    return ((given.metadata or {}).get(key.encode()) or b"").decode("utf-8", "replace")

@@ -25,6 +25,7 @@ COLOUR_MAPS = ("viridis", "cividis", "inferno", "plasma", "gray")
 PAGE = Frame()
 """What a page has room for."""
 DPI = 100
+MARGIN_INCHES = 0.1
 
 
 def column(doc: str, *, label: str | None = None) -> Any:
@@ -159,7 +160,23 @@ def png(element: Any, width_px: int, height_px: int) -> bytes:
         figure = plot.state
         figure.set_size_inches(inches)
         figure.axes[0].xaxis.set_major_locator(_locator(figure.axes[0]))
+        _fill(figure)
         return saved(figure)
+
+
+def _fill(figure: Any) -> None:
+    """Let the axes of a figure take the place that labels, colour bar and legend leave."""
+    wide, high = figure.get_size_inches()
+    for _ in range(2):  # labels keep their size, so that the first time is not exact
+        taken = figure.get_tightbbox()
+        scale_x, scale_y = (wide - 2 * MARGIN_INCHES) / taken.width, (high - 2 * MARGIN_INCHES) / taken.height
+        for axes in figure.axes:
+            old = axes.get_position()
+            left, bottom = (
+                MARGIN_INCHES + scale * (start * size - begin)
+                for scale, start, size, begin in ((scale_x, old.x0, wide, taken.x0), (scale_y, old.y0, high, taken.y0))
+            )
+            axes.set_position((left / wide, bottom / high, old.width * scale_x, old.height * scale_y))
 
 
 def saved(figure: Any) -> bytes:

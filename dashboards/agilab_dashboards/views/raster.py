@@ -18,6 +18,7 @@ from agilab_dashboards.charts import PALETTE
 from agilab_dashboards.conditions import parsed
 from agilab_dashboards.datasets import Dataset
 from agilab_dashboards.frame import Frame
+from agilab_dashboards.outlines import outlines
 from agilab_dashboards.views.base import COLOUR_MAPS, PAGE, View, column, load
 
 DECODED_BYTES = 512 << 20
@@ -47,7 +48,7 @@ class Counted(View):
     def draw(self, source: Dataset, frame: Frame) -> Any:
         query = self.query(source, frame)
         found = raster.aggregate(source.sources, query, cache=decoded(), cancelled=frame.cancelled)
-        return self.shade(source, found)
+        return framed(self.shaded(source, found), frame, self.zooming)
 
     def begun(self, source: Dataset, frame: Frame, *, growing: bool = False) -> raster.Aggregation:
         """Return a picture of a frame that tables can be added to; a growing one becomes larger with them."""
@@ -83,6 +84,9 @@ class Plane(Counted):
         default=None, allow_None=True, doc="Numbers of the first and the last colour, so that pictures compare."
     )
     colours = param.Selector(default="viridis", objects=list(COLOUR_MAPS), doc="Colours from least to greatest.")
+    coasts = param.Boolean(
+        True, doc="Coasts and borders behind places on the earth, where the file says how to lay them."
+    )
 
     zooming = "xy"
 
@@ -94,6 +98,12 @@ class Plane(Counted):
     def around(self, source: Dataset, picture: raster.Picture, frame: Frame) -> Frame:
         found = frame.over(picture.bounds)
         return found.filled() if self.square(source) else found
+
+    def shaded(self, source: Dataset, picture: raster.Picture) -> Any:
+        over = super().shaded(source, picture)
+        systems = {source.column(self.column_of(source, name)).crs for name in ("x", "y")}
+        lines = outlines(*systems, within=picture.bounds) if self.coasts and len(systems) == 1 else None
+        return over if lines is None else ground(lines, over)
 
     def square(self, source: Dataset) -> bool:
         """Say whether both axes have one unit, so that it is as long on both."""
@@ -145,7 +155,24 @@ def image(values: Any, bounds: Box, labels: Sequence[str], *, scale: str, colour
     whole = counts and known.size and known.max() >= 10
     bar = {"formatter": NumeralTickFormatter(format="0,0" if whole else _NUMBER)}
     made = made.opts(**plain, **_read(x, y, value), colorbar_opts=bar, backend="bokeh")
+    if scale == "eq_hist":
+        norm, ticks = equalised(known)
+        plain |= {"cnorm": "linear", "norm": norm, "cbar_ticks": [(tick, f"{tick:,.6g}") for tick in ticks]}
     return both(made.opts(**plain, backend="matplotlib"), hover=True)
+
+
+def equalised(numbers: Any) -> tuple[Any, Any]:
+    """Return a norm of matplotlib that gives each colour as many pixels, and values evenly spaced along it.
+
+    HoloViews' own counts again whenever it is asked, for its colour bar too, whose ticks are then out of order.
+    """
+    from matplotlib.colors import FuncNorm
+
+    values = np.unique(np.quantile(numbers, np.linspace(0, 1, 257)))
+    places = np.linspace(0, 1, len(values))
+    ways = (lambda given: np.interp(given, values, places)), (lambda given: np.interp(given, places, values))
+    ticks = np.unique(values[np.linspace(0, len(values) - 1, 6).round().astype(int)])
+    return FuncNorm(ways, vmin=values[0], vmax=values[-1]), ticks
 
 
 def framed(element: Any, frame: Frame, zooming: str) -> Any:
@@ -186,12 +213,33 @@ def category_picture(counts: Mapping[str, Any], bounds: Box, labels: Sequence[st
     # What is hovered over is the number of rows, in an image that nobody sees.
     rows = hv.Image(_shown(total)[::-1], bounds=bounds, kdims=[x, y], vdims=[hv.Dimension("rows")])
     seen = rows.opts(alpha=0, **_read(*labels, "rows"), backend="bokeh").opts(alpha=0, backend="matplotlib")
-    made = made * both(seen, hover=True)
+    shown = [made, both(seen, hover=True)]
     for colour, (name, numbers) in zip(_colours(len(layers)), counts.items(), strict=True):
         key = hv.Points([(np.nan, np.nan)], kdims=[x, y], label=f"{name}  {int(numbers.sum()):,}")
         paint = "#{:02x}{:02x}{:02x}".format(*(round(255 * part) for part in colour))
-        made *= both(key.opts(color=paint, size=9, backend="bokeh").opts(color=paint, s=60, backend="matplotlib"))
-    beside = {"legend_position": "right"}
+        key = key.opts(color=paint, size=9, backend="bokeh").opts(color=paint, s=60, backend="matplotlib")
+        shown.append(both(key))
+    return layered(*shown)
+
+
+def ground(lines: Any, element: Any) -> Any:
+    """Return an element with lines behind it.
+
+    Parameters
+    ----------
+    lines
+        Shape (point, 2), with a row of NaN after each line.
+    element
+        Whose axes they share.
+    """
+    over = element.traverse(lambda one: one, [hv.Element])
+    below = both(hv.Path([lines], kdims=over[0].kdims)).opts(color=_LINES, line_width=0.8, backend="bokeh")
+    return layered(below.opts(color=_LINES, linewidth=0.6, backend="matplotlib"), *over)
+
+
+def layered(*elements: Any) -> Any:
+    """Return elements over each other, the first one undermost, with their legend beside them."""
+    made, beside = hv.Overlay(list(elements)), {"legend_position": "right"}
     return made.opts(**beside, backend="bokeh").opts(**beside, backend="matplotlib")
 
 
@@ -228,6 +276,8 @@ def _without_logo(plot: Any, element: Any) -> None:
     plot.state.toolbar.logo = None
 
 
+_LINES = "#8a94a6"
+"""Seen on light and on dark pages, and less than any data."""
 _NUMBER = "0,0.[0000]"
 _TOOLS = ["pan", "wheel_zoom", "box_zoom", "reset", "save"]
 
