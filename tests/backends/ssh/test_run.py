@@ -243,7 +243,10 @@ class TestOnAHost(Suite):
         [
             ({"workers": 2}, "needs the hosts and how many workers each may run; write --workers alpha=2,beta=4"),
             ({"workers": {"a@b": 1, "a:b": 1}}, "names hosts that only differ in signs"),
-            ({"workers": {"a": 1}, "scheduler": "tcp://head:1"}, "scheduler is for backend 'dask'"),
+            (
+                {"workers": {"a": 1}, "scheduler": "tcp://head:1"},
+                "one that runs already is for backend 'dask'",
+            ),
             ({"workers": {"a": 1}, "backend": "local"}, "workers names hosts, and backend 'local' does not go to any"),
         ],
     )
