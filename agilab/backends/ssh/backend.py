@@ -37,6 +37,7 @@ class SshBackend(Backend):
         return False
 
     def admit(self, cluster: Mapping[str, Any]) -> None:
+        super().admit(cluster)
         hosts = cluster["workers"]
         if not isinstance(hosts, Mapping):
             raise BackendRefusedError(

@@ -31,6 +31,7 @@ from agilab.backends.ssh.slots import HostLeases
 from agilab.errors import AgilabError, BackendRefusedError
 from agilab.paths import make_folder, write_file
 
+_TOLD = ("python", "platform", "cores", "memory_bytes", "resources", "skew_s")
 NOTE_S = 0.1
 """How soon it is noticed that hosts are ready, or that the run is cancelled [s]."""
 
@@ -81,6 +82,11 @@ class SshPool(DaskPool):
         """Those that are ready."""
         return {name: member.slots for name, member in self._members.items()}
 
+    @property
+    def devices(self) -> Mapping[str, Mapping[str, Sequence[int]]]:
+        ready = {one.host: one.resources for one in self._checks if one.host in self._members}
+        return {host: {name: range(count) for name, count in kinds.items()} for host, kinds in ready.items()}
+
     def kill(self) -> None:
         super().kill()
         self._tell_loop(self._leave, 0.0)
@@ -128,15 +134,18 @@ class SshPool(DaskPool):
         BackendRefusedError
             Names every host that is not ready, how far it came, and what mends it.
         """
+        wanted: Mapping[str, int] = self.owner.cluster["workers"]
         for check in self._checks:
             for warning in check.warnings:
                 self._note(f"host {check.host}: {warning}")
+            if check.ok and (asked := wanted.get(check.host, 0)) > check.cores:
+                self._note(f"host {check.host}: {asked} workers share {check.cores} cores")
         bad = [f"{one.host}: {one.step}: {one.problem}; {one.fix}" for one in self._checks if not one.ok]
         if not bad:
             return
         partial = self.owner.cluster["allow_partial_hosts"]
         there = {one.host for one in self._checks if one.ok}
-        goes_on = bool(there.intersection(self.owner.cluster["workers"])) and (not scheduler or scheduler in there)
+        goes_on = bool(there.intersection(wanted)) and (not scheduler or scheduler in there)
         if partial and goes_on:
             for line in bad:
                 self._note(f"host {line}; the run goes on without it")
@@ -231,7 +240,7 @@ class SshPool(DaskPool):
     def tell(self, cluster: Mapping[str, object]) -> None:
         hosts = [
             {"name": one.host, "address": one.address, "slots": self._members[one.host].slots}
-            | {"python": one.python, "platform": one.platform, "cores": one.cores, "skew_s": one.skew_s}
+            | {name: getattr(one, name) for name in _TOLD}
             for one in self._checks
             if one.host in self._members
         ]
