@@ -230,11 +230,6 @@ class RunState:
         """Partitions that were dispatched and have not come back."""
         return self._running
 
-    def attempt_of(self, partition: str) -> int:
-        """Return how often a partition has been dispatched."""
-        track = self._tracks.get(partition)
-        return track.attempts if track else 0
-
     def start(self) -> list[Instruction]:
         """Start the stages that wait for nothing."""
         return self._advance()

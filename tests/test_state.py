@@ -214,7 +214,7 @@ def test_how_often_a_partition_is_tried_depends_on_why_it_failed(reason: str, re
     state = started(WorkPlan([Stage("one", parts("a"), retries=retries)]), "w")
     for attempt in range(1, attempts + 1):
         [(_, _)] = dispatched(state.wanted("w")) or dispatched([])  # one worker, which wants again each time
-        assert state.attempt_of("a") == attempt
+        assert state.running["a"].attempt == attempt
         answer = state.failed("a", reason, "it broke")
         assert [type(step) for step in answer] == ([Retry] if attempt < attempts else [Finish])
     tried = f" (attempt {attempts}, on {', '.join(['w'] * attempts)})" if attempts > 1 else ""
@@ -273,9 +273,8 @@ def test_a_returned_partition_was_no_attempt() -> None:
     state.worker_gone("w")
     state.failed("a", "died", "killed")
     assert state.returned("b") == []
-    assert state.attempt_of("b") == 0
     assert sorted(dispatched(state.wanted("w", 2))) == [("a", "w"), ("b", "w")]
-    assert (state.attempt_of("a"), state.attempt_of("b")) == (2, 1)
+    assert (state.running["a"].attempt, state.running["b"].attempt) == (2, 1)
 
 
 def test_a_cancelled_run_waits_for_nothing_and_ends_once() -> None:

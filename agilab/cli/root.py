@@ -25,7 +25,6 @@ from agilab.errors import AgilabError, WorkerError, first_line
 FILES = {name: file for _, commands in SECTIONS for name, file, _ in commands}
 """Command -> the file of this package that holds it, as ``<name>_command``."""
 
-TERMINATED = 128 + 15
 CANCELLED = 130
 BUG = 70
 NO_SPACE = 4

@@ -22,6 +22,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from playwright.sync_api import TimeoutError as TookTooLongError
 
 from agilab.paths import HomePaths
+from agilab.template import create
+from agilab.testing import make_probe
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 FLAGS = (
@@ -163,20 +165,19 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory, environment: None) -> Iterator[Served]:
-    """Return a server with one app of its own, `squares`."""
+    """Return a server with two apps, `squares` and `probe`; the files of this folder share it, as users would."""
     folder = tmp_path_factory.mktemp("served")
     (folder / "apps").mkdir()
-    from agilab.template import create
-
     create("squares", folder / "apps")
+    make_probe(folder / "apps")
     served = Served(folder).start()
     yield served
     assert served.stop() == 0, served.said
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Return a browser without a window."""
     with sync_playwright() as playwright:
@@ -224,7 +225,7 @@ def _far(url: str) -> bool:
     return not url.startswith(("http://127.0.0.1:", "data:", "blob:http://127.0.0.1:"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def context(server: Served, browser: Browser) -> Iterator[BrowserContext]:
     """Return a browser that has used the server's link."""
     made = browser_of_somebody(server, browser)

@@ -15,7 +15,8 @@ from playwright.sync_api import Page, expect
 from agilab import Stage, WorkPlan
 from agilab.run import Run
 from agilab.sidecar import read_tags
-from agilab.testing import do, make_probe
+from agilab.template import create
+from agilab.testing import do
 from tests.dashboards.conftest import START_S, Served, Visitor
 from tests.dashboards.seen_run import seen_run
 
@@ -25,7 +26,7 @@ RANGE = """() => { const shown = Bokeh.documents.flatMap(one => one.roots()).fla
   return figure ? figure.x_range.end - figure.x_range.start : 0 }"""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def runs(server: Served) -> tuple[Run, Run]:
     """Return two sealed runs of an app that need not be there."""
     return tuple(seen_run(server.home, moment=1_700_000_000.0 + seed, seed=seed) for seed in (0, 1))  # type: ignore[return-value]
@@ -116,8 +117,7 @@ def test_a_stage_is_looked_into_and_the_back_button_leads_back(visit: Visitor, r
     expect(page.locator("[data-stage=tracks]")).to_have_attribute("aria-pressed", "true", timeout=LONG_MS)
 
 
-def test_stages_are_followed_cancelled_and_resumed(server: Served, visit: Visitor, tmp_path: Path) -> None:
-    make_probe(server.folder / "apps")
+def test_stages_are_followed_cancelled_and_resumed(visit: Visitor, tmp_path: Path) -> None:
     file = tmp_path / "go"
     plan = WorkPlan(
         (
@@ -139,7 +139,8 @@ def test_stages_are_followed_cancelled_and_resumed(server: Served, visit: Visito
     expect(state).to_have_attribute("data-state", "committed", timeout=LONG_MS)
 
 
-def test_both_pages_fit_900_pixels_and_say_what_is_empty(visit: Visitor, runs: tuple[Run, Run]) -> None:
+def test_both_pages_fit_900_pixels_and_say_what_is_empty(server: Served, visit: Visitor, runs: tuple[Run, Run]) -> None:
+    create("never_run", server.folder / "apps")
     visit.page.set_viewport_size({"width": 900, "height": 900})
     fits: Callable[[Page], Any] = lambda page: page.evaluate(  # noqa: E731
         "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
@@ -147,6 +148,6 @@ def test_both_pages_fit_900_pixels_and_say_what_is_empty(visit: Visitor, runs: t
     both = f"flights/{runs[0].run_id},flights/{runs[1].run_id}"
     queries = [link("workflow"), link("workflow", app="squares"), link("analysis", compare=both)]
     assert [query for query in queries if not fits(visit.open(query))] == []
-    page = visit.open(link("analysis", app="squares"))
+    page = visit.open(link("analysis", app="never_run"))
     expect(page.get_by_text("No runs yet")).to_be_visible(timeout=LONG_MS)
     assert fits(page)

@@ -109,6 +109,28 @@ def test_no_answer_loads_anything_from_elsewhere(server: Served, cookie: str) ->
     assert [source for source in sources if "//" in source] == []
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "static/../serve.py",
+        "static/%2e%2e/%2e%2e/serve.py",
+        "static//etc/passwd",
+        "static/extensions/panel/../../../../../../../../etc/passwd",
+        "static/js/bokeh.min.js%00.txt",
+        "components/os/x/y",
+        "dask/../../etc/passwd",
+        "dask/squares/..%2f..%2fetc/status",
+        "nowhere",
+    ],
+)
+def test_a_path_that_leads_out_leads_nowhere(server: Served, cookie: str, path: str) -> None:
+    answer = server.ask(path, Cookie=cookie)
+    assert answer.status in (400, 403, 404)
+    assert "root:" not in answer.text
+    assert "def serve" not in answer.text
+    assert "Traceback" not in answer.text
+
+
 def test_no_log_holds_a_token_that_was_used(server: Served) -> None:
     link = server.fresh_link()
     token = link.partition("token=")[2]

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from agilab import AgiEnv, Stage, WorkPlan
 from agilab.run import RunStore
-from agilab.testing import do, make_probe
+from agilab.testing import do
 from tests.dashboards.conftest import START_S, Served, Visitor, browser_of_somebody, visitor
 
 LONG_MS = 1000 * START_S
@@ -102,8 +102,6 @@ def test_a_reload_keeps_what_was_set_and_two_sessions_do_not_meet(
 @pytest.fixture
 def waiting(server: Served, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """Return the query of a run that waits for a file, and the file."""
-    if not (server.folder / "apps" / "probe_project").exists():
-        make_probe(server.folder / "apps")
     file = tmp_path / "go"
     steps = [do(f"p{number}", ["print", f"hello from p{number}"], ["wait", str(file)]) for number in range(3)]
     settings = {"plan": WorkPlan((Stage("first", tuple(steps)),)).to_json()}

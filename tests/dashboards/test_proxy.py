@@ -12,7 +12,7 @@ from agilab_dashboards.proxy import _address, path_of
 from playwright.sync_api import Frame, Page, expect
 
 from agilab import AGI, AgiEnv, Run, Stage, WorkPlan
-from agilab.testing import do, make_probe
+from agilab.testing import do
 from tests.dashboards.conftest import START_S, Served, Visitor, handshake, log_in
 
 LONG_MS = 1000 * START_S
@@ -36,8 +36,7 @@ def gates(server: Served) -> Path:
 @pytest.fixture(scope="module")
 def run(server: Served, gates: Path) -> Iterator[Run]:
     """Return a run on Dask whose partitions wait for a file each."""
-    root = make_probe(server.folder / "apps")
-    env = AgiEnv(root, home=server.home, wenv=server.folder / "wenv")
+    env = AgiEnv("probe", apps_path=server.folder / "apps", home=server.home, wenv=server.folder / "wenv")
     parts = tuple(do(f"p{number}", ["wait", str(gates / str(number))]) for number in range(LEASES))
     settings = {"plan": WorkPlan((Stage("first", parts),)).to_json()}
     made = AGI.submit(env, env.request(settings, cluster={"backend": "dask", "workers": 1}))
