@@ -34,7 +34,8 @@ from distributed.versions import VersionMismatchWarning
 
 from agilab.backends.dask import lease
 from agilab.backends.dask.host import CONFIG
-from agilab.paths import RunPaths, WenvPaths, make_folder
+from agilab.backends.ssh.onhost import ELSEWHERE, INPUTS
+from agilab.paths import RunPaths, WenvPaths, make_folder, write_file
 from agilab.reaper import start_time
 from agilab.records import read_records, record_line
 
@@ -61,7 +62,10 @@ class Stay:
         self.run: str = order["run"]
         self._own = RunPaths(make_folder(WenvPaths.chosen().results / self.run))
         self._owner = _own(self._own)
-        self.paths = RunPaths(make_folder(Path(order["root"]))) if order["root"] else self._own
+        self.paths = self._own
+        if order["root"]:
+            write_file(self._own.root / ELSEWHERE, order["root"].encode(), durable=False)
+            self.paths = RunPaths(make_folder(Path(order["root"])))
         sweep(self.paths, order["keep"])
         make_folder(self.paths.staging)
         self._told: dict[str, int] = {}
@@ -73,9 +77,9 @@ class Stay:
         """Tell the last of the logs; leave nothing but artifacts that stay."""
         self._over.set()
         self._tell()
-        for root in {self._own.root, self.paths.root}:
-            if not any(RunPaths(root).artifacts.glob("*/*")):
-                shutil.rmtree(root, ignore_errors=True)
+        stays = any(self.paths.artifacts.glob("*/*"))
+        for folder in (self._own.root / INPUTS,) if stays else {self._own.root, self.paths.root}:
+            shutil.rmtree(folder, ignore_errors=True)
         os.close(self._owner)
 
     def _follow(self) -> None:
@@ -243,7 +247,7 @@ def sweep(paths: RunPaths, keep: Collection[str]) -> None:
     for folder in paths.artifacts.glob("*/*"):
         if f"{folder.parent.name}/{folder.name}" not in keep:
             shutil.rmtree(folder)
-    for path in (paths.staging, paths.partitions, paths.root / ".inputs"):
+    for path in (paths.staging, paths.partitions, paths.root / INPUTS):
         shutil.rmtree(path, ignore_errors=True)
     for worker, kept in lines.items():
         make_folder(paths.partitions)

@@ -164,7 +164,7 @@ def shared() -> Iterator[Path]:
 
 
 def test_what_lies_in_a_folder_that_hosts_share_is_read_there_and_never_copied(
-    run: Run, bench: Bench, shared: Path
+    run: Run, bench: Bench, shared: Path, servers: dict[str, SshServer]
 ) -> None:
     env = AgiEnv(bench.env.project.root, home=shared / "home", wenv=bench.env.wenv.root)
     source = InputRef("rows", str(shared / "source.txt"))
@@ -180,6 +180,8 @@ def test_what_lies_in_a_folder_that_hosts_share_is_read_there_and_never_copied(
     assert manifest.verify(made.paths).ok
     there = shared / f".agilab-{made.run_id}-alpha"
     assert [path.name for path in shared.glob(".agilab-*")] == [there.name], "no word, and nothing of beta"
+    noted = inside(servers["alpha"], servers["alpha"].home / "wenv" / ".runs" / made.run_id)
+    assert (noted / ".elsewhere").read_text() == str(there), "for `agilab cluster clean`"
     found = {}
     for key, folder in (("first/a", there), ("second/c", made.paths.root), ("third/d", there)):
         [(_, (_, path))] = json.loads(Path(folder, "artifacts", key, "seen.json").read_text()).items()
