@@ -82,8 +82,9 @@ class ClusterOptions(Settings):
     scheduler = param.String(
         default=None,
         allow_None=True,
-        regex=r"^(tcp|tls)://[\w.:-]+$",
-        doc="With Dask: address of a scheduler that runs already; none starts one on this machine",
+        regex=r"^((tcp|tls)://[\w.:-]+|[^\s:/]+)$",
+        doc="With Dask: address of a scheduler that runs already. With ssh: name of the host that it is to run on. "
+        "None starts one on this machine",
     )
     cluster_class = param.String(
         default=None,

@@ -71,10 +71,28 @@ def machine(environ: Mapping[str, str]) -> dict[str, int]:
     if cores and not (cores.isdecimal() and int(cores) > 0):
         raise RequestError(f"AGILAB_SLOTS is {cores!r}; allowed: a whole number above 0")
     found = {"cpu": int(cores) if cores else len(os.sched_getaffinity(0))}
-    text = environ.get("AGILAB_RESOURCES")
+    gpus = sum(1 for path in Path("/dev").glob("nvidia[0-9]*"))
+    return {**found, **resources(environ.get("AGILAB_RESOURCES"), gpus)}
+
+
+def resources(text: str | None, gpus: int) -> dict[str, int]:
+    """Return the countable resources of a machine besides its cores.
+
+    Parameters
+    ----------
+    text
+        Its ``AGILAB_RESOURCES``; None where that is not set.
+    gpus
+        How many NVIDIA devices it has, which count where it is not.
+
+    Raises
+    ------
+    RequestError
+        The variable cannot be read.
+    """
     if text is None:
-        devices = sum(1 for path in Path("/dev").glob("nvidia[0-9]*"))
-        return {**found, "gpu": devices} if devices else found
+        return {"gpu": gpus} if gpus else {}
+    found = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, _, count = item.partition("=")
         if not (name.isidentifier() and count.isdecimal()) or name == "cpu":

@@ -110,7 +110,7 @@ class _Queue:
         best: tuple[tuple[str, int], ...] | None = None
         for needs, line in self._lines.items():
             if (best is None or line[0][0] < self._lines[best][0][0]) and all(
-                len(free[name]) >= count for name, count in needs
+                len(free.get(name, ())) >= count for name, count in needs
             ):
                 best = needs
         if best is None:
@@ -178,7 +178,8 @@ class RunState:
     hosts
         Host name -> its workers, as far as that is known.
     devices
-        Countable resources of the machine, such as ``{"gpu": (0, 1)}``.
+        Host name -> its countable resources, such as ``{"gpu": (0, 1)}``; those under an empty name are for all workers
+        that have no host with some.
     committed
         Partitions that an earlier attempt at the run has committed.
     attempts
@@ -196,7 +197,7 @@ class RunState:
         workers: Mapping[str, float],
         *,
         hosts: Mapping[str, Sequence[str]] | None = None,
-        devices: Mapping[str, Sequence[int]] | None = None,
+        devices: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
         committed: Collection[str] = (),
         attempts: Mapping[str, int] | None = None,
     ) -> None:
@@ -205,8 +206,9 @@ class RunState:
         self._workers = dict(workers)
         self._hosts = dict(hosts or {})
         self._host_of = {name: host for host, names in self._hosts.items() for name in names}
-        self._all_devices = {name: len(numbers) for name, numbers in (devices or {}).items()}
-        self._free = {name: list(numbers) for name, numbers in (devices or {}).items()}
+        found = {"": {}, **(devices or {})}
+        self._there_are = {at: {name: len(numbers) for name, numbers in kinds.items()} for at, kinds in found.items()}
+        self._free = {at: {name: list(numbers) for name, numbers in kinds.items()} for at, kinds in found.items()}
         self._queues = {name: _Queue() for name in workers}
         self._loads = dict.fromkeys(workers, 0.0)
         self._pinned = {name: _Queue() for name in (*workers, *self._hosts)}
@@ -233,10 +235,10 @@ class RunState:
         return self._advance()
 
     def offer(self, devices: Mapping[str, Sequence[int]]) -> None:
-        """Take in devices of kinds that the run has not had so far."""
+        """Take in devices of this machine, of kinds that the run has not had so far."""
         for name, numbers in devices.items():
-            self._all_devices[name] = len(numbers)
-            self._free[name] = list(numbers)
+            self._there_are[""][name] = len(numbers)
+            self._free[""][name] = list(numbers)
 
     def planned(self, stage: str, partitions: Iterable[Partition]) -> list[Instruction]:
         """Take in the partitions of a stage that was planned late; PlanError as when the state is made."""
@@ -323,8 +325,9 @@ class RunState:
 
     def _take_back(self, partition: str) -> _Running:
         run = self._running.pop(partition)
+        free = self._free_for(run.worker)
         for name, numbers in run.devices.items():
-            self._free[name] = sorted([*self._free[name], *numbers])
+            free[name] = sorted([*free[name], *numbers])
         return run
 
     def _advance(self) -> list[Instruction]:
@@ -356,9 +359,17 @@ class RunState:
         """Return worker -> partition ids of a stage, as they are planned to run; balancing may overrule it."""
         if stage.name not in self._assigned:
             parts = self._open(stage)
-            near = {part.id: workers for part in parts if (workers := self._places.nearest(part))}
+            near = {part.id: workers for part in parts if (workers := self._suited(part))}
             self._assigned[stage.name] = assign(parts, self._workers, hosts=self._hosts, near=near)
         return self._assigned[stage.name]
+
+    def _suited(self, part: Partition) -> list[str]:
+        """List the workers that a partition is planned for: with its devices, near its bytes; none for any."""
+        near = self._places.nearest(part)
+        if not part.resources or len(self._there_are) == 1:
+            return near
+        able = self._able(part)
+        return [worker for worker in able if worker in near] or able
 
     def _open(self, stage: Stage) -> list[Partition]:
         """List the partitions of a stage that no earlier attempt at the run has committed."""
@@ -383,12 +394,41 @@ class RunState:
         partitions = tuple(partitions)
         check_pins(partitions, workers=self._workers, hosts=self._hosts)
         for part in partitions:
-            for name, count in part.resources.items():
-                if count > self._all_devices.get(name, 0):
-                    raise PlanError(
-                        f"partition {part.id!r} asks for {count} {name}; this machine offers "
-                        f"{self._all_devices.get(name, 0)}; set AGILAB_RESOURCES such as {name}={count} if it has them"
-                    )
+            if part.resources and not self._able(part):
+                asked = ", ".join(f"{count} {name}" for name, count in part.resources.items())
+                where = "there" if self._there_are.keys() - {""} else "if it has them"
+                raise PlanError(
+                    f"partition {part.id!r} asks for {asked}; {self._offers(part)}; set AGILAB_RESOURCES such as "
+                    f"{','.join(f'{name}={count}' for name, count in part.resources.items())} {where}"
+                )
+
+    def _able(self, part: Partition) -> list[str]:
+        """List the workers at a place that has all the devices which a partition asks for, free or not."""
+        able = []
+        for worker in self._workers:
+            there_are = self._there_are[self._place_of(worker)]
+            may = not part.pin or part.pin in (worker, self._host_of.get(worker))
+            if may and all(there_are.get(name, 0) >= count for name, count in part.resources.items()):
+                able.append(worker)
+        return able
+
+    def _offers(self, part: Partition) -> str:
+        """Say what every place has of what a partition asks for."""
+        said = []
+        for place in dict.fromkeys(map(self._place_of, self._workers)):
+            kinds = self._there_are[place]
+            offer = ", ".join(str(kinds.get(name, 0)) for name in part.resources)
+            said.append(f"{f'host {place}' if place else 'this machine'} offers {offer}")
+        return ", ".join(said)
+
+    def _place_of(self, worker: str) -> str:
+        """Return the key in `_there_are` and `_free` for a worker."""
+        host = self._host_of.get(worker, "")
+        return host if host in self._there_are else ""
+
+    def _free_for(self, worker: str) -> dict[str, list[int]]:
+        """Return the devices that are free where a worker is."""
+        return self._free[self._place_of(worker)]
 
     def _enqueue(self, part: Partition, avoid: str = "") -> None:
         """Put a partition at the head of a queue, on another worker than `avoid` where there is one."""
@@ -413,7 +453,7 @@ class RunState:
             answer += self._give(worker, self._take_own)
         for worker in self._demand:
             answer += self._give(worker, self._take_shared)
-            if self._demand[worker]:  # there is nothing for the others either
+            if self._demand[worker] and len(self._free) == 1:  # there is nothing for the others either
                 break
         return answer
 
@@ -423,22 +463,23 @@ class RunState:
             yield self._dispatch(part, worker)
 
     def _take_own(self, worker: str) -> Partition | None:
-        found = self._pinned[worker].take(self._free)
+        free = self._free_for(worker)
+        found = self._pinned[worker].take(free)
         if found is None and worker in self._host_of:
-            found = self._pinned[self._host_of[worker]].take(self._free)
-        return found if found is not None else self._take_from(worker)
+            found = self._pinned[self._host_of[worker]].take(free)
+        return found if found is not None else self._take_from(worker, free)
 
     def _take_shared(self, worker: str) -> Partition | None:
         """Take from the worker with most left, first from those on the same host."""
-        away = self._places.away_from(worker)
+        away, free = self._places.away_from(worker), self._free_for(worker)
         for name in sorted(self._queues, key=lambda name: (name in away, -self._loads[name])):
-            found = self._take_from(name)
+            found = self._take_from(name, free)
             if found is not None:
                 return found
         return None
 
-    def _take_from(self, name: str) -> Partition | None:
-        found = self._queues[name].take(self._free)
+    def _take_from(self, name: str, free: Mapping[str, Sequence[int]]) -> Partition | None:
+        found = self._queues[name].take(free)
         if found is not None:
             self._loads[name] -= found.weight
         return found
@@ -448,9 +489,10 @@ class RunState:
         track.attempts += 1
         track.workers.append(worker)
         devices: dict[str, tuple[int, ...]] = {}
+        free = self._free_for(worker)
         for name, count in part.resources.items():
-            devices[name] = tuple(self._free[name][:count])
-            del self._free[name][:count]
+            devices[name] = tuple(free[name][:count])
+            del free[name][:count]
         self._places.bring(worker, part)
         self._running[part.id] = _Running(part, worker, track.attempts, devices)
         return Dispatch(part, worker, track.attempts, devices)

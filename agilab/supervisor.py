@@ -258,7 +258,9 @@ def execute(run: Execution) -> None:
     assert run.pool is not None
     run.tell("state", {"state": "running"})
     run.started = run.started or now()
-    devices = {name: numbers for name, numbers in run.held.numbers.items() if name != "cpu"}
+    devices = run.pool.devices
+    if devices is None:
+        devices = {"": {name: numbers for name, numbers in run.held.numbers.items() if name != "cpu"}}
     workers, cluster = run.pool.workers, run.request.cluster
     run.committer = Committer(run.paths, dict(run.past.hashes))
     run.dispatcher = Dispatcher(
@@ -501,6 +503,8 @@ def _provide(run: Execution, partitions: Sequence[Partition], refs: Sequence[Inp
     if refs:
         found = InputHasher(run.home.cache / "hashes.json").hash(refs, run.planner.data_root)
         run.inputs.update({path: item for path, item in found.items() if path not in run.inputs})
+    if run.backend.capabilities.needs_hosts:  # each has devices of its own
+        return
     devices: dict[str, int] = {}
     for part in partitions:
         for name, count in part.resources.items():

@@ -292,6 +292,12 @@ def test_a_service_on_dask_keeps_its_workers_and_survives_the_death_of_any(
         wait_until(
             lambda: own.pids()[0] not in (0, pids[0]) and {one["state"] for one in own.status.workers} == {"idle"}
         )
+        worker = parent_of(own.pids()[1])
+        os.kill(worker, signal.SIGSTOP)
+        wait_until(lambda: AGI.service(own.env, "health").verdict == "unhealthy")
+        assert "dask-1: its Dask worker has not answered for" in AGI.service(own.env, "health").reason
+        os.kill(worker, signal.SIGCONT)
+        wait_until(lambda: AGI.service(own.env, "health").verdict == "ok")
         tries = tmp_path / "tries"
         tries.mkdir()
         gate = Stage("first", [do("a", ["raise_times", str(tries), 0, "value"], ["wait", str(tmp_path / "gate")])])

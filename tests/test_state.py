@@ -29,7 +29,7 @@ def finish(answer: Sequence[Instruction]) -> Finish | None:
 
 
 def started(plan: WorkPlan, *workers: str, devices: Mapping[str, Sequence[int]] | None = None) -> RunState:
-    state = RunState(plan, dict.fromkeys(workers, 1.0), devices=devices)
+    state = RunState(plan, dict.fromkeys(workers, 1.0), devices={"": devices or {}})
     state.start()
     return state
 
@@ -181,8 +181,10 @@ def test_what_no_worker_can_run_is_refused_before_anything_is_dispatched(part: P
     workers = {"w0": 1.0, "w1": 1.0}
     plan = WorkPlan([Stage("one", parts("a")), Stage("two", [part], after="one")])
     with pytest.raises(PlanError, match=said):
-        RunState(plan, workers, devices={"gpu": (0, 1)})
-    state = RunState(WorkPlan([Stage("one", parts("a")), Stage("two", after="one")]), workers, devices={"gpu": (0, 1)})
+        RunState(plan, workers, devices={"": {"gpu": (0, 1)}})
+    state = RunState(
+        WorkPlan([Stage("one", parts("a")), Stage("two", after="one")]), workers, devices={"": {"gpu": (0, 1)}}
+    )
     state.start()
     state.wanted("w0")
     state.committed("a")
@@ -310,6 +312,46 @@ def test_devices_are_given_by_number_and_come_back() -> None:
     assert (again.partition.id, again.devices) == ("c", {"gpu": (7,)})
 
 
+def test_devices_belong_to_hosts_and_partitions_go_where_theirs_are() -> None:
+    gpu = {"resources": {"gpu": 1}}
+    plan = WorkPlan([Stage("one", [*parts("a", "b", "c", **gpu), *parts("free")])])
+    hosts = {"alpha": ("alpha-0", "alpha-1"), "beta": ("beta-0", "beta-1")}
+    workers = dict.fromkeys((*hosts["alpha"], *hosts["beta"]), 1.0)
+    state = RunState(plan, workers, hosts=hosts, devices={"alpha": {}, "beta": {"gpu": (0, 1)}})
+    planned = state.assignment(plan.stages[0])
+    assert {*planned["beta-0"], *planned["beta-1"]} >= {"a", "b", "c"}
+    state.start()
+    given = [step for worker in workers for step in state.wanted(worker)]
+    assert [(step.partition.id, step.worker, step.devices) for step in given if isinstance(step, Dispatch)] == [
+        ("free", "alpha-0", {}),
+        ("a", "beta-0", {"gpu": (0,)}),
+        ("b", "beta-1", {"gpu": (1,)}),
+    ]
+    assert state.wanted("alpha-0") == []
+    state.wanted("beta-0")
+    [again] = state.committed("b")
+    assert isinstance(again, Dispatch)
+    assert (again.partition.id, again.worker, again.devices) == ("c", "beta-0", {"gpu": (1,)})
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        (
+            Partition("x", resources={"gpu": 3}),
+            "host alpha offers 0, host beta offers 2; set AGILAB_RESOURCES",
+        ),
+        (Partition("x", resources={"gpu": 1}, pin="alpha"), "'x' asks for 1 gpu; host alpha offers 0"),
+        (Partition("x", resources={"gpu": 1, "licence": 1}), "asks for 1 gpu, 1 licence"),
+    ],
+)
+def test_what_no_host_has_is_refused_with_what_each_has(part: Partition, sentence: str) -> None:
+    hosts = {"alpha": ("alpha-0",), "beta": ("beta-0",)}
+    devices = {"alpha": {"licence": (0,)}, "beta": {"gpu": (0, 1)}}
+    with pytest.raises(PlanError, match=sentence):
+        RunState(WorkPlan([Stage("one", [part])]), {"alpha-0": 1.0, "beta-0": 1.0}, hosts=hosts, devices=devices)
+
+
 def test_devices_of_another_kind_can_come_later() -> None:
     state = started(WorkPlan([Stage("one", parts("a")), Stage("two", after="one")]), "w")
     state.wanted("w", 2)
@@ -364,7 +406,7 @@ class World:
 
     def __post_init__(self) -> None:
         hosts = {f"h{number}": self.workers[number::2] for number in range(2)} if self.on_hosts else {}
-        self.state = RunState(self.plan, dict.fromkeys(self.workers, 1.0), devices=self.devices, hosts=hosts)
+        self.state = RunState(self.plan, dict.fromkeys(self.workers, 1.0), devices={"": self.devices}, hosts=hosts)
         self.take(self.state.start())
 
     def take(self, answer: Sequence[Instruction]) -> None:

@@ -223,6 +223,11 @@ class Pool(ABC):
         """Host -> how many workers it could have there; None where hosts do not have names of ours."""
         return None
 
+    @property
+    def devices(self) -> Mapping[str, Mapping[str, Sequence[int]]] | None:
+        """Host -> its countable resources, such as ``{"gpu": (0, 1)}``; None where workers use this machine's."""
+        return None
+
     @abstractmethod
     def add(self, workers: Sequence[str]) -> None:
         """Start more workers, of these names."""
@@ -424,11 +429,19 @@ class Backend(ABC):
         BackendRefusedError
             Names them, and what would do.
         """
-        if isinstance(cluster["workers"], Mapping) and not self.capabilities.needs_hosts:
+        if self.capabilities.needs_hosts:
+            return
+        if isinstance(cluster["workers"], Mapping):
             raise BackendRefusedError(
                 f"workers names hosts, and backend {self.name!r} does not go to any; choose backend 'ssh', or give "
                 "workers as a number"
             )
+        for name, without in (("collect", "all"), ("share", None), ("allow_partial_hosts", False)):
+            if cluster.get(name, without) != without:
+                raise BackendRefusedError(
+                    f"{name} is {cluster[name]!r}, and backend {self.name!r} does not go to any hosts; choose backend "
+                    f"'ssh', or leave {name} out"
+                )
 
     def host_of(self, worker: str, cluster: Mapping[str, Any]) -> str:
         """Name the host of a worker: that in its own name, ``<host>-<n>``, where hosts are named, else this machine.

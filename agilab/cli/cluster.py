@@ -58,6 +58,8 @@ def show_hosts(names: Sequence[str], *, as_json: bool) -> int:
             item.uv or ("ours" if item.python else "-"),
             item.platform or "-",
             str(item.cores or "-"),
+            size(item.memory_bytes) if item.python else "-",
+            ", ".join(f"{count} {name}" for name, count in sorted(item.resources.items())) or "-",
             size(item.free_bytes) if item.python else "-",
             f"{item.skew_s:+.1f} s" if item.python else "-",
         )
@@ -65,6 +67,7 @@ def show_hosts(names: Sequence[str], *, as_json: bool) -> int:
     ]
     columns = [Column("host", cut=True), Column("address", cut=True), Column("state"), Column("Python"), Column("uv")]
     columns += [Column("platform", optional=True), Column("cores", right=True, optional=True)]
+    columns += [Column("memory", right=True, optional=True), Column("devices", optional=True, cut=True)]
     table([*columns, Column("free", right=True), Column("clock", right=True)], rows)
     for item in checks:
         if not item.ok:

@@ -25,7 +25,19 @@ def test_a_ready_host_is_a_line_of_a_table(cli: Cli, loop: SshServer) -> None:
     done = cli("doctor", "--hosts", "loop")
     assert done.returncode == 0
     head, row, empty, last = done.stdout.splitlines()
-    assert head.split() == ["host", "address", "state", "Python", "uv", "platform", "cores", "free", "clock"]
+    assert head.split() == [
+        "host",
+        "address",
+        "state",
+        "Python",
+        "uv",
+        "platform",
+        "cores",
+        "memory",
+        "devices",
+        "free",
+        "clock",
+    ]
     assert row.split()[:3] == ["loop", f"{loop.user}@127.0.0.1:{loop.port}", "ready"]
     assert (empty, last) == ("", "1 host ready")
 

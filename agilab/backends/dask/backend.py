@@ -25,6 +25,14 @@ class DaskBackend(Backend):
     def takes_slots(self, cluster: Mapping[str, Any]) -> bool:
         return not (cluster.get("scheduler") or cluster.get("cluster_class"))
 
+    def admit(self, cluster: Mapping[str, Any]) -> None:
+        super().admit(cluster)
+        if cluster.get("scheduler") and "://" not in cluster["scheduler"]:
+            raise BackendRefusedError(
+                f"scheduler is {cluster['scheduler']!r}, which is no address; write tcp://HOST:PORT, or choose backend "
+                "'ssh' to have one started on a host of that name"
+            )
+
     def host_of(self, worker: str, cluster: Mapping[str, Any]) -> str:
         return super().host_of(worker, cluster) if self.takes_slots(cluster) else ""
 

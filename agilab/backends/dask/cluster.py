@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,34 @@ CLOSE_S = 10.0
 """How long a cluster that a class made may take to end its jobs [s]."""
 
 
-class HostProcess:
+class Host(ABC):
+    """What holds the cluster of a run.
+
+    Attributes
+    ----------
+    is_own
+        Whether it was started for this run.
+    pgid, start_time
+        The process group, and when that began; 0 where it is on another host.
+    security
+        Arguments of `distributed.Security`.
+    """
+
+    is_own: bool
+    pgid: int
+    start_time: int
+    security: Mapping[str, Any] | None
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End scheduler and workers, now."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the cluster, and leave nothing of it here."""
+
+
+class HostProcess(Host):
     """The process that holds the cluster of a run (`agilab.backends.dask.host`), and the keys of that cluster.
 
     It begins at once: it imports Dask while the caller does.
@@ -100,7 +128,6 @@ class HostProcess:
         self._process.stdout.read()
 
     def kill(self) -> None:
-        """End scheduler and workers, now."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pgid, signal.SIGKILL)
 

@@ -22,7 +22,7 @@ from distributed import Client
 
 from agilab.backends.base import Broken, Event, Job, KeptPool, Started, Told, WorkerState
 from agilab.backends.dask import lease
-from agilab.backends.dask.cluster import HostProcess
+from agilab.backends.dask.cluster import Host
 from agilab.backends.dask.link import Link, Slot, kill_groups
 from agilab.backends.dask.pool import DaskPool
 
@@ -46,7 +46,7 @@ class KeptDaskPool(DaskPool, KeptPool):
         The process that holds the cluster.
     """
 
-    def __init__(self, job: Job, host: HostProcess) -> None:
+    def __init__(self, job: Job, host: Host) -> None:
         self.restarts: list[float] = []
         self._idle_job = job
         self._all: tuple[str, ...] = ()
@@ -152,7 +152,7 @@ class KeptDaskPool(DaskPool, KeptPool):
     def has_another(self) -> bool:
         return not self._closing
 
-    def new_host(self) -> HostProcess:
+    def new_host(self) -> Host:
         self.restarts.append(time.monotonic())
         return super().new_host()
 

@@ -17,7 +17,7 @@ from distributed.versions import VersionMismatchWarning
 from agilab import digest
 from agilab.backends.base import Broken, Event, Job, Pool, Returned, Started, Told
 from agilab.backends.dask import backplane, lease
-from agilab.backends.dask.cluster import HostProcess, certificates
+from agilab.backends.dask.cluster import Host, HostProcess, certificates
 from agilab.backends.dask.host import dashboard_of
 from agilab.backends.dask.link import Link, Slot, kill_groups
 from agilab.backends.dask.logs import NAME, logged
@@ -50,7 +50,7 @@ class DaskPool(Pool):
     leaving_s: ClassVar[float] = 2.0
     """How long it may take to leave a cluster, once its runners have ended [s]."""
 
-    def __init__(self, job: Job, host: HostProcess | None) -> None:
+    def __init__(self, job: Job, host: Host | None) -> None:
         self._job, self._host = job, host
         self._place: Mapping[str, Any] = {}
         self._own = host is not None and host.is_own
@@ -214,7 +214,7 @@ class DaskPool(Pool):
                     security=security,
                     asynchronous=True,
                     set_as_default=False,
-                    direct_to_workers=self._own,  # what leases answer need not pass through the scheduler
+                    direct_to_workers=self.direct,  # what leases answer need not pass through the scheduler
                     timeout=CONNECT_S,
                     name="agilab",
                 )
@@ -229,7 +229,8 @@ class DaskPool(Pool):
         options = self._job.cluster
         if self._host is None:
             return options["scheduler"], certificates(options)
-        self._inbox.put(Started("", self._host.pgid, self._host.start_time))
+        if self._host.pgid:
+            self._inbox.put(Started("", self._host.pgid, self._host.start_time))
         answer = await self.ask(self._host)
         if "error" in answer:
             raise BackendRefusedError(f"the cluster does not start: {answer['error']}")
@@ -250,7 +251,12 @@ class DaskPool(Pool):
         """Whose the cluster is: the run's."""
         return self._job
 
-    def new_host(self) -> HostProcess:
+    @property
+    def direct(self) -> bool:
+        """Whether this process reaches workers by the addresses that they have for the scheduler."""
+        return self._own
+
+    def new_host(self) -> Host:
         """Start the process that holds the cluster once more."""
         return HostProcess(self.owner)
 
@@ -258,7 +264,7 @@ class DaskPool(Pool):
         """Return what serves one connection to the scheduler."""
         return Link(self._job, client, self._slots, put=self._inbox.put, own=self._own)
 
-    async def ask(self, host: HostProcess) -> Mapping[str, Any]:
+    async def ask(self, host: Any) -> Mapping[str, Any]:
         """Let the cluster start; return what it says of itself."""
         asked: int | None = self._job.cluster["workers"]
         if self._own:

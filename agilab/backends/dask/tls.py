@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -77,6 +78,12 @@ def issue(folder: Path, name: str, *, sockets: Path | None = None) -> Certificat
     for file, data in (("ca.pem", _pem(ca)), ("cert.pem", _pem(certificate)), ("key.pem", private)):
         write_file(folder / file, data, durable=False)
     return made
+
+
+def pem_of(security: Mapping[str, Any]) -> dict[str, str]:
+    """Return ``ca``, ``cert`` and ``key`` as text, from the arguments of `distributed.Security`."""
+    files = {"ca": "tls_ca_file", "cert": "tls_worker_cert", "key": "tls_worker_key"}
+    return {name: Path(security[file]).read_text(encoding="utf-8") for name, file in files.items()}
 
 
 def _me() -> list[str | int]:

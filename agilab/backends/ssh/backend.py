@@ -1,6 +1,7 @@
 """Backend `ssh`, as the supervisor finds it: a Dask cluster of one run, whose workers are on hosts reached over SSH.
 
-`pool` checks hosts, deploys to them and starts the scheduler, on this machine.
+`pool` checks hosts, deploys to them and starts the scheduler, on this machine or
+on a named host (`scheduler`, and `daskscheduler` there).
 `fleet` keeps a Dask worker running on every host: each is a `member`, started
 there as `daskworker`, with a tunnel each way. `slots` is what a pool's event
 loop does differently where slots are on hosts; a run is a `stay` on each.
@@ -12,14 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agilab.backends.base import Backend, Capabilities, Job, Keeper, KeptPool, Pool, on_hosts
 from agilab.backends.ssh.names import split_host
 from agilab.errors import BackendRefusedError
 from agilab.paths import WenvPaths
 
-_OF_DASK = ("scheduler", "cluster_class", "certificates")
+if TYPE_CHECKING:
+    from agilab.backends.dask.cluster import HostProcess
+    from agilab.backends.ssh.scheduler import HostScheduler
+
+_OF_DASK = ("cluster_class", "certificates")
 
 
 class SshBackend(Backend):
@@ -32,6 +37,7 @@ class SshBackend(Backend):
         return False
 
     def admit(self, cluster: Mapping[str, Any]) -> None:
+        super().admit(cluster)
         hosts = cluster["workers"]
         if not isinstance(hosts, Mapping):
             raise BackendRefusedError(
@@ -49,6 +55,13 @@ class SshBackend(Backend):
             raise BackendRefusedError(
                 f"{given[0]} is for backend 'dask'; backend 'ssh' starts scheduler and workers itself: leave it out"
             )
+        if scheduler := cluster.get("scheduler"):
+            if "://" in scheduler:
+                raise BackendRefusedError(
+                    f"scheduler is {scheduler}, and one that runs already is for backend 'dask'; backend 'ssh' starts "
+                    "its own: name the host that it is to run on, or leave it out"
+                )
+            split_host(scheduler)
 
     def keeper(self, wenv: WenvPaths, report: Callable[[str], None]) -> AbstractContextManager[Keeper]:
         from agilab.backends.ssh.hosts import Hosts
@@ -56,17 +69,13 @@ class SshBackend(Backend):
         return Hosts(wenv, report)
 
     def open(self, job: Job) -> Pool:
-        from agilab.backends.dask.cluster import HostProcess
-
-        host = HostProcess(job, alone=True)  # asyncssh and Dask are imported here and there
+        host = scheduler_of(job)  # asyncssh and Dask are imported here and there
         from agilab.backends.ssh.pool import SshPool
 
         return SshPool(job, host)
 
     def keep(self, job: Job) -> KeptPool:
-        from agilab.backends.dask.cluster import HostProcess
-
-        host = HostProcess(job, alone=True)
+        host = scheduler_of(job)
         from agilab.backends.ssh.kept import KeptSshPool
 
         pool = KeptSshPool(job, host)
@@ -76,3 +85,14 @@ class SshBackend(Backend):
             pool.end()
             raise
         return pool
+
+
+def scheduler_of(job: Job) -> HostProcess | HostScheduler:
+    """Return what is going to hold the scheduler of a cluster: a process here, or one on the host that was named."""
+    if job.cluster["scheduler"]:
+        from agilab.backends.ssh.scheduler import HostScheduler
+
+        return HostScheduler(job)
+    from agilab.backends.dask.cluster import HostProcess
+
+    return HostProcess(job, alone=True)

@@ -22,8 +22,8 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ from distributed.versions import VersionMismatchWarning
 
 from agilab.backends.dask import lease
 from agilab.backends.dask.host import CONFIG
-from agilab.paths import RunPaths, WenvPaths, make_folder
+from agilab.backends.ssh.onhost import ELSEWHERE, INPUTS
+from agilab.paths import RunPaths, WenvPaths, make_folder, write_file
 from agilab.reaper import start_time
 from agilab.records import read_records, record_line
 
@@ -61,7 +62,10 @@ class Stay:
         self.run: str = order["run"]
         self._own = RunPaths(make_folder(WenvPaths.chosen().results / self.run))
         self._owner = _own(self._own)
-        self.paths = RunPaths(make_folder(Path(order["root"]))) if order["root"] else self._own
+        self.paths = self._own
+        if order["root"]:
+            write_file(self._own.root / ELSEWHERE, order["root"].encode(), durable=False)
+            self.paths = RunPaths(make_folder(Path(order["root"])))
         sweep(self.paths, order["keep"])
         make_folder(self.paths.staging)
         self._told: dict[str, int] = {}
@@ -73,9 +77,9 @@ class Stay:
         """Tell the last of the logs; leave nothing but artifacts that stay."""
         self._over.set()
         self._tell()
-        for root in {self._own.root, self.paths.root}:
-            if not any(RunPaths(root).artifacts.glob("*/*")):
-                shutil.rmtree(root, ignore_errors=True)
+        stays = any(self.paths.artifacts.glob("*/*"))
+        for folder in (self._own.root / INPUTS,) if stays else {self._own.root, self.paths.root}:
+            shutil.rmtree(folder, ignore_errors=True)
         os.close(self._owner)
 
     def _follow(self) -> None:
@@ -96,39 +100,46 @@ class Stay:
 def main() -> int:
     """Serve until told to end."""
     order = json.load(sys.stdin)
-    scratch = _scratch(order["name"])
+    with settled(order["name"]):
+        asyncio.run(_serve(order))
+    return 0
+
+
+@contextmanager
+def settled(name: str) -> Iterator[None]:
+    """Configure Dask, with a folder for what it puts aside, and for keys while they are loaded; those of the killed go.
+
+    Parameters
+    ----------
+    name
+        What the run or the service is called here that this process is for.
+    """
+    tmp, mine = make_folder(WenvPaths.chosen().tmp), f".dask-{name}-{os.uname().nodename}"
+    for left in tmp.glob(f"{mine}.*.tmp"):
+        if not start_time(int(left.name.split(".")[-2])):
+            shutil.rmtree(left, ignore_errors=True)
+    scratch = make_folder(tmp / f"{mine}.{os.getpid()}.tmp")
     tempfile.tempdir = str(scratch)
     dask.config.set({**CONFIG, "distributed.admin.log-format": "%(asctime)s - %(name)s - %(levelname)s - %(message)s"})
     warnings.simplefilter("ignore", VersionMismatchWarning)  # it was deployed with the versions that count
     try:
-        asyncio.run(_serve(order))
+        yield
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return 0
 
 
-def _scratch(name: str) -> Path:
-    """Make a folder for what Dask puts aside, and for keys while they are loaded; those of the killed go."""
-    tmp = make_folder(WenvPaths.chosen().tmp)
-    mine = f".dask-{name}-{os.uname().nodename}"
-    for left in tmp.glob(f"{mine}.*.tmp"):
-        if not start_time(int(left.name.split(".")[-2])):
-            shutil.rmtree(left, ignore_errors=True)
-    return make_folder(tmp / f"{mine}.{os.getpid()}.tmp")
+def security(keys: Mapping[str, str]) -> Security:
+    """Return what both ends of every connection of a cluster present, from ``ca``, ``cert`` and ``key`` as PEM."""
+    roles = ("worker", "client", "scheduler")
+    return Security(
+        require_encryption=True,
+        tls_ca_file=keys["ca"],
+        **{f"tls_{role}_cert": keys["cert"] for role in roles},
+        **{f"tls_{role}_key": keys["key"] for role in roles},
+    )
 
 
 async def _serve(order: Mapping[str, Any]) -> None:
-    keys = order["keys"]
-    security = Security(
-        require_encryption=True,
-        tls_ca_file=keys["ca"],
-        tls_worker_cert=keys["cert"],
-        tls_worker_key=keys["key"],
-        tls_client_cert=keys["cert"],
-        tls_client_key=keys["key"],
-        tls_scheduler_cert=keys["cert"],
-        tls_scheduler_key=keys["key"],
-    )
     worker = Worker(
         order["scheduler"],
         nthreads=order["threads"],
@@ -136,7 +147,7 @@ async def _serve(order: Mapping[str, Any]) -> None:
         host="127.0.0.1",
         protocol="tls",
         contact_address=order["contact"],
-        security=security,
+        security=security(order["keys"]),
         local_directory=tempfile.tempdir,
         memory_limit=0,  # what may grow are entry processes, which have a limit of their own
         silence_logs=logging.WARNING,
@@ -236,7 +247,7 @@ def sweep(paths: RunPaths, keep: Collection[str]) -> None:
     for folder in paths.artifacts.glob("*/*"):
         if f"{folder.parent.name}/{folder.name}" not in keep:
             shutil.rmtree(folder)
-    for path in (paths.staging, paths.partitions, paths.root / ".inputs"):
+    for path in (paths.staging, paths.partitions, paths.root / INPUTS):
         shutil.rmtree(path, ignore_errors=True)
     for worker, kept in lines.items():
         make_folder(paths.partitions)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from agilab.backends.ssh.member import Member
+from agilab.backends.ssh.member import Access, Member
 from agilab.backends.ssh.share import Share
 from agilab.errors import AgilabError
 
@@ -53,9 +52,7 @@ class Fleet:
     share
         What all of them see.
     scheduler
-        Its address on this machine.
-    keys
-        ``ca``, ``cert`` and ``key`` of the cluster, as PEM.
+        How it is reached.
     patient
         Whether it goes on when there is no host left: one may come back.
 
@@ -67,13 +64,11 @@ class Fleet:
         Who leases to it now.
     """
 
-    def __init__(
-        self, members: Mapping[str, Member], share: Share, *, scheduler: str, keys: Mapping[str, str], patient: bool
-    ) -> None:
+    def __init__(self, members: Mapping[str, Member], share: Share, *, scheduler: Access, patient: bool) -> None:
         self.members, self.share = members, share
         self.lost: dict[str, str] = {}
         self.lessee: Lessee | None = None
-        self._scheduler, self._keys, self._patient = scheduler, keys, patient
+        self._scheduler, self._patient = scheduler, patient
         self._futile = dict.fromkeys(members, 0)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -107,7 +102,7 @@ class Fleet:
         while True:
             begun = 0.0
             try:
-                await member.start(self._scheduler, self._keys)
+                await member.join(self._scheduler)
                 begun = time.monotonic()
                 self.lost.pop(member.name, None)
                 if self.lessee is not None:
@@ -133,9 +128,3 @@ class Fleet:
     def _finished(self, task: asyncio.Task[None]) -> None:
         if self.lessee is not None:
             self.lessee.finished(task)
-
-
-def pem_of(security: Mapping[str, Any]) -> dict[str, str]:
-    """Return ``ca``, ``cert`` and ``key`` as PEM, from the arguments of `distributed.Security`."""
-    files = (("ca", "ca_file"), ("cert", "worker_cert"), ("key", "worker_key"))
-    return {name: Path(security[f"tls_{file}"]).read_text(encoding="utf-8") for name, file in files}

@@ -1,56 +1,50 @@
 """One host of a cluster: the Dask worker that is kept there, and the tunnels between it and the scheduler.
 
-Nothing listens beyond loopback, on either side: the host reaches the
-scheduler by a port that its sshd forwards to us, and the scheduler reaches the
-Dask worker by a port of ours that leads there. So a firewall, a jump host or a
-manager that no host can reach makes no difference.
+Nothing listens beyond loopback, on any side: the host reaches the scheduler
+by a port that its sshd forwards to us, and the scheduler reaches the Dask
+worker by a port of ours that leads there. So a firewall, a jump host or a
+manager that no host can reach makes no difference. Where the scheduler is on a
+host too, what they say to each other passes through us all the same.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import asyncssh
 
 from agilab.backends.base import Job, on_hosts
-from agilab.backends.dask.logs import NAME as NAME_OF_LOG
 from agilab.backends.ssh.deploy import Backplane
-from agilab.backends.ssh.link import Command, Link, Running
-from agilab.errors import HostError
+from agilab.backends.ssh.link import Link
+from agilab.backends.ssh.listening import LOOPBACK, Listening, called, no_port, write
 from agilab.package import Installed
-from agilab.paths import make_folder
-from agilab.reaper import NAME
-
-START_S = 60.0
-"""How long a Dask worker may take to start [s]; most of it waiting for one of a lost link to end."""
-END_S = 8.0
-"""How long it may take to hear that what ran on a host has ended [s]."""
-GRACE_S = 2.0
-"""How long a Dask worker may take to end after it was told to [s]."""
-
-SIGNALLED = 128
-"""Exit code of a command that a signal ended, less the number of the signal."""
-
-_LOOPBACK = "127.0.0.1"
 
 
-def called(job: Job) -> tuple[str, str]:
-    """Return what hosts call a run, and the service that it is a request to; the latter empty for a run alone.
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How a scheduler is reached.
 
-    A service between its runs is called by its own name.
+    Parameters
+    ----------
+    port
+        On the loopback of this machine.
+    keys
+        ``ca``, ``cert`` and ``key`` of the cluster, as PEM.
+    link
+        The host that it is on; None for this machine.
     """
-    if job.idle_logs is None:
-        return job.paths.run_id, ""
-    service = job.environment[NAME].rpartition("-")[0]
-    return (service if job.idle_logs == str(job.paths.logs) else job.paths.run_id), service
+
+    port: int
+    keys: Mapping[str, str]
+    link: Link | None = None
 
 
-class Member:
+class Member(Listening):
     """The Dask worker of one host.
 
     Parameters
@@ -81,8 +75,8 @@ class Member:
         backplane: Backplane,
         note: Callable[[str], None],
     ) -> None:
-        self.link, self.name, self.installed, self.note = link, link.name, installed, note
-        self._job, self._backplane = job, backplane
+        super().__init__(link, job, backplane=backplane, what="Dask worker")
+        self.name, self.installed, self.backplane, self.note = link.name, installed, backplane, note
         hosts: Mapping[str, int] = job.cluster["workers"]
         self.slots = hosts[self.name]
         self._log_names = {f"{name}.log" for name, host in on_hosts(hosts).items() if host == self.name}
@@ -90,23 +84,12 @@ class Member:
         self._leaving: dict[str, asyncio.Event] = {}
         self.address = ""
         self.skew_s = 0.0
-        self._ready: asyncio.Future[int] = asyncio.Future()
-        self._running: Running | None = None
-        self._end: asyncio.Task[str] | None = None
         self._server: asyncio.Server | None = None
-        self._listener: asyncssh.SSHListener | None = None
+        self._listeners: list[asyncssh.SSHListener] = []
         self._relays: set[asyncio.Task[None]] = set()
-        self._said = self._dismissed = ""
 
-    async def start(self, scheduler: str, keys: Mapping[str, str]) -> None:
+    async def join(self, scheduler: Access) -> None:
         """Start the Dask worker; it tells the scheduler of itself.
-
-        Parameters
-        ----------
-        scheduler
-            Address on this machine.
-        keys
-            ``ca``, ``cert`` and ``key`` of the cluster, as PEM.
 
         Raises
         ------
@@ -115,92 +98,34 @@ class Member:
         AgilabError
             What the host says.
         """
-        self._ready = asyncio.get_running_loop().create_future()
-        self._said = self._dismissed = ""
-        name, _ = called(self._job)
-        connection = await self.link.connection()
-        try:
-            port = int(scheduler.rpartition(":")[2])
-            listener = await connection.forward_remote_port(_LOOPBACK, 0, _LOOPBACK, port)
-        except (asyncssh.ChannelListenError, asyncssh.Error, OSError) as err:
-            raise self._no_port(str(err)) from err
-        self._listener = listener
-        self._server = await asyncio.start_server(self._relay, _LOOPBACK, 0)
-        contact = self._server.sockets[0].getsockname()[1]
-        order: dict[str, Any] = {
-            "name": name,
+        there = await self._forward(self.link, scheduler.port)
+        self._server = await asyncio.start_server(self._relay, LOOPBACK, 0)
+        contact: int = self._server.sockets[0].getsockname()[1]
+        if scheduler.link is not None:
+            contact = await self._forward(scheduler.link, contact)
+        order = {
+            "name": called(self._job)[0],
             "host": self.name,
-            "scheduler": f"tls://{_LOOPBACK}:{listener.get_port()}",
-            "contact": f"tls://{_LOOPBACK}:{contact}",
+            "scheduler": f"tls://{LOOPBACK}:{there}",
+            "contact": f"tls://{LOOPBACK}:{contact}",
             "threads": self.slots,
-            "keys": dict(keys),
+            "keys": dict(scheduler.keys),
         }
-        command = Command(
-            (self._backplane.python, "-P", "-m", "agilab.backends.ssh.daskworker"),
-            name,
-            environment={"PYTHONPATH": self._backplane.code},
-            input=json.dumps(order),
-            grace_s=GRACE_S,
-        )
-        self._running = await self.link.start(command, self._hear)
-        self._end = asyncio.create_task(self._watch(self._running))
-        either: set[asyncio.Future[Any]] = {self._end, self._ready}
-        await asyncio.wait(either, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
-        if not self._ready.done():
-            why = f"its Dask worker did not start in {START_S:g} s"
-            if self._end.done():
-                why = await self._end
-            raise HostError(self.name, "link", why, f"{self._job.paths.logs / NAME_OF_LOG} has all it said")
-        try:  # the scheduler could not say why it does not get through
-            (await connection.open_connection(_LOOPBACK, self._ready.result()))[1].close()
-        except (asyncssh.Error, OSError) as err:
-            raise self._no_port(str(err)) from err
-        self.address = order["contact"]
-
-    def _no_port(self, why: str) -> HostError:
-        fix = "its sshd must forward ports for you, both ways: AllowTcpForwarding yes"
-        return HostError(self.name, "link", f"a port cannot be forwarded: {why}", fix)
-
-    async def ended(self) -> str:
-        """Wait until the Dask worker has ended; say how."""
-        assert self._end is not None
-        return await asyncio.shield(self._end)
-
-    def dismiss(self, why: str) -> None:
-        """Let the Dask worker end, for a reason."""
-        self._dismissed = why
-        if self._running is not None:
-            self._running.tell("SIGTERM")
-
-    async def _watch(self, running: Running) -> str:
-        try:
-            code = await running.wait()
-        except HostError as err:
-            return err.problem
-        if self._dismissed:
-            return self._dismissed
-        if code > SIGNALLED:
-            return f"its Dask worker was ended by signal {code - SIGNALLED}"
-        return f"its Dask worker ended with exit code {code}: {self._said or 'it said nothing'}"
+        await self.start("agilab.backends.ssh.daskworker", order)
+        self.address = str(order["contact"])
 
     async def end(self) -> None:
         """End the Dask worker, if there is one, with everything it has started; then the tunnels."""
         self.address = ""
-        running, self._running = self._running, None
-        if running is not None:
-            with suppress(HostError, TimeoutError):
-                async with asyncio.timeout(END_S):
-                    await running.end()
-        if self._end is not None:
-            self._end.cancel()
+        await super().end()
         for relay in self._relays:
             relay.cancel()
         await asyncio.gather(*self._relays, return_exceptions=True)
         if self._server is not None:
             self._server.close()
-        if self._listener is not None:
-            self._listener.close()
-        self._server = self._listener = None
+        for listener in self._listeners:
+            listener.close()
+        self._server, self._listeners = None, []
 
     def log_to(self, run: str, folder: Path) -> None:
         """Put what entry processes print for a run into a folder here."""
@@ -212,29 +137,27 @@ class Member:
         await self._leaving[run].wait()
         del self._leaving[run], self._log_folders[run]
 
-    def _hear(self, stream: str, line: str) -> None:
-        message: Any = None
-        if stream == "stdout":
-            with suppress(ValueError):
-                message = json.loads(line)
+    def understand(self, message: Any) -> bool:
         match message:
-            case {"port": int(port)}:
-                if not self._ready.done():
-                    self._ready.set_result(port)
             case {"left": str(run)} if run in self._leaving:
                 self._leaving[run].set()
             case {"run": str(run), "log": str(name), "text": str(text)} if (
                 run in self._log_folders and name in self._log_names
             ):
-                self._write(self._log_folders[run] / name, text)
+                write(self._log_folders[run] / name, text)
             case _:
-                self._said = line.strip()[:500] or self._said
-                self._write(self._job.paths.logs / NAME_OF_LOG, f"{self.name}: {line}\n")
+                return False
+        return True
 
-    def _write(self, file: Path, text: str) -> None:
-        make_folder(file.parent)
-        with open(file, "a", encoding="utf-8", errors="replace") as log:
-            log.write(text)
+    async def _forward(self, link: Link, port: int) -> int:
+        """Let a host's sshd forward a port of its loopback to one of ours; return the former."""
+        connection = await link.connection()
+        try:
+            listener = await connection.forward_remote_port(LOOPBACK, 0, LOOPBACK, port)
+        except (asyncssh.ChannelListenError, asyncssh.Error, OSError) as err:
+            raise no_port(link, str(err)) from err
+        self._listeners.append(listener)
+        return listener.get_port()
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Join a connection of the scheduler's to the Dask worker."""
@@ -243,9 +166,7 @@ class Member:
         self._relays.add(task)
         task.add_done_callback(self._relays.discard)
         try:
-            port = await asyncio.shield(self._ready)
-            connection = await self.link.connection()
-            there = await connection.open_connection(_LOOPBACK, port)
+            there = await self.open()
             ways = {
                 asyncio.ensure_future(_copy(reader, there[1])),
                 asyncio.ensure_future(_copy(there[0], writer)),
@@ -257,7 +178,7 @@ class Member:
                     way.cancel()
                 there[1].close()
         except (asyncssh.Error, OSError) as err:
-            self._hear("stderr", f"no connection to its Dask worker: {err}")
+            self.log(f"no connection to its Dask worker: {err}")
         finally:
             writer.close()
 

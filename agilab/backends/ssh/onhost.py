@@ -43,6 +43,12 @@ GRACE_S = 5.0
 IN_USE = ".in-use"
 """Held (flock, shared) by everything that uses the caches, and alone by what removes them."""
 
+ELSEWHERE = ".elsewhere"
+"""File in the folder of a run here that names the one in which it works, on a share."""
+
+INPUTS = ".inputs"
+"""Folder in that of a run with what its partitions read."""
+
 _STEP_S = 0.05
 
 
@@ -315,7 +321,7 @@ class Target:
         elif "tool" in request:
             self.path = wenv.tools / self._sha256 / request["tool"]
         elif "run" in request:
-            self.path = wenv.results / request["run"] / ".inputs" / self._sha256 / request["name"]
+            self.path = wenv.results / request["run"] / INPUTS / self._sha256 / request["name"]
         else:
             self.path = self._cached
 
@@ -519,7 +525,16 @@ def _clean(request: Mapping[str, Any], wenv: WenvPaths, words: Words) -> dict[st
     removed = 0
     if is_ours(wenv.marker):
         with _using(wenv, alone=True):
-            results = sorted(path.name for path in wenv.results.iterdir()) if wenv.results.is_dir() else []
+            runs = sorted(wenv.results.iterdir()) if wenv.results.is_dir() else []
+            shared = {run: folder for run in runs if (folder := _on_share(run)) is not None}
+            for run in [run for run, folder in shared.items() if not folder.is_dir()]:  # the manager has removed it
+                runs.remove(run)
+                frozen.remove(run)
+            results = [run.name for run in runs]
+            for folder in shared.values() if request["results"] else ():
+                if folder.is_dir():
+                    removed += _size(folder)
+                    frozen.remove(folder)
             keep = {wenv.marker.name, IN_USE} | ({wenv.results.name} if results and not request["results"] else set())
             for path in wenv.root.iterdir():
                 if path.name not in keep:
@@ -532,6 +547,15 @@ def _clean(request: Mapping[str, Any], wenv: WenvPaths, words: Words) -> dict[st
     frozen.remove(program.parent)
     kept = [] if request["results"] else results
     return {"wenv": str(wenv.root), "removed_bytes": removed, "results": results, "kept": kept}
+
+
+def _on_share(run: Path) -> Path | None:
+    """Return the folder on a share in which a run has worked; None when it worked here."""
+    with suppress(OSError, ValueError):
+        found = Path((run / ELSEWHERE).read_text(encoding="utf-8"))
+        if found.is_absolute() and found.name.startswith(f".agilab-{run.name}-"):
+            return found
+    return None
 
 
 def _size(path: Path) -> int:

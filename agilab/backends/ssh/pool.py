@@ -1,4 +1,4 @@
-"""Pools on hosts: check them, deploy, start the scheduler here, then serve as any Dask pool does."""
+"""Pools on hosts: check them, deploy, start the scheduler, then serve as any Dask pool does."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ from distributed import Client
 
 from agilab import digest
 from agilab.backends.base import Job, Told
-from agilab.backends.dask.cluster import HostProcess
+from agilab.backends.dask.cluster import Host, HostProcess
 from agilab.backends.dask.link import Link as Leases
 from agilab.backends.dask.pool import DaskPool
+from agilab.backends.dask.tls import pem_of
+from agilab.backends.ssh.backend import scheduler_of
 from agilab.backends.ssh.connection import Connections
-from agilab.backends.ssh.deploy import Deployment, Offer, backplane_lock
-from agilab.backends.ssh.fleet import Fleet, pem_of
+from agilab.backends.ssh.deploy import Backplane, Deployment, Offer, backplane_lock
+from agilab.backends.ssh.fleet import Fleet
 from agilab.backends.ssh.link import Link
-from agilab.backends.ssh.member import Member
+from agilab.backends.ssh.member import Access, Member
 from agilab.backends.ssh.preflight import HostCheck, check_all
+from agilab.backends.ssh.scheduler import HostScheduler
 from agilab.backends.ssh.share import Share, prove
 from agilab.backends.ssh.slots import HostLeases
 from agilab.errors import AgilabError, BackendRefusedError
 from agilab.paths import make_folder, write_file
 
+_TOLD = ("python", "platform", "cores", "memory_bytes", "resources", "skew_s")
 NOTE_S = 0.1
 """How soon it is noticed that hosts are ready, or that the run is cancelled [s]."""
 
@@ -35,15 +39,15 @@ NOTE_S = 0.1
 class SshPool(DaskPool):
     """Entry processes on hosts.
 
-    The scheduler runs on this machine and listens on loopback; what hosts and
-    scheduler say to each other goes through the SSH connections.
+    The scheduler runs on this machine or on a host and listens on loopback;
+    what hosts and scheduler say to each other goes through the SSH connections.
 
     Parameters
     ----------
     job
         The run.
     host
-        The process that holds its scheduler.
+        What holds its scheduler.
     """
 
     commits = False
@@ -51,13 +55,14 @@ class SshPool(DaskPool):
     patient = False
     """Whether it goes on when no host is left."""
 
-    def __init__(self, job: Job, host: HostProcess) -> None:
+    def __init__(self, job: Job, host: HostProcess | HostScheduler) -> None:
         self._notes: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._links: dict[str, Link] = {}
         self._members: dict[str, Member] = {}
         self._checks: Sequence[HostCheck] = ()
         self._share = Share()
         self.fleet: Fleet | None = None
+        self._backplane: Backplane | None = None
         self._asked: dict[HostProcess, asyncio.Future[Mapping[str, Any]]] = {}
         super().__init__(job, host)
 
@@ -77,6 +82,11 @@ class SshPool(DaskPool):
         """Those that are ready."""
         return {name: member.slots for name, member in self._members.items()}
 
+    @property
+    def devices(self) -> Mapping[str, Mapping[str, Sequence[int]]]:
+        ready = {one.host: one.resources for one in self._checks if one.host in self._members}
+        return {host: {name: range(count) for name, count in kinds.items()} for host, kinds in ready.items()}
+
     def kill(self) -> None:
         super().kill()
         self._tell_loop(self._leave, 0.0)
@@ -85,7 +95,6 @@ class SshPool(DaskPool):
 
     async def _serve(self) -> None:
         connections = Connections()
-        assert self._host is not None
         self._ask(self._host)
         try:
             await self._prepare(connections)
@@ -99,10 +108,11 @@ class SshPool(DaskPool):
     async def _prepare(self, connections: Connections) -> None:
         """Check all hosts before anything is done on any, then give them what they lack."""
         wanted: Mapping[str, int] = self.owner.cluster["workers"]
-        self._links = {name: Link(name, connections) for name in wanted}
+        named: str = self.owner.cluster["scheduler"] or ""
+        self._links = {name: Link(name, connections) for name in dict.fromkeys([*wanted, *filter(None, [named])])}
         self._checks = await check_all(list(self._links.values()))
-        self._judge()
-        ready = [check.host for check in self._checks if check.ok]
+        self._judge(named)
+        ready = [check.host for check in self._checks if check.ok and check.host in wanted]
         self._share = await prove(self.owner.cluster["share"], [self._links[name] for name in ready])
         assert self._job.wenv is not None
         lock = await asyncio.to_thread(backplane_lock, self._job.wenv, self._note)
@@ -113,8 +123,12 @@ class SshPool(DaskPool):
                 raise one
             self._members[one.name] = one
             one.skew_s = skews[one.name]
+        if named in self._members:
+            self._backplane = self._members[named].backplane
+        elif named:
+            self._backplane = await Deployment(self._links[named], self._job.wenv, self._note).backplane(lock)
 
-    def _judge(self) -> None:
+    def _judge(self, scheduler: str) -> None:
         """Say what is not as it should be; refuse the run unless it may go on without hosts that are not ready.
 
         Raises
@@ -122,18 +136,23 @@ class SshPool(DaskPool):
         BackendRefusedError
             Names every host that is not ready, how far it came, and what mends it.
         """
+        wanted: Mapping[str, int] = self.owner.cluster["workers"]
         for check in self._checks:
             for warning in check.warnings:
                 self._note(f"host {check.host}: {warning}")
+            if check.ok and (asked := wanted.get(check.host, 0)) > check.cores:
+                self._note(f"host {check.host}: {asked} workers share {check.cores} cores")
         bad = [f"{one.host}: {one.step}: {one.problem}; {one.fix}" for one in self._checks if not one.ok]
         if not bad:
             return
-        partial = self._job.cluster["allow_partial_hosts"]
-        if partial and len(bad) < len(self._checks):
+        partial = self.owner.cluster["allow_partial_hosts"]
+        there = {one.host for one in self._checks if one.ok}
+        goes_on = bool(there.intersection(wanted)) and (not scheduler or scheduler in there)
+        if partial and goes_on:
             for line in bad:
                 self._note(f"host {line}; the run goes on without it")
             return
-        others = "" if partial or len(bad) == len(self._checks) else " (or go on without, with allow_partial_hosts)"
+        others = "" if partial or not goes_on else " (or go on without, with allow_partial_hosts)"
         raise BackendRefusedError(f"{len(bad)} of {len(self._checks)} hosts not ready{others}: {' | '.join(bad)}")
 
     async def _deploy(self, name: str, lock: str) -> Member:
@@ -174,20 +193,35 @@ class SshPool(DaskPool):
 
     # --- what is different from a cluster on this machine -----------------------------
 
-    def new_host(self) -> HostProcess:
-        host = HostProcess(self.owner, alone=True)
+    @property
+    def direct(self) -> bool:
+        return not self.owner.cluster["scheduler"]
+
+    def new_host(self) -> Host:
+        host = scheduler_of(self.owner)
         self._ask(host)
         return host
 
-    def _ask(self, host: HostProcess) -> None:
-        """Let a scheduler start, while hosts are made ready."""
-        self._asked[host] = asyncio.ensure_future(asyncio.to_thread(host.ask, 0))
+    def _ask(self, host: Host | None) -> None:
+        """Let a scheduler of this machine start, while hosts are made ready."""
+        if isinstance(host, HostProcess):
+            self._asked[host] = asyncio.ensure_future(asyncio.to_thread(host.ask, 0))
+
+    async def _serve_once(self) -> bool:
+        host = self._host
+        try:
+            return await super()._serve_once()
+        finally:
+            if isinstance(host, HostScheduler):
+                await host.end()
 
     @asynccontextmanager
     async def staffed(self, client: Client) -> AsyncIterator[None]:
         assert self._host is not None
-        keys, at = pem_of(self._host.security or {}), str(client.scheduler.address)  # type: ignore[union-attr]
-        self.fleet = Fleet(self._members, self._share, scheduler=at, keys=keys, patient=self.patient)
+        port = int(str(client.scheduler.address).rpartition(":")[2])  # type: ignore[union-attr]
+        link = self._host.link if isinstance(self._host, HostScheduler) else None
+        access = Access(port, pem_of(self._host.security or {}), link)
+        self.fleet = Fleet(self._members, self._share, scheduler=access, patient=self.patient)
         self.fleet.begin()
         try:
             async with super().staffed(client):
@@ -199,14 +233,17 @@ class SshPool(DaskPool):
         assert self.fleet is not None
         return HostLeases(self._job, client, self._slots, put=self._inbox.put, fleet=self.fleet)
 
-    async def ask(self, host: HostProcess) -> Mapping[str, Any]:
+    async def ask(self, host: Any) -> Mapping[str, Any]:
+        if isinstance(host, HostScheduler):
+            assert self._backplane is not None
+            return await host.start(self._links[self.owner.cluster["scheduler"]], self._backplane)
         return await self._asked[host]
 
     def tell(self, cluster: Mapping[str, object]) -> None:
         hosts = [
             {"name": one.host, "address": one.address, "slots": self._members[one.host].slots}
-            | {"python": one.python, "platform": one.platform, "cores": one.cores, "skew_s": one.skew_s}
+            | {name: getattr(one, name) for name in _TOLD}
             for one in self._checks
-            if one.ok
+            if one.host in self._members
         ]
         super().tell({**cluster, "hosts": hosts})

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from agilab import slots
 from agilab.backends.ssh.link import Link, no_python
 from agilab.backends.ssh.program import NO_PYTHON, command
-from agilab.errors import HostError
+from agilab.errors import HostError, RequestError
 from agilab.home import LITTLE_SPACE_BYTES, NO_SPACE_BYTES
 
 LIMIT_S = 9.5
@@ -45,6 +46,10 @@ class HostCheck:
         Space for what is deployed [bytes].
     cores
         Processors that a login may use.
+    memory_bytes
+        Its memory [bytes].
+    resources
+        Its other countable resources, such as ``{"gpu": 2}``, as that machine itself would count them.
     skew_s
         How far its clock is ahead of ours at least, negative when behind [s].
     """
@@ -60,6 +65,8 @@ class HostCheck:
     uv: str = ""
     free_bytes: int = 0
     cores: int = 0
+    memory_bytes: int = 0
+    resources: Mapping[str, int] = field(default_factory=dict)
     skew_s: float = 0.0
 
     @property
@@ -103,18 +110,21 @@ async def _check(link: Link) -> HostCheck:
             f"{free / 2**30:.1f} GiB free in {place}",
             f"free some space, or: agilab cluster clean {link.name}",
         )
+    resources, wrong = _resources(said)
     return HostCheck(
         host=link.name,
         address=_address(link),
         step="disk" if problem else "",
         problem=problem,
         fix=fix,
-        warnings=_warnings(free, skew),
+        warnings=(*_warnings(free, skew), *wrong),
         python=said["python"],
         platform=said["platform"],
         uv=said["uv_version"],
         free_bytes=free,
         cores=said["cores"],
+        memory_bytes=said["memory_bytes"],
+        resources=resources,
         skew_s=round(skew, 3),
     )
 
@@ -134,6 +144,14 @@ async def _ask(link: Link) -> tuple[dict[str, Any], float, float]:
         fix = f"see what `ssh {link.name} python3 -V` prints; start-up files there must not"
         raise HostError(link.name, "Python", f"does not run as it should: {words:.200}", fix) from err
     return said, sent, came
+
+
+def _resources(said: Mapping[str, Any]) -> tuple[dict[str, int], list[str]]:
+    """Return the countable resources of a host, and what is wrong with what it says of them."""
+    try:
+        return slots.resources(said["resources"], said["gpus"]), []
+    except RequestError as err:
+        return {}, [f"none of its resources counts: {err}"]
 
 
 def _warnings(free: int, skew: float) -> tuple[str, ...]:

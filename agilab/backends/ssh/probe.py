@@ -4,6 +4,7 @@ The time is read last, since the manager compares it with its own when the
 answer arrives. Nothing imports this module.
 """
 
+import glob
 import json
 import os
 import shutil
@@ -36,6 +37,9 @@ said = {
     "free_bytes": disk.f_bavail * disk.f_frsize,
     "uv": uv,
     "uv_version": uv_version,
+    "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+    "resources": os.environ.get("AGILAB_RESOURCES"),
+    "gpus": len(glob.glob("/dev/nvidia[0-9]*")),
     "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     "time": time.time(),
 }

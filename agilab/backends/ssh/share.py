@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from agilab.backends.ssh.link import Link
 from agilab.errors import BackendRefusedError
+
+_OLD_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ async def prove(folder: str | None, links: Sequence[Link]) -> Share:
     if not folder:
         return Share()
     folder, nonce = os.path.abspath(folder), secrets.token_hex(16)
+    _sweep(Path(folder))
     file = Path(folder, f".agilab-{nonce[:8]}.nonce")
     try:
         file.write_text(nonce)
@@ -83,3 +87,11 @@ async def prove(folder: str | None, links: Sequence[Link]) -> Share:
             "folder there under that path, readable for you, or leave share out"
         )
     return Share(folder, frozenset(link.name for link, answer in zip(links, said, strict=True) if answer["writable"]))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove words of those who were killed before they could."""
+    for file in folder.glob(".agilab-*.nonce"):
+        with suppress(OSError):
+            if time.time() - file.stat().st_mtime > _OLD_S:
+                file.unlink()

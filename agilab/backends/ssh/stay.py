@@ -14,7 +14,8 @@ from distributed import Client
 
 from agilab.backends.base import Job
 from agilab.backends.ssh import daskworker
-from agilab.backends.ssh.member import Member, called
+from agilab.backends.ssh.listening import called
+from agilab.backends.ssh.member import Member
 from agilab.errors import HostError
 from agilab.paths import RunPaths
 from agilab.records import read_records

@@ -34,7 +34,11 @@ def hosts(home: Path, told: list[str]) -> Iterator[Hosts]:
 @pytest.fixture(scope="module")
 def run_host(request: pytest.FixtureRequest, shared_folder: Path) -> Iterator[real.SshServer]:
     """Give a module a host on loopback for runs; the backplane is deployed there once for all modules."""
-    variables = {"AGILAB_WENV": str(shared_folder / "host_wenv"), "UV_CACHE_DIR": os.environ["UV_CACHE_DIR"]}
+    variables = {
+        "AGILAB_WENV": str(shared_folder / "host_wenv"),
+        "AGILAB_RESOURCES": "gpu=1",
+        "UV_CACHE_DIR": os.environ["UV_CACHE_DIR"],
+    }
     with real.loopback_host(request.module.HOST, **variables) as server:
         real.introduce(server)
         with Hosts(WenvPaths(shared_folder / "shared_wenv")) as found:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from agilab import AGI, AgiEnv, ArtifactRef, InputRef, Partition, Run, Stage, manifest
-from agilab.errors import EvidenceError, HostError
+from agilab.errors import BackendRefusedError, EvidenceError, HostError
 from agilab.testing import Bench, do, make_probe
-from agilab.testing.probe import events, wait_until
+from agilab.testing.probe import events, processes_marked, wait_until
 from tests.hosts import SshServer, introduce, namespace_hosts
 
 OWN_DISK = "mount -t tmpfs none {home}"
@@ -162,7 +164,7 @@ def shared() -> Iterator[Path]:
 
 
 def test_what_lies_in_a_folder_that_hosts_share_is_read_there_and_never_copied(
-    run: Run, bench: Bench, shared: Path
+    run: Run, bench: Bench, shared: Path, servers: dict[str, SshServer]
 ) -> None:
     env = AgiEnv(bench.env.project.root, home=shared / "home", wenv=bench.env.wenv.root)
     source = InputRef("rows", str(shared / "source.txt"))
@@ -178,6 +180,8 @@ def test_what_lies_in_a_folder_that_hosts_share_is_read_there_and_never_copied(
     assert manifest.verify(made.paths).ok
     there = shared / f".agilab-{made.run_id}-alpha"
     assert [path.name for path in shared.glob(".agilab-*")] == [there.name], "no word, and nothing of beta"
+    noted = inside(servers["alpha"], servers["alpha"].home / "wenv" / ".runs" / made.run_id)
+    assert (noted / ".elsewhere").read_text() == str(there), "for `agilab cluster clean`"
     found = {}
     for key, folder in (("first/a", there), ("second/c", made.paths.root), ("third/d", there)):
         [(_, (_, path))] = json.loads(Path(folder, "artifacts", key, "seen.json").read_text()).items()
@@ -189,6 +193,28 @@ def test_what_lies_in_a_folder_that_hosts_share_is_read_there_and_never_copied(
     }
     digests = [{item.key: item.sha256 for item in one.artifacts() if item.name == "value"} for one in (made, run)]
     assert digests[0].items() <= digests[1].items(), "with and without a share"
+
+
+def test_the_scheduler_may_be_on_a_host_and_is_started_there_once_more(
+    bench: Bench, servers: dict[str, SshServer], shared: Path
+) -> None:
+    """F3; hosts do not see each other, so that all they say passes through here."""
+    hold = on("alpha", "a", ["touch", str(shared / "begun")], ["wait", str(shared / "gate")], ["write", "value", 1])
+    options = {**bench.cluster, "collect": "all", "scheduler": "beta"}
+    going = replace(bench, cluster=options).start(Stage("first", [hold, on("beta", "b", ["write", "value", 2])]))
+    going.wait_for((shared / "begun").exists)
+    lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes_marked(going.run.run_id)}
+    [scheduler] = [pid for pid, line in lines.items() if b"daskscheduler" in line]
+    assert scheduler in servers["beta"].processes()
+    assert not any(b"agilab.backends.dask.host" in line for line in lines.values()), "none is here"
+    os.kill(scheduler, signal.SIGKILL)
+    going.until("failed", "a")
+    (shared / "gate").touch()
+    run = going.result().check()
+    assert "scheduler lost; it is started once more" in [one["text"] for one in events(run, "note")]
+    assert processes_marked(run.run_id) == []
+    with pytest.raises(BackendRefusedError, match="scheduler is 'beta', which is no address"):
+        replace(bench, backend="dask", cluster={"scheduler": "beta"}).run(Stage("first", [do("a")]))
 
 
 def test_hosts_that_do_not_see_the_folder_are_named_with_the_fix(bench: Bench, tmp_path: Path) -> None:

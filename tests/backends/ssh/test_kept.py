@@ -68,6 +68,15 @@ def test_requests_are_ordinary_runs_on_workers_that_stay_on_the_host(served: Ser
     assert json.loads(served.run(Stage("first", [do("a", ["count"])])).artifact("first/a/count").read_text()) == 1
 
 
+def test_a_worker_that_is_stopped_on_the_host_counts_as_one_that_cannot_work(served: Served) -> None:
+    pid = served.pids()[0]
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: AGI.service(served.env, "health").verdict == "unhealthy")
+    assert f"{HOST}-0: its process {pid} is stopped" in AGI.service(served.env, "health").reason
+    os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: AGI.service(served.env, "health").verdict == "ok")
+
+
 def test_what_dies_on_the_host_is_started_again(served: Served) -> None:
     pids = served.pids()
     os.kill(pids[0], signal.SIGKILL)

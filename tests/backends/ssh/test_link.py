@@ -13,7 +13,9 @@ import pytest
 
 from agilab.backends.ssh.hosts import Hosts, Process
 from agilab.backends.ssh.link import Command
+from agilab.backends.ssh.onhost import ELSEWHERE
 from agilab.errors import HomeError, HostError, InstallError
+from agilab.paths import make_folder
 from tests.checkout import ROOT
 from tests.hosts import SshServer, descendants
 
@@ -197,3 +199,19 @@ def test_results_stay_unless_told(hosts: Hosts, loop_host: SshServer) -> None:
     done = hosts.clean("loop", results=True)
     assert (done.results, done.kept) == (("20261126-191454-4f2d",), ())
     assert not (loop_host.home / "wenv").exists()
+
+
+def test_cleaning_knows_the_folders_in_which_runs_have_worked_on_a_share(
+    hosts: Hosts, loop_host: SshServer, tmp_path: Path
+) -> None:
+    hosts.run("loop", command("true"))
+    share, foreign = tmp_path / ".agilab-run-1-loop", tmp_path / "foreign"
+    for name, folder in (("run-1", share), ("run-2", tmp_path / ".agilab-run-2-loop"), ("run-3", foreign)):
+        run = make_folder(loop_host.home / "wenv" / ".runs" / name)
+        (run / ELSEWHERE).write_text(str(folder))
+    for folder in (share, foreign):
+        make_folder(folder / "artifacts").joinpath("value").write_text("1")
+    assert hosts.clean("loop").kept == ("run-1", "run-3"), "what was on the share of run 2 has gone already"
+    assert share.is_dir()
+    assert hosts.clean("loop", results=True).results == ("run-1", "run-3")
+    assert (share.exists(), foreign.exists()) == (False, True)

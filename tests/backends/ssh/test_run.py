@@ -191,7 +191,9 @@ class TestOnAHost(Suite):
         assert [one["reason"] for one in events(run, "failed")] == ["died"]
         wait_until(lambda: not processes_marked(run.run_id), GONE_S)
 
-    def test_a_host_that_is_not_ready_keeps_the_run_from_starting_unless_others_may_go_on(self, bench: Bench) -> None:
+    def test_a_host_that_is_not_ready_keeps_the_run_from_starting_unless_others_may_go_on(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """F11."""
         config = Path.home() / ".ssh" / "config"
         config.write_text(f"{config.read_text()}Host shut\n  HostName 127.0.0.1\n  Port {free_port()}\n")
@@ -203,7 +205,13 @@ class TestOnAHost(Suite):
         assert "start sshd there" in str(run.error)
         assert events(run, "dispatched") == []
         partial = {"workers": hosts, "allow_partial_hosts": True}
+        stage = Stage("first", [do("a"), replace(do("b", ["environment", "seen"]), resources={"gpu": 1})])
+        monkeypatch.setenv("AGILAB_RESOURCES", "gpu=0")
         run = AGI.run(bench.env, bench.request(stage, cluster=partial)).check()
+        assert json.loads(run.artifact("first/b/seen").read_text())["variables"]["CUDA_VISIBLE_DEVICES"] == "0"
+        [cluster] = events(run, "cluster")
+        assert cluster["hosts"][0]["resources"] == {"gpu": 1}, "the host's own count, not this machine's"
+        assert cluster["hosts"][0]["memory_bytes"] > 2**20
         assert run.manifest["backend"]["workers"] == [f"{HOST}-0"]
         assert any("shut" in one["text"] and "goes on without" in one["text"] for one in events(run, "note"))
 
@@ -243,7 +251,15 @@ class TestOnAHost(Suite):
         [
             ({"workers": 2}, "needs the hosts and how many workers each may run; write --workers alpha=2,beta=4"),
             ({"workers": {"a@b": 1, "a:b": 1}}, "names hosts that only differ in signs"),
-            ({"workers": {"a": 1}, "scheduler": "tcp://head:1"}, "scheduler is for backend 'dask'"),
+            (
+                {"workers": {"a": 1}, "scheduler": "tcp://head:1"},
+                "one that runs already is for backend 'dask'",
+            ),
+            (
+                {"workers": 1, "backend": "dask", "collect": "none"},
+                "collect is 'none', and backend 'dask' does not go to",
+            ),
+            ({"workers": 1, "backend": "local", "share": "/mnt/lab"}, "share is '/mnt/lab', and .* leave share out"),
             ({"workers": {"a": 1}, "backend": "local"}, "workers names hosts, and backend 'local' does not go to any"),
         ],
     )
