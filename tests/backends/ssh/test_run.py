@@ -109,6 +109,8 @@ class TestOnAHost(Suite):
         assert not any(b"PRIVATE KEY" in path.read_bytes() or secret.encode() in path.read_bytes() for path in kept)
         assert all(word not in lines for word in (b"PRIVATE KEY", secret.encode()))
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        keys = bench.env.home.tls / run.run_id
+        assert {stat.S_IMODE(path.stat().st_mode) for path in keys.iterdir()} == {0o600}
         gate.touch()
         run = going.result().check()
 
@@ -124,6 +126,7 @@ class TestOnAHost(Suite):
         assert [(one["name"], one["slots"]) for one in cluster["hosts"]] == [(HOST, 2)]
         assert "said on the host" in run.logs(next(one["worker"] for one in run.records() if one["partition"] == "b"))
         assert not folder.exists()
+        assert not keys.exists()
         assert processes_marked(run.run_id) == []
 
     def test_a_killed_supervisor_leaves_nothing_on_the_host_and_the_run_goes_on(
