@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ import pytest
 from agilab import AGI, InputRef, Run, Stage, manifest
 from agilab.backends.base import on_hosts
 from agilab.backends.ssh.collect import Collector
+from agilab.backends.ssh.slots import HostLeases
 from agilab.errors import BackendRefusedError
 from agilab.testing import Bench, do, processes_marked
 from agilab.testing.faults import Suite
@@ -225,6 +227,23 @@ class TestOnAHost(Suite):
             host.start()
         assert str(run.error).startswith(f"no host is left: host {HOST}: link: a port cannot be forwarded: ")
         assert "AllowTcpForwarding yes" in str(run.error)
+
+    def test_a_host_that_forges_a_record_fails_the_run(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        """T32."""
+        take = HostLeases._take
+
+        def forged(self: HostLeases, slot: Any, said: Any) -> None:
+            for record in [one[1] for one in said if one[0] == "committed"]:
+                record["artifacts"][0]["name"] = "../x"
+            take(self, slot, said)
+
+        monkeypatch.setattr(HostLeases, "_take", forged)
+        run = bench.run(Stage("first", [do("a", ["write", "x", 1])]))
+        assert run.state == "failed"
+        assert re.match(
+            rf"a wrong record: host {HOST} said .* which makes no sense; nothing was written", str(run.error)
+        )
+        assert run.artifacts() == ()
 
     def test_a_host_that_forges_results_fails_the_run(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         """T34."""
