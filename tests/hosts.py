@@ -278,7 +278,9 @@ def namespace_hosts(
 
 
 @contextmanager
-def warm_hosts(*names: str, shared: Path) -> Iterator[list[SshServer]]:
+def warm_hosts(
+    *names: str, shared: Path, results: str = "mode=700", mounts: tuple[str, ...] = ()
+) -> Iterator[list[SshServer]]:
     """Run hosts as network namespaces that find what any of them was sent, and keep results each on a disk of its own.
 
     Parameters
@@ -287,13 +289,17 @@ def warm_hosts(*names: str, shared: Path) -> Iterator[list[SshServer]]:
         What ssh_config calls them.
     shared
         Folder of this test run, where `run_host` of the tests of backend `ssh` deploys too.
+    results
+        Options of the disk for results, a tmpfs.
+    mounts
+        As for `namespace_hosts`.
     """
     wenv = WenvPaths(shared / "host_wenv")
     claim(wenv.root, wenv.marker, "AGILAB_WENV")
     make_folder(wenv.results)
     variables = {"AGILAB_WENV": str(wenv.root), "UV_CACHE_DIR": os.environ["UV_CACHE_DIR"]}
-    own = f"mount -t tmpfs -o mode=700 none {wenv.results}"
-    with namespace_hosts(*names, setenv=variables, mounts=(own,), own_users=False) as servers:
+    own = f"mount -t tmpfs -o {results} none {wenv.results}"
+    with namespace_hosts(*names, setenv=variables, mounts=(own, *mounts), own_users=False) as servers:
         introduce(*servers)
         yield servers
 

@@ -1,11 +1,9 @@
-"""Cuts links to hosts, resets them, or cancels runs there, at random moments, and checks what is left each time.
+"""Cuts links to hosts, for good or for 3 s, resets them, or cancels runs, at random moments; checks what is left.
 
 Two hosts as network namespaces, each with an sshd, a user and a home of its
-own; two of two may be hit at once. By hand, as root::
+own; both may be hit at once. By hand, as root::
 
-    python -m tests.chaos.hosts cut --times 50 --seed 1
-    python -m tests.chaos.hosts reset --times 50 --seed 1
-    python -m tests.chaos.hosts cancel --times 50 --seed 1
+    python -m tests.chaos.hosts cut reset blink cancel --times 50 --seed 1
 """
 
 from __future__ import annotations
@@ -32,13 +30,15 @@ from tests.chaos.damage import check_honest, check_resumed
 from tests.hosts import SshServer, introduce, namespace_hosts
 
 COMMAND = (sys.executable, "-m", "agilab")
-HOW = ("cut", "reset", "cancel")
+HOW = ("cut", "reset", "blink", "cancel")
 NOTICED_S = 20.0
 """How long it may take until the loss of a link is noticed [s]."""
 CANCELLED_S = 10.0
 """How long a cancelled run may take until nothing of it is left, here and on hosts [s]."""
 ALONE_S = 30.0
 """How long what runs on a host may live on when its link is cut: it hears nothing, and ends by itself [s]."""
+BLINK_S = 3.0
+"""How long a link may be silent without anything being disturbed [s]."""
 ENDS_S = 60.0
 HIDE = """\
     def _hide(self, part):
@@ -68,10 +68,10 @@ class Hits:
     servers: Sequence[SshServer]
     command: Sequence[str] = COMMAND
     hides: bool = False
-    outcomes: Counter[str] = field(default_factory=Counter)
+    outcomes: dict[str, Counter[str]] = field(default_factory=lambda: {how: Counter() for how in HOW})
     expected: dict[str, str] = field(default_factory=dict)
     takes_s: float = 0.0
-    longest_s: float = 0.0
+    longest_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(HOW, 0.0))
     env: AgiEnv = field(init=False)
 
     def prepare(self, wenv: Path | None = None) -> None:
@@ -111,9 +111,11 @@ class Hits:
         moment = once or self._moment(chance)
         if how == "cancel":
             return self._cancel(moment)
-        return self._break(SshServer.cut if how == "cut" else SshServer.drop_sessions, chance, moment)
+        if how == "blink":
+            return self._blink(moment)
+        return self._break(how, chance, moment)
 
-    def _break(self, hit: Callable[[SshServer], None], chance: random.Random, moment: Callable[[Run], object]) -> Run:
+    def _break(self, how: str, chance: random.Random, moment: Callable[[Run], object]) -> Run:
         """Break the link to a host, or to both; the run goes on elsewhere, or fails and can be resumed."""
         held = chance.random() < 0.7
         self.gate.unlink(missing_ok=True) if held else self.gate.touch()
@@ -122,11 +124,11 @@ class Hits:
         doomed = chance.sample(self.servers, 1 if chance.random() < 0.8 else len(self.servers))
         known = len(list(run.events()))
         for server in doomed:
-            hit(server)
+            server.cut() if how == "cut" else server.drop_sessions()
         broken = time.monotonic()
         try:
             wait_until(lambda: _tells(run, doomed, known) or (not held and process.poll() is not None), NOTICED_S)
-            self.longest_s = max(self.longest_s, time.monotonic() - broken)
+            self._took(how, time.monotonic() - broken)
             if chance.random() < 0.5:
                 _mend(doomed)  # what it still does there comes late
             self.gate.touch()
@@ -137,11 +139,29 @@ class Hits:
             self._end(process)
         state = check_honest(run)
         assert state in FINAL_STATES, state
-        self.outcomes[state] += 1
+        self.outcomes[how][state] += 1
         if state != "succeeded":
             assert "\n" not in str(run.error)
             AGI.resume(self.env, run.run_id)
         check_resumed(run, self.expected)
+        return run
+
+    def _blink(self, moment: Callable[[Run], object]) -> Run:
+        """Let both links fall silent for a moment: nothing is disturbed, and nothing started twice."""
+        self.gate.unlink(missing_ok=True)
+        process, run = self._start(self.request())
+        wait_until(lambda: moment(run), ENDS_S)
+        for server in self.servers:
+            server.cut()
+        back = time.monotonic() + BLINK_S
+        wait_until(lambda: time.monotonic() > back)
+        _mend(self.servers)
+        self.gate.touch()
+        wait_until(lambda: process.poll() is not None, ENDS_S)
+        check_resumed(run, self.expected)
+        assert {one["attempt"] for one in events(run, "dispatched")} == {1}
+        assert [len(events(run, name)) for name in ("failed", "cluster")] == [0, 1]
+        self.outcomes["blink"]["undisturbed"] += 1
         return run
 
     def _cancel(self, moment: Callable[[Run], object]) -> Run:
@@ -153,13 +173,13 @@ class Hits:
             AGI.cancel(self.env, run.run_id)
             run.cancel()
             wait_until(lambda: not self._left(run), begun + CANCELLED_S - time.monotonic())
-            self.longest_s = max(self.longest_s, time.monotonic() - begun)
+            self._took("cancel", time.monotonic() - begun)
             wait_until(lambda: process.poll() is not None)
         finally:
             self._end(process)
         assert check_honest(run) == "cancelled"
         assert [one["outcome"] for one in events(run, "state") if one["state"] == "sealing"] == ["cancelled"]
-        self.outcomes["cancelled"] += 1
+        self.outcomes["cancel"]["cancelled"] += 1
         return run
 
     def _start(self, request: RunRequest) -> tuple[subprocess.Popen[bytes], Run]:
@@ -191,6 +211,9 @@ class Hits:
         """List what there still is of a run, here and on the hosts."""
         return [*processes_marked(run.run_id), *(pid for server in self.servers for pid in server.busy())]
 
+    def _took(self, how: str, time_s: float) -> None:
+        self.longest_s[how] = max(self.longest_s[how], time_s)
+
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         process.kill()
         process.wait()
@@ -212,7 +235,7 @@ def _mend(servers: Sequence[SshServer]) -> None:
 def main() -> int:
     """Hit runs as often as asked, and say what came of it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("how", choices=HOW)
+    parser.add_argument("how", choices=HOW, nargs="+")
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
@@ -227,13 +250,12 @@ def main() -> int:
         hits.prepare()
         hits.prepare()  # the first one deployed
         for number in range(given.times):
-            hits.hit(given.how, chance)
+            for how in given.how:
+                hits.hit(how, chance)
             print(f"\r{number + 1} of {given.times}", end="", file=sys.stderr, flush=True)
-    what = "everything gone" if given.how == "cancel" else "noticed"
-    print(
-        f"\n{given.times} times {given.how}, seed {given.seed}, all honest: {dict(hits.outcomes)}; "
-        f"{what} after {hits.longest_s:.1f} s at most"
-    )
+    print(f"\n{given.times} times each, seed {given.seed}, all honest, same hashes in the end")
+    for how in given.how:
+        print(f"{how}: {dict(hits.outcomes[how])}, noticed or gone after {hits.longest_s[how]:.1f} s at most")
     return 0
 
 

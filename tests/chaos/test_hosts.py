@@ -12,7 +12,7 @@ import pytest
 from agilab import Run
 from agilab.testing import processes_marked
 from agilab.testing.probe import events, hashes, wait_until
-from tests.chaos.hosts import Hits
+from tests.chaos.hosts import COMMAND, Hits
 from tests.hosts import warm_hosts
 
 SOON = "from agilab.backends.ssh import connection; connection.KEEPALIVE_S = 0.5\n"
@@ -66,6 +66,12 @@ def test_a_run_on_hosts_is_honest_when_a_link_falls_silent(hits: Hits) -> None:
     hits.hit("cut", random.Random(3))
 
 
+def test_a_link_that_is_down_for_three_seconds_disturbs_no_run(hits: Hits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F10."""
+    monkeypatch.setattr(hits, "command", COMMAND)
+    hits.hit("blink", Steady(), once=busy)
+
+
 def test_the_checks_see_a_false_success(hits: Hits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hits, "command", variant(SOON + LIE))
     with pytest.raises(AssertionError):
@@ -79,7 +85,9 @@ def test_the_checks_see_what_a_cancelled_run_leaves_on_a_host(hits: Hits, monkey
     monkeypatch.setattr(hits, "hides", True)
     monkeypatch.setattr("tests.chaos.hosts.CANCELLED_S", 1.0)
     with pytest.raises(AssertionError, match="is not true after"):
-        hits.hit("cancel", Steady(), once=busy)
+        hits.hit(
+            "cancel", Steady(), once=lambda run: list(hits.folder.glob("pids?"))
+        )  # which come after it has hidden one
     run = hits.env.runs.get("last")
     wait_until(lambda: run.state == "cancelled" and not processes_marked(run.run_id))
     assert any(server.busy() for server in hits.servers)

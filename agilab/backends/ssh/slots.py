@@ -10,10 +10,12 @@ from typing import Any
 from distributed import Client
 
 from agilab.backends.base import Broken, Done, Event, Failed, Gone, Job, Told, on_hosts
+from agilab.backends.dask.lease import Said
 from agilab.backends.dask.link import Link, Slot, Task
 from agilab.backends.entries import Launch
 from agilab.backends.ssh.collect import Collector
 from agilab.backends.ssh.fleet import Fleet
+from agilab.backends.ssh.heard import checked
 from agilab.backends.ssh.stay import Stay
 from agilab.backends.ssh.supply import Supply
 from agilab.errors import AgilabError, EvidenceError, HostError
@@ -115,6 +117,17 @@ class HostLeases(Link):
         """What a lost host still does reaches nobody: its tunnels are closed, and another attempt has another name."""
         failed = [Failed(slot.name, ident, "died", message) for ident in slot.tasks]
         return [Gone(slot.name, message), *failed]
+
+    def _take(self, slot: Slot, said: Sequence[Said]) -> None:
+        """Take nothing on the word of a host that our own program would not say."""
+        host = self._stay_of[slot.name].member.name
+        try:
+            super()._take(slot, checked(said, slot.tasks, host=host))
+        except EvidenceError as err:
+            self._put(Broken(str(err), "", "a wrong record"))
+            for ident in slot.tasks:
+                self._put(Failed(slot.name, ident, "protocol", str(err)))
+            slot.tasks.clear()
 
     # --- what partitions read and write -------------------------------------------------
 

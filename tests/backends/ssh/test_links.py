@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from agilab import AgiEnv, ArtifactRef, InputRef, Stage, WorkPlan, digest, manifest
+from agilab import AGI, AgiEnv, ArtifactRef, InputRef, Stage, WorkPlan, digest, manifest
 from agilab.backends.ssh import connection
 from agilab.backends.ssh.hosts import Hosts
 from agilab.backends.ssh.link import Command
 from agilab.errors import HostError, NoSpaceError
 from agilab.paths import WenvPaths
 from agilab.testing import Bench, do
-from agilab.testing.probe import make_probe
-from tests.hosts import SshServer, introduce, namespace_hosts
+from agilab.testing.probe import events, make_probe
+from tests.hosts import FAKETIME, SshServer, introduce, namespace_hosts, warm_hosts
 
 WaitFor = Callable[..., object]
 NOTICED_S = 20.0
@@ -180,3 +182,44 @@ def test_a_run_on_hosts_with_nothing_in_common_survives_the_loss_of_one(
         **{f"first/{name}/x": digest.of_file(run.artifact(f"first/{name}/x")) for name in "ab"},
     }
     assert manifest.verify(run.paths).ok
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """Return a bench whose hosts a test names."""
+    env = AgiEnv(make_probe(tmp_path), home=tmp_path / "home", wenv=tmp_path / "wenv")
+    env.prepare()
+    return Bench(env, "ssh", tmp_path)
+
+
+def test_a_run_on_a_host_whose_disk_is_full_says_so_and_keeps_what_it_has(
+    home: Path, bench: Bench, shared_folder: Path
+) -> None:
+    """F16: the disk for results; what is there of a partition that had no room is removed."""
+    with warm_hosts("small", shared=shared_folder, results="mode=700,size=4m") as (server,):
+        parts = [replace(do("good", ["write", "x", 1]), weight=9.0), do("large", ["fill", "big", 6_000_000])]
+        run = AGI.run(bench.env, bench.request(Stage("first", parts), cluster={"workers": {"small": 1}}))
+        assert run.state == "failed"
+        assert re.search(
+            r"'large' of stage 'first' failed: .*no space on disk.*big\.txt.*\d+ bytes free", str(run.error)
+        )
+        assert [item.name for item in run.artifacts()] == ["x"]
+        assert manifest.verify(run.paths).ok
+        there = Path(f"/proc/{server.pid}/root{shared_folder}/host_wenv/.runs")
+        assert list(there.iterdir()) == []
+
+
+def test_a_clock_that_is_an_hour_off_is_told_and_shifts_nothing(home: Path, bench: Bench, shared_folder: Path) -> None:
+    """F13: every process there is an hour behind, sshd's as well."""
+    behind = (
+        f"cp -a /etc {{home}} && echo {FAKETIME} > {{home}}/etc/ld.so.preload && echo -1h > {{home}}/etc/faketimerc"
+    )
+    with warm_hosts("late", shared=shared_folder, mounts=(behind, "mount --bind {home}/etc /etc")):
+        run = AGI.run(bench.env, bench.request(Stage("first", [do("a")]), cluster={"workers": {"late": 1}})).check()
+    [cluster] = events(run, "cluster")
+    assert -3602 < cluster["hosts"][0]["skew_s"] <= -3598
+    assert any("host late: its clock is 3600 s behind" in one["text"] for one in events(run, "note"))
+    [record] = run.records()
+    told = datetime.fromisoformat(events(run, "dispatched")[0]["t"])
+    assert abs(datetime.fromisoformat(record["started"]) - told) < timedelta(minutes=1)
+    assert record["wall_s"] < 60

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ import pytest
 from agilab import AGI, InputRef, Run, Stage, manifest
 from agilab.backends.base import on_hosts
 from agilab.backends.ssh.collect import Collector
+from agilab.backends.ssh.slots import HostLeases
 from agilab.errors import BackendRefusedError
 from agilab.testing import Bench, do, processes_marked
 from agilab.testing.faults import Suite
@@ -109,6 +111,8 @@ class TestOnAHost(Suite):
         assert not any(b"PRIVATE KEY" in path.read_bytes() or secret.encode() in path.read_bytes() for path in kept)
         assert all(word not in lines for word in (b"PRIVATE KEY", secret.encode()))
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        keys = bench.env.home.tls / run.run_id
+        assert {stat.S_IMODE(path.stat().st_mode) for path in keys.iterdir()} == {0o600}
         gate.touch()
         run = going.result().check()
 
@@ -124,6 +128,7 @@ class TestOnAHost(Suite):
         assert [(one["name"], one["slots"]) for one in cluster["hosts"]] == [(HOST, 2)]
         assert "said on the host" in run.logs(next(one["worker"] for one in run.records() if one["partition"] == "b"))
         assert not folder.exists()
+        assert not keys.exists()
         assert processes_marked(run.run_id) == []
 
     def test_a_killed_supervisor_leaves_nothing_on_the_host_and_the_run_goes_on(
@@ -230,6 +235,23 @@ class TestOnAHost(Suite):
             host.start()
         assert str(run.error).startswith(f"no host is left: host {HOST}: link: a port cannot be forwarded: ")
         assert "AllowTcpForwarding yes" in str(run.error)
+
+    def test_a_host_that_forges_a_record_fails_the_run(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        """T32."""
+        take = HostLeases._take
+
+        def forged(self: HostLeases, slot: Any, said: Any) -> None:
+            for record in [one[1] for one in said if one[0] == "committed"]:
+                record["artifacts"][0]["name"] = "../x"
+            take(self, slot, said)
+
+        monkeypatch.setattr(HostLeases, "_take", forged)
+        run = bench.run(Stage("first", [do("a", ["write", "x", 1])]))
+        assert run.state == "failed"
+        assert re.match(
+            rf"a wrong record: host {HOST} said .* which makes no sense; nothing was written", str(run.error)
+        )
+        assert run.artifacts() == ()
 
     def test_a_host_that_forges_results_fails_the_run(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         """T34."""
