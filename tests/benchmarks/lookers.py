@@ -3,7 +3,7 @@
 Each asks for the page, speaks Bokeh's protocol as far as a browser has to, and
 then counts what it is sent: nothing is parsed, and no model is made. A line on
 standard output says when all of them look; when standard input ends, one line
-of JSON says what each was sent.
+of JSON says how many patches and bytes a second each was sent.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import re
 import struct
 import sys
+import time
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -39,7 +40,6 @@ class Looker:
 
     url: str
     cookie: str
-    messages: int = 0
     patches: int = 0
     sent_bytes: int = 0
 
@@ -47,9 +47,7 @@ class Looker:
         """Open the page, and wait until it has been filled."""
         parts = urlsplit(self.url)
         assert parts.hostname
-        asked = (
-            f"GET /?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\nCookie: {self.cookie}\r\nConnection: close\r\n"
-        )
+        asked = f"GET /?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\nCookie: {self.cookie}\r\n"
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         writer.write(f"{asked}Connection: close\r\n\r\n".encode())
         token = re.search(rb'"token":"([^"]+)"', await reader.read())
@@ -95,7 +93,6 @@ class Looker:
             if kind == PING:
                 self.send(PONG, data)
                 continue
-            self.messages += 1
             self.patches += data.startswith(b'{"msgid"') and PATCH in data
             self.sent_bytes += length
             return data
@@ -120,12 +117,14 @@ async def main() -> None:
 
     await asyncio.gather(*map(arrive, lookers))
     for looker in lookers:
-        looker.messages = looker.patches = looker.sent_bytes = 0
+        looker.patches = looker.sent_bytes = 0
+    begin = time.monotonic()
     print("all look", flush=True)
     await asyncio.to_thread(sys.stdin.read)
     over = [task for task in looking if task.done()]
     assert not over, [task.exception() for task in over]
-    print(json.dumps([[one.messages, one.patches, one.sent_bytes] for one in lookers]), flush=True)
+    seconds = time.monotonic() - begin
+    print(json.dumps([[one.patches / seconds, one.sent_bytes / seconds] for one in lookers]), flush=True)
     for task in looking:
         task.cancel()
 

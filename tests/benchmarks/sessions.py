@@ -224,8 +224,8 @@ async def measure(served: Served, run: Run, gates: Path, sessions: int, seconds:
             report(run, await typing, await page.evaluate("window.seen"))
             counts = await end()
     print(f"{sessions} sessions, {seconds:g} s; complaints of the browser: {complaints}")
-    patches, sent = (statistics.median(one[place] for one in counts) if counts else 0 for place in (1, 2))
-    print(f"sent to a client: {patches / seconds:.1f} patches and {sent / seconds / 1024:.0f} KiB a second")
+    patches, sent = (statistics.median(one[place] for one in counts) if counts else 0 for place in (0, 1))
+    print(f"sent to a client: {patches:.1f} patches and {sent / 1024:.0f} KiB a second")
     half = memory[len(memory) // 2 :]
     print(f"server memory [MiB]: begin {memory[0]:.0f}, half {half[0]:.0f}, end {half[-1]:.0f}, most {max(memory):.0f}")
 
