@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -12,6 +13,7 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 from panel.io.resources import LOCAL_DIST
+from tornado.websocket import WebSocketClosedError
 
 from agilab.errors import AgilabError, first_line
 from agilab.paths import make_folder
@@ -40,6 +42,7 @@ def document(*, guarded: bool, readers: Sequence[str] = ()) -> Callable[[], Any]
 
     def build() -> Any:
         user = pn.state.user or ""
+        asyncio.get_running_loop().set_exception_handler(_unless_gone)
         _stay_here()
         session = Session(_query(), guarded=guarded, user=user, reads_only=user in readers)
         try:
@@ -121,6 +124,15 @@ class _Redacted(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return re.sub(r"token=[^&\s'\"]+", "token=(hidden)", super().format(record))
+
+
+def _unless_gone(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Report what went wrong in the loop; not that a browser went away in the middle of what it was sent.
+
+    Bokeh and Panel look at the first message that could not be sent, and asyncio complains about each of the others.
+    """
+    if not isinstance(context.get("exception"), WebSocketClosedError):
+        loop.default_exception_handler(context)
 
 
 def _query() -> dict[str, str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
+import param
 from panel.util import edit_readonly
 
 from agilab_dashboards import markup
@@ -33,6 +35,10 @@ nav a { color: #fff; padding: 6px 12px; border-radius: 6px; text-decoration: non
 nav a:hover, nav a:focus-visible { background: rgba(255, 255, 255, .14); text-decoration: none; }
 nav a[aria-current] { background: rgba(255, 255, 255, .2); font-weight: 600; }
 """
+
+
+class _Idle(param.Parameterized):
+    busy = param.Boolean(False)
 
 
 def frame(session: Session, site: Mapping[str, str], main: list[Any]) -> pmui.Page:
@@ -70,6 +76,7 @@ def frame(session: Session, site: Mapping[str, str], main: list[Any]) -> pmui.Pa
         meta_viewport="width=device-width, initial-scale=1",
         meta_description="AGILAB: reproducible runs",
         favicon=None,
+        template=Path(__file__).with_name("page.html"),
         theme_config={
             mode: {
                 "palette": {"primary": {"main": _PRIMARY[mode]}},
@@ -78,8 +85,8 @@ def frame(session: Session, site: Mapping[str, str], main: list[Any]) -> pmui.Pa
             for mode in ("light", "dark")
         },
     )
-    with edit_readonly(page):
-        page.busy = False  # it would follow whether any session of this server is busy
+    with edit_readonly(page):  # else it follows, and is kept alive by, whether any session of the server is busy
+        page.busy = _Idle().param.busy
     page.jscallback(dark_theme=_REMEMBER)
     return page
 
