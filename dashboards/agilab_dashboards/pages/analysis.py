@@ -79,13 +79,14 @@ async def _run(session: Session) -> Viewable:
     session.app = run.app
     crumbs = ((session.href("analysis", app=""), "all runs"), (session.href("analysis"), run.app))
     summary = await asyncio.to_thread(_summary, session, run)
-    sources = await asyncio.to_thread(views.shown, run)
+    catalogue = await asyncio.to_thread(views.catalogue, session.env, run)
+    seen = catalogue.problems or run.state not in ENDED or await asyncio.to_thread(catalogue.shown, run)
 
     async def views_of() -> Viewable:
-        return ViewCard(session, run, sources).start()
+        return await ViewCard(session, run, catalogue).start()
 
     makers = {
-        **({"Views": views_of} if sources or run.state not in ENDED else {}),
+        **({"Views": views_of} if seen else {}),
         "Metrics": partial(_metrics, run),
         "Settings": partial(settings_tables, run),
         "Artifacts": partial(artifact_table, run),
