@@ -25,7 +25,7 @@ from agilab_dashboards import markup
 from agilab_dashboards.boxcard import BoxCard
 from agilab_dashboards.components import data_table
 from agilab_dashboards.datasets import Dataset
-from agilab_dashboards.drawing import Drawing, soon
+from agilab_dashboards.drawing import Drawing, sent, soon
 from agilab_dashboards.form import SettingsForm, html
 from agilab_dashboards.frame import Frame
 from agilab_dashboards.live import ENDED
@@ -232,8 +232,7 @@ class ViewCard(Viewer):
         if not isinstance(plot, hv.core.Dimensioned):
             return pn.panel(plot, sizing_mode="stretch_width")
         if shown.view.zooming:
-            self._pipe = hv.streams.Pipe(data=plot)
-            plot = hv.DynamicMap(lambda data: data, streams=[self._pipe])
+            plot, self._pipe = sent(plot)
             plane = shown.view.zooming == "xy"
             ranges = hv.streams.RangeXY(source=plot) if plane else hv.streams.RangeX(source=plot)
             ranges.add_subscriber(self._zoomed)
@@ -277,6 +276,7 @@ class ViewCard(Viewer):
                 return _drawn(view, source, replace(frame, cancelled=cancelled))
 
         with suppress(SupersededError):
+            soon(lambda: self._bar.param.update(visible=True))
             shown = await self._drawing.make(drawn)
             soon(lambda: self._send(shown, pipe, zoom=[*frame.x, *frame.y]))
 
@@ -284,6 +284,7 @@ class ViewCard(Viewer):
         """Put a picture in the place of the one that is shown, unless there is another plot by now."""
         if pipe is None or pipe is not self._pipe:
             return
+        self._rested()
         pipe.send(shown.element)
         self._shown = shown
         self._say(shown)

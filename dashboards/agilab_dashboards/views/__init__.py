@@ -86,6 +86,10 @@ class Catalogue:
             return False
 
 
+SHIPPED = Catalogue()
+"""The views that ship."""
+
+
 def catalogue(env: AgiEnv, run: Run) -> Catalogue:
     """Return the views for a run; those of its app where that is found here, is the same one, and may run.
 
