@@ -24,6 +24,7 @@ The tree, with the exit code the shell returns for each branch::
     ├── RunStateError                          1   a run that is not in the state this needs
     ├── RunFailedError                         1   a run that ended without success
     │   └── RunCancelledError                  130
+    ├── ViewError                              1   an app's own view that cannot be imported, or raised something
     ├── ArtifactNotFoundError   (FileNotFoundError) 1
     ├── EvidenceError                          1   a record that does not match what it records
     └── NoSpaceError            (OSError)      4   a disk that is full
@@ -180,6 +181,10 @@ class RunCancelledError(RunFailedError):
     """A run was cancelled."""
 
     exit_code = 130
+
+
+class ViewError(AgilabError):
+    """A view of an app's own cannot be imported, or failed."""
 
 
 class ArtifactNotFoundError(AgilabError, FileNotFoundError):

@@ -103,6 +103,11 @@ class Project:
         return self.root / "pyproject.toml"
 
     @property
+    def views(self) -> Path:
+        """The package of the app's own views; it need not exist."""
+        return self.manager.parent / f"{self.name}_views"
+
+    @property
     def worker_pyproject(self) -> Path:
         return self.worker / "pyproject.toml"
 

@@ -9,7 +9,8 @@ that were made here are trusted. What was imported is known twice::
 The first keeps a project from running whatever becomes of the second, in any
 AGILAB_HOME. The second knows a copy that was made without the first.
 `Planner`, `installation` and `Execution` ask here before anything of an app
-runs; no other module lets app code run.
+runs, and the server before it imports an app's views; no other module lets
+app code run.
 """
 
 from __future__ import annotations

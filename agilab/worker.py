@@ -188,7 +188,7 @@ class PartitionContext:
         elif isinstance(content, str):
             _save(content.encode(), target)
         else:
-            _write_table(content, target)
+            _write_table(content, target, form)
 
     def write_points(
         self,
@@ -309,15 +309,35 @@ def _check_content(content: Any, kind: Kind, name: str) -> None:
             f"artifact {name!r} of kind {kind.name!r} holds a {type(content).__name__}; hand over {allowed}, "
             "or use another kind: 'json' for a JSON value, 'table' for a pyarrow Table or a pandas DataFrame"
         )
+    if kind.comparison == "table" and kind.columns:
+        names = list(content.columns if hasattr(content, "to_parquet") else content.schema.names)
+        if missing := [column for column in kind.columns if column not in names]:
+            raise WorkerError(
+                f"artifact {name!r} of kind {kind.name!r} lacks the column {missing[0]!r}; it has {', '.join(names)}"
+            )
 
 
-def _write_table(table: Any, target: Path) -> None:
-    if hasattr(table, "to_parquet"):
+def _write_table(table: Any, target: Path, kind: Kind) -> None:
+    if hasattr(table, "to_parquet") and not kind.columns:
         table.to_parquet(target)
         return
     from pyarrow import parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-    parquet.write_table(table, target, compression="zstd")
+    parquet.write_table(_declared(table, kind) if kind.columns else table, target, compression="zstd")
+
+
+def _declared(table: Any, kind: Kind) -> Any:
+    """Return a table whose columns say their units in the file, as its kind declares them."""
+    import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    table = pa.Table.from_pandas(table, preserve_index=False) if hasattr(table, "to_parquet") else table
+    fields = {field.name: field for field in table.schema}
+    units = dict(kind.columns or {})
+    told = [
+        field.with_metadata({b"unit": units[name].encode(), **(field.metadata or {})}) if units.get(name) else field
+        for name, field in fields.items()
+    ]
+    return table.cast(pa.schema(told, table.schema.metadata))
 
 
 def _logger(send: Send, partition: str) -> logging.Logger:

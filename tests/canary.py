@@ -57,6 +57,7 @@ def files(song: Path) -> dict[str, str]:
         "usercustomize.py": sings,
         "canary_build.py": sings + BUILD,
         "canary.pth": f"import os; os.close(os.open({str(song)!r}, os.O_WRONLY | os.O_CREAT))\n",
+        f"src/{NAME}_views/__init__.py": sings,
         f"src/{NAME}/__init__.py": sings + manager,
         f"src/{NAME}/app_settings.toml": "[settings]\ncount = 4\n",
         f"src/{NAME}_worker/__init__.py": sings + worker,

@@ -43,6 +43,8 @@ class RunFolder:
         How many the stage ``tracks`` has; ``summary`` has one that reads the artifacts of all of them.
     settings
         Values instead of those every run has.
+    uuid
+        Of the app.
 
     Attributes
     ----------
@@ -60,6 +62,7 @@ class RunFolder:
         partitions: int = 3,
         moment: float = MOMENT,
         settings: Mapping[str, Any] | None = None,
+        uuid: str = UUID,
     ) -> None:
         self.home = HomePaths(home)
         self.paths: RunPaths = RunStore(self.home).create(app, now=moment)
@@ -70,7 +73,7 @@ class RunFolder:
         self.tracks = [f"p{number}" for number in range(partitions)]
         for folder in (self.paths.plans, self.paths.logs, self.paths.partitions, self.paths.staging):
             make_folder(folder)
-        self.request = _request(app, settings or {})
+        self.request = _request(app, uuid, settings or {})
         write_json(self.paths.request, self.request)
         self.log = EventLog(self.paths.events, now=lambda: moment, monotonic=lambda: 1.5)
         created = {"schema": "agilab.events/1", "run_id": self.paths.run_id, "app": app}
@@ -262,10 +265,10 @@ def conform(value: object, schema: str) -> None:
     validator.validate(value)
 
 
-def _request(app: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _request(app: str, uuid: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     request: dict[str, Any] = {
         "schema": "agilab.request/1",
-        "app": {"name": app, "uuid": UUID},
+        "app": {"name": app, "uuid": uuid},
         "code_digest": of_bytes(b"code"),
         "settings": {"sample_s": 60, "token": "env:TOKEN", **settings},
         "provenance": {
@@ -303,8 +306,8 @@ def _kind(name: str | None) -> dict[str, str]:
 
 
 def _suffix(kind: str | None) -> str:
-    """Return the ending that a kind's files have; of what is compared as text here, the one it always had."""
-    found = KINDS[kind].suffix if kind in KINDS else ".txt"
+    """Return the ending of a kind's files: tables for ``<app>.<name>``, the one it always had for what is text here."""
+    found = KINDS[kind].suffix if kind in KINDS else ".parquet" if "." in (kind or "") else ".txt"
     return found if found in (".parquet", ".png") else ".txt"
 
 

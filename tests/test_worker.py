@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from agilab import codec
 from agilab.artifact import KINDS, Kind
@@ -21,6 +22,7 @@ OWN = {
     "scores": {"doc": "Scores", "comparison": "json"},
     "hits": {"doc": "Hits", "comparison": "table", "suffix": ".parq"},
     "blob": {"doc": "Bytes"},
+    "levels": {"doc": "Levels", "comparison": "table", "columns": {"x": "m"}},
 }
 TABLE = pa.table({"x": [1.0, 2.0]})
 
@@ -95,7 +97,7 @@ def test_a_file_that_is_handed_over_keeps_its_ending(part: PartitionContext, fil
 def test_an_unknown_kind_is_refused_with_the_known_ones(part: PartitionContext) -> None:
     said = refusal(part, "pickle", b"bytes")
     assert said.startswith("artifact 'x' is of kind 'pickle', which is not known; known: table, points, tracks, ")
-    assert ", file, model, scores, hits, blob; " in said
+    assert ", file, model, scores, hits, blob, levels; " in said
     assert "[tool.agilab.kinds.pickle]" in said
     assert "did you mean 'table'?" in refusal(part, "tabel", TABLE)
     assert "did you mean 'model'?" in refusal(part, "models", b"bytes")
@@ -119,6 +121,16 @@ def test_content_that_does_not_fit_its_kind_is_refused(
 
 def test_every_shipped_kind_says_how_it_is_compared() -> None:
     assert {kind.comparison for kind in KINDS.values()} == {"bytes", "json", "table"}
+
+
+@pytest.mark.parametrize("form", ["arrow", "pandas"])
+def test_a_table_of_an_own_kind_has_its_columns_and_says_their_units(part: PartitionContext, form: str) -> None:
+    bare = pa.table({"y": [1.0]})
+    assert "lacks the column 'x'; it has y" in refusal(part, "levels", bare.to_pandas() if form == "pandas" else bare)
+    part.write("x", "levels", TABLE.to_pandas() if form == "pandas" else TABLE)
+    found = parquet.read_table(part.folder / "x.parquet")
+    assert found.schema.field("x").metadata[b"unit"] == b"m"
+    assert found["x"].to_pylist() == [1.0, 2.0]
 
 
 def test_the_worker_process_knows_the_kinds_it_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

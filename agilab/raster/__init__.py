@@ -17,10 +17,10 @@ except ImportError as error:
         f"large data needs NumPy and pyarrow ({error}); python -m pip install 'agilab-holoviz[ui]'"
     ) from error
 
-from agilab.raster.aggregation import Aggregation, aggregate, extent
+from agilab.raster.aggregation import Aggregation, aggregate, alike, extent
 from agilab.raster.blocks import Cache
 from agilab.raster.filters import Filter
 from agilab.raster.picture import Picture, Query, Source
 from agilab.raster.shading import warm_up
 
-__all__ = ["Aggregation", "Cache", "Filter", "Picture", "Query", "Source", "aggregate", "extent", "warm_up"]
+__all__ = ["Aggregation", "Cache", "Filter", "Picture", "Query", "Source", "aggregate", "alike", "extent", "warm_up"]

@@ -52,14 +52,34 @@ def aggregate(
     InstallError
         Datashader is not installed.
     """
-    found = list(sources)
+    return alike([tuple(sources)], query, cache=cache, cancelled=cancelled)[0]
+
+
+def alike(
+    several: Iterable[Sequence[Source]], query: Query, *, cache: Cache | None = None, cancelled: Cancelled = never
+) -> tuple[Picture, ...]:
+    """Return a picture of each of several sets of tables, in the same cells, so that one can be taken from the other.
+
+    Parameters
+    ----------
+    several
+        The sets.
+    query, cache, cancelled
+        As for `aggregate`.
+    """
+    found = [tuple(sources) for sources in several]
+    every = [source for sources in found for source in sources]
     if query.x_range is None or query.y_range is None:
-        box = extent(found, query.x, query.y, cache=cache, cancelled=cancelled)
+        box = extent(every, query.x, query.y, cache=cache, cancelled=cancelled)
         left, bottom, right, top = padded(box or (0.0, 0.0, 1.0, 1.0))
         query = replace(query, x_range=query.x_range or (left, right), y_range=query.y_range or (bottom, top))
-    made = Aggregation(query, cache=cache)
-    made.add(found, cancelled=cancelled)
-    return made.picture()
+    grid = _grid(query, every, cache)
+    pictures = []
+    for sources in found:
+        made = Aggregation(query, cache=cache, grid=grid)
+        made.add(sources, cancelled=cancelled)
+        pictures.append(made.picture())
+    return tuple(pictures)
 
 
 def extent(
@@ -109,12 +129,13 @@ class Aggregation:
         What to show.
     cache
         Where decoded columns are kept for the next picture; None to keep none.
+    grid
+        Its cells, where they are known; only for a query with ranges.
     """
 
-    def __init__(self, query: Query, *, cache: Cache | None = None) -> None:
+    def __init__(self, query: Query, *, cache: Cache | None = None, grid: Grid | None = None) -> None:
         self.query = query
         self._cache = cache
-        self._grows = query.x_range is None or query.y_range is None
         self._grid: Grid | None = None
         self._box: Box | None = None
         self._parts: shading.Parts = {}
@@ -122,6 +143,8 @@ class Aggregation:
         self._added: set[str] = set()
         self._ways: set[str] = set()
         self._rows_read = 0
+        if grid is not None:
+            self._start(grid)
 
     def add(self, sources: Iterable[Source], *, cancelled: Cancelled = never) -> int:
         """Add the tables that are not in it yet and return how many; each is added whole or not at all.

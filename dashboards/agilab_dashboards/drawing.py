@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import panel as pn
 
@@ -65,6 +65,15 @@ class Drawing:
     def stop(self) -> None:
         """Let go of what is being made."""
         self._newest += 1
+
+
+def sent(shown: Any) -> tuple[Any, Any]:
+    """Return a HoloViews plot, and the pipe by which another element takes the place of what it shows."""
+    import holoviews as hv
+
+    pipe = hv.streams.Pipe(data=shown)
+    # Of a plot whose elements overlay each other HoloViews reports ranges and boxes only if it has such a stream.
+    return hv.DynamicMap(lambda data, resetting=False: data, streams=[pipe, hv.streams.PlotReset()]), pipe
 
 
 def soon(work: Callable[[], None]) -> None:

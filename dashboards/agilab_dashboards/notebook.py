@@ -30,6 +30,7 @@ from agilab_dashboards.live import Watch
 from agilab_dashboards.markup import chip, element
 from agilab_dashboards.session import href
 from agilab_dashboards.views.base import View
+from agilab_dashboards.views.own import told
 
 PAGES = ("project", "orchestrate", "workflow", "analysis")
 HEIGHT_PX = 720
@@ -127,7 +128,8 @@ def view(run: Run, kind: str = "", *, artifact: str = "", controls: Mapping[str,
     run
         The run.
     kind
-        One of `agilab_dashboards.views.VIEWS`; empty for the one that suits best.
+        One of `agilab_dashboards.views.VIEWS`, or of the app's own such as ``"weather.gauge"``; empty for the one that
+        suits best.
     artifact
         Stage and name such as ``"tracks/points"``; empty for what suits the view best.
     controls
@@ -138,17 +140,19 @@ def view(run: Run, kind: str = "", *, artifact: str = "", controls: Mapping[str,
     AgilabError
         There is no such view, nothing that it can show, or a control is not allowed.
     """
+    known = views.catalogue_here(run)
     able = [
         source
-        for source in views.shown(run)
-        if artifact in ("", source.key) and (not kind or kind in views.fitting(source))
+        for source in known.shown(run)
+        if artifact in ("", source.key) and (not kind or kind in known.fitting(source))
     ]
     if not able:
         what = f"artifacts {artifact!r:.100}" if artifact else "artifacts"
-        raise AgilabError(f"run {run.run_id} has no {what} that view {kind or 'any'!r:.60} can show")
-    chosen = kind or views.fitting(able[0])[0]
-    able.sort(key=lambda source: source.kind not in views.view_class(chosen).kinds)
-    return Picture(run, chosen, views.make(chosen, able[0], dict(controls or {})))
+        why = "".join(f"; {problem}" for problem in known.problems)
+        raise AgilabError(f"run {run.run_id} has no {what} that view {kind or 'any'!r:.60} can show{why}")
+    chosen = kind or known.fitting(able[0])[0]
+    able.sort(key=lambda source: source.kind not in known.view_class(chosen).kinds)
+    return Picture(run, chosen, known.make(chosen, able[0], controls))
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,8 @@ class Picture:
     @property
     def plot(self) -> Any:
         """The HoloViews object, which composes with others and zooms once ``hv.extension("bokeh")`` was called."""
-        return self.view.plot(self.run)
+        with told(self.view, self.kind):
+            return self.view.plot(self.run)
 
     @property
     def live(self) -> Frame:
@@ -184,7 +189,8 @@ class Picture:
     @cached_property
     def png(self) -> bytes:
         """The picture."""
-        return self.view.picture(self.run, PICTURE_PX)
+        with told(self.view, self.kind):
+            return self.view.picture(self.run, PICTURE_PX)
 
     def _repr_png_(self) -> bytes:
         return self.png

@@ -15,22 +15,25 @@ import panel_material_ui as pmui
 from panel.viewable import Viewable, Viewer
 
 from agilab.cli.screen import count, size
+from agilab.codec import Field
 from agilab.errors import AgilabError, SupersededError
 from agilab.layers import Resolved
 from agilab.raster import Aggregation, Picture
 from agilab.raster.scan import Cancelled
 from agilab.run import Run
-from agilab_dashboards import markup, views
+from agilab_dashboards import markup
 from agilab_dashboards.boxcard import BoxCard
 from agilab_dashboards.components import data_table
 from agilab_dashboards.datasets import Dataset
-from agilab_dashboards.drawing import Drawing, soon
+from agilab_dashboards.drawing import Drawing, sent, soon
 from agilab_dashboards.form import SettingsForm, html
 from agilab_dashboards.frame import Frame
 from agilab_dashboards.live import ENDED
 from agilab_dashboards.markup import Markup, element
 from agilab_dashboards.session import Session
+from agilab_dashboards.views import Catalogue
 from agilab_dashboards.views.base import View
+from agilab_dashboards.views.own import told
 from agilab_dashboards.views.raster import Counted, framed
 from agilab_dashboards.views.table import Table
 
@@ -51,16 +54,16 @@ class ViewCard(Viewer):
         Who looks; its URL keeps artifacts, view, controls and zoom.
     run
         At what; one that goes on is followed.
-    sources
-        What there is by now, from `views.shown`.
+    catalogue
+        The views that there are for it.
     """
 
-    def __init__(self, session: Session, run: Run, sources: Sequence[Dataset]) -> None:
+    def __init__(self, session: Session, run: Run, catalogue: Catalogue) -> None:
         super().__init__()
-        self._session, self._run = session, run
-        self._sources = {source.key: source for source in sources}
+        self._session, self._run, self._views = session, run, catalogue
+        self._sources: dict[str, Dataset] = {}
         self._live = run.state not in ENDED
-        self._drawing = Drawing()
+        self._drawing, self._saving = Drawing(), Drawing()
         self._pipe: Any = None
         self._shown: _Shown | None = None
         self._ticker: Any = None
@@ -76,17 +79,25 @@ class ViewCard(Viewer):
         self._boxed = BoxCard()
         self._controls = pn.Column(sizing_mode="stretch_width")
         self._form: SettingsForm | None = None
-        self._view = pn.Column(html(_WAITING), sizing_mode="stretch_width", margin=(12, 0))
-        if self._sources:
-            self._choose(session.query.get("data", ""), session.query.get("view", ""))
+        self._missing = pn.Column(sizing_mode="stretch_width")
+        self._body = pn.Column(html(_WAITING), sizing_mode="stretch_width")
+        self._view = pn.Column(self._missing, self._body, sizing_mode="stretch_width", margin=(12, 0))
 
     def __panel__(self) -> Viewable:
         return self._view
 
-    def start(self) -> ViewCard:
+    def _problems(self) -> None:
+        """Say which views are missing, and why."""
+        cards = [html(element("p", said, {"class": "error", "role": "alert"})) for said in self._views.problems]
+        if cards != self._missing.objects:
+            self._missing.objects = cards
+
+    async def start(self) -> ViewCard:
         """Draw as soon as the page stands, and what is new until the run has ended."""
+        self._sources = {source.key: source for source in await asyncio.to_thread(self._views.shown, self._run)}
+        self._problems()
         if self._sources:
-            pn.state.execute(self._build)
+            self._begin()
         if self._live:
             self._ticker = pn.state.add_periodic_callback(self._tick, period=PERIOD_MS)
         return self
@@ -104,8 +115,8 @@ class ViewCard(Viewer):
         """Choose artifacts and view, and make the form of the view's controls."""
         self._data.options = _named(list(self._sources.values()))
         self._data.value = data if data in self._sources else next(iter(self._sources))
-        names = views.fitting(self._source)
-        self._kind.options = {name.capitalize(): name for name in names}
+        names = self._views.fitting(self._source)
+        self._kind.options = _titles(names)
         self._kind.value = kind if kind in names else names[0]
         self._new_form()
         self._data.param.watch(self._other_data, "value")
@@ -115,10 +126,14 @@ class ViewCard(Viewer):
         more = pmui.Accordion(
             ("Controls", self._controls), title_variant="subtitle1", sizing_mode="stretch_width", margin=(8, 0, 0, 0)
         )
-        self._view.objects = [row, self._bar, self._place, self._said, self._boxed, more]
+        self._body.objects = [row, self._bar, self._place, self._said, self._boxed, more]
 
     def _new_form(self, *, keep: bool = True) -> None:
-        fields = views.view_class(self._kind.value).controls(self._source)
+        view = self._views.view_class(self._kind.value)
+        fields: tuple[Field, ...] = ()
+        # What is wrong is said where it would be drawn.
+        with suppress(AgilabError), told(view, self._kind.value):
+            fields = view.controls(self._source)
         values = {field.name: field.default for field in fields}
         given = self._session.remembered("controls") if keep else None
         self._form = SettingsForm(fields, Resolved(values, {}), given if isinstance(given, dict) else None)
@@ -134,14 +149,14 @@ class ViewCard(Viewer):
             return
         self._forget("controls", "zoom")
         self._session.remember("data", event.new)
-        names = views.fitting(self._source)
+        names = self._views.fitting(self._source)
         view = self._kind.value if self._kind.value in names else names[0]
-        self._kind.param.update(options={name.capitalize(): name for name in names}, value=view)
+        self._kind.param.update(options=_titles(names), value=view)
         self._new_form(keep=False)
         pn.state.execute(self._build)
 
     def _other_view(self, event: Any) -> None:
-        if event.new is None or event.new not in views.fitting(self._source):
+        if event.new is None or event.new not in self._views.fitting(self._source):
             return
         self._forget("controls", "zoom")
         self._session.remember("view", event.new)
@@ -158,7 +173,7 @@ class ViewCard(Viewer):
 
     def _made(self) -> Any:
         given = self._form.given if self._form is not None else {}
-        return views.make(self._kind.value, self._source, given)
+        return self._views.make(self._kind.value, self._source, given)
 
     async def _build(self) -> None:
         """Draw with everything as it is chosen now."""
@@ -179,7 +194,11 @@ class ViewCard(Viewer):
 
     def _drawn(self, cancelled: Cancelled) -> _Shown | Any:
         """Return a table's rows, or what a view shows; called from a thread."""
-        view, source = self._made(), self._source
+        name = self._kind.value
+        with told(self._views.view_class(name), name):
+            return self._drawing_of(self._made(), self._source, cancelled)
+
+    def _drawing_of(self, view: View, source: Dataset, cancelled: Cancelled) -> _Shown | Any:
         if isinstance(view, Table):
             return view.frame_of_rows(source)
         zoom = self._session.remembered("zoom")
@@ -210,9 +229,10 @@ class ViewCard(Viewer):
         """Return a plot that is drawn anew for each range, by what `_zoomed` sends."""
         self._shown = shown
         plot = shown.element
+        if not isinstance(plot, hv.core.Dimensioned):
+            return pn.panel(plot, sizing_mode="stretch_width")
         if shown.view.zooming:
-            self._pipe = hv.streams.Pipe(data=plot)
-            plot = hv.DynamicMap(lambda data: data, streams=[self._pipe])
+            plot, self._pipe = sent(plot)
             plane = shown.view.zooming == "xy"
             ranges = hv.streams.RangeXY(source=plot) if plane else hv.streams.RangeX(source=plot)
             ranges.add_subscriber(self._zoomed)
@@ -250,18 +270,21 @@ class ViewCard(Viewer):
         if wanted is None or wanted is not self._shown:
             return
         view, source, frame = self._made(), self._source, wanted.frame
-        try:
-            shown = await self._drawing.make(
-                lambda cancelled: _drawn(view, source, replace(frame, cancelled=cancelled))
-            )
-        except SupersededError:
-            return
-        soon(lambda: self._send(shown, pipe, zoom=[*frame.x, *frame.y]))
+
+        def drawn(cancelled: Cancelled) -> _Shown:
+            with told(view, self._kind.value):
+                return _drawn(view, source, replace(frame, cancelled=cancelled))
+
+        with suppress(SupersededError):
+            soon(lambda: self._bar.param.update(visible=True))
+            shown = await self._drawing.make(drawn)
+            soon(lambda: self._send(shown, pipe, zoom=[*frame.x, *frame.y]))
 
     def _send(self, shown: _Shown, pipe: Any, zoom: list[float] | None = None) -> None:
         """Put a picture in the place of the one that is shown, unless there is another plot by now."""
         if pipe is None or pipe is not self._pipe:
             return
+        self._rested()
         pipe.send(shown.element)
         self._shown = shown
         self._say(shown)
@@ -281,7 +304,7 @@ class ViewCard(Viewer):
         """Take in what has committed since: what is shown already is not looked at again."""
         if self._drawing.busy:
             return
-        ended, sources = await asyncio.to_thread(_looked, self._run)
+        ended, sources = await asyncio.to_thread(_looked, self._run, self._views)
         if ended:
             self._live = False
             self._ticker.stop()
@@ -305,9 +328,14 @@ class ViewCard(Viewer):
 
     async def _picture(self) -> io.BytesIO:
         view, source = self._made(), self._source
+
+        def made(cancelled: Cancelled) -> bytes:
+            with told(view, self._kind.value):
+                return view.picture(self._run, PICTURE_PX)
+
         name = "-".join([self._run.run_id, *source.key.split("/"), self._kind.value])
         self._save.filename = f"{name}.png"
-        return io.BytesIO(await asyncio.to_thread(view.picture, self._run, PICTURE_PX))
+        return io.BytesIO(await self._saving.make(made))
 
 
 @dataclass(frozen=True)
@@ -335,6 +363,7 @@ class _Shown:
 
 
 def _drawn(view: View, source: Dataset, frame: Frame, *, growing: bool = False) -> _Shown:
+    """Return what a view shows of a frame."""
     if not isinstance(view, Counted):
         return _Shown(view, frame, view.element(source, frame))
     begun = _Shown(view, frame, None, view.begun(source, frame, growing=growing), grows=growing)
@@ -353,10 +382,15 @@ def _added(shown: _Shown, source: Dataset, cancelled: Cancelled) -> _Shown:
     return replace(shown, frame=frame, element=element, picture=picture)
 
 
-def _looked(run: Run) -> tuple[bool, tuple[Dataset, ...]]:
+def _looked(run: Run, catalogue: Catalogue) -> tuple[bool, tuple[Dataset, ...]]:
     """Return whether a run has ended, and what it has left by then."""
     ended = run.state in ENDED
-    return ended, views.shown(run)
+    return ended, catalogue.shown(run)
+
+
+def _titles(names: Sequence[str]) -> dict[str, str]:
+    """Return what a choice of views says -> name; of an app's own, without the app."""
+    return {name.rpartition(".")[2].capitalize(): name for name in names}
 
 
 def _named(sources: Sequence[Dataset]) -> dict[str, str]:

@@ -17,6 +17,9 @@ from agilab_dashboards import datasets, views
 from agilab_dashboards.conditions import parsed, written
 from agilab_dashboards.datasets import Dataset
 from agilab_dashboards.frame import Frame
+from agilab_dashboards.linkedcard import linked
+from agilab_dashboards.paircard import compared, pairs
+from agilab_dashboards.paircard import whole as whole_of
 from agilab_dashboards.views.field import grid as grid_of
 from agilab_dashboards.views.raster import Counted
 from PIL import Image
@@ -24,6 +27,7 @@ from pyarrow import ipc
 
 from agilab import raster
 from agilab.errors import AgilabError, EvidenceError, QueryError, SettingError, SupersededError
+from agilab.raster.scan import never
 from agilab.raster.series import Envelope
 from agilab.run import Run
 from tests.dashboards.seen_run import ROWS, grid, numbers, seen_run
@@ -45,7 +49,7 @@ def points(run: Run) -> Dataset:
 
 def picture(name: str, source: Dataset, frame: Frame = FRAME, **controls: Any) -> raster.Picture:
     """Return what a view is told when it asks."""
-    view = views.make(name, source, controls)
+    view = views.SHIPPED.make(name, source, controls)
     assert isinstance(view, Counted)
     return raster.aggregate(source.sources, view.query(source, frame))
 
@@ -77,7 +81,7 @@ def test_categories_add_up_to_the_count_and_the_rest_share_a_layer(points: Datas
     sums = dict(zip(found.categories, found.values.sum(axis=(0, 1)).tolist(), strict=True))
     wanted = INSIDE.carrier.value_counts().to_dict()
     assert sums == {**wanted, "other": 0}
-    few = replace(views.make("points", points).query(points, FRAME), by="carrier", categories=("BB",))
+    few = replace(views.SHIPPED.make("points", points).query(points, FRAME), by="carrier", categories=("BB",))
     found = raster.aggregate(points.sources, few)
     assert found.categories == ("BB", "other")
     assert found.values.sum(axis=(0, 1)).tolist() == [wanted["BB"], wanted["AA"] + wanted["CC"]]
@@ -119,14 +123,14 @@ def test_other_files_with_columns_are_read_too(tmp_path: Path, suffix: str) -> N
         with ipc.new_file(path, pa.Schema.from_pandas(WHOLE)) as file:
             file.write_table(pa.Table.from_pandas(WHOLE))
     source = Dataset(run, "tracks/more", "file", (item,))
-    assert views.fitting(source)[0] == "points"
-    assert "timeseries" in views.fitting(source)
+    assert views.SHIPPED.fitting(source)[0] == "points"
+    assert "timeseries" in views.SHIPPED.fitting(source)
     assert picture("points", source).values.sum() == len(INSIDE)
     assert source.slice(3, 1, ["height"]).to_pandas().height[0] == pytest.approx(WHOLE.height[3])
 
 
 def test_views_are_those_that_fit_the_kind_first(run: Run) -> None:
-    assert {source.key: views.fitting(source) for source in views.shown(run)} == {
+    assert {source.key: views.SHIPPED.fitting(source) for source in views.SHIPPED.shown(run)} == {
         "tracks/points": ("points", "tracks", "timeseries", "table"),
         "summary/grid": ("field", "points", "table"),
         "summary/chart": ("image",),
@@ -146,8 +150,8 @@ def test_views_are_those_that_fit_the_kind_first(run: Run) -> None:
     ],
 )
 def test_every_view_gives_a_plot_and_a_picture(run: Run, key: str, name: str, element: type) -> None:
-    source = next(source for source in views.shown(run) if source.key == key)
-    made = views.make(name, source)
+    source = next(source for source in views.SHIPPED.shown(run) if source.key == key)
+    made = views.SHIPPED.make(name, source)
     plot = made.plot(run)
     assert isinstance(plot, element)
     assert hv.render(plot) is not None
@@ -158,7 +162,7 @@ def test_every_view_gives_a_plot_and_a_picture(run: Run, key: str, name: str, el
 
 
 def test_points_coloured_by_category_have_a_legend_with_counts(points: Dataset) -> None:
-    made = views.make("points", points, {"colour": "carrier"})
+    made = views.SHIPPED.make("points", points, {"colour": "carrier"})
     found = made.element(points, made.whole(points))
     total = int(sum(int(part.label.split()[-1].replace(",", "")) for part in found.values() if part.label))
     assert total == 2 * ROWS
@@ -167,7 +171,7 @@ def test_points_coloured_by_category_have_a_legend_with_counts(points: Dataset) 
 
 
 def test_a_zoom_draws_what_lies_inside_and_reads_what_touches_it(points: Dataset) -> None:
-    made = views.make("points", points)
+    made = views.SHIPPED.make("points", points)
     frame = made.whole(points).zoomed((0.0, 1.0), (0.0, 1.0))
     found = made.element(points, frame)
     assert np.nansum(found.dimension_values("z")) == (WHOLE.x.between(0, 1) & WHOLE.y.between(0, 1)).sum()
@@ -196,20 +200,57 @@ def test_rows_are_filtered_by_category_time_and_value(points: Dataset) -> None:
 
 
 def test_colours_can_be_held_so_that_pictures_compare(points: Dataset) -> None:
-    made = views.make("points", points, {"limits": [0, 7], "scale": "linear"})
+    made = views.SHIPPED.make("points", points, {"limits": [0, 7], "scale": "linear"})
     plot = hv.render(made.element(points, made.whole(points)))
     mapper = plot.renderers[0].glyph.color_mapper
     assert (mapper.low, mapper.high) == (0, 7)
 
 
+def test_a_box_on_one_view_shows_its_rows_on_the_others(points: Dataset) -> None:
+    made = linked(points, views.SHIPPED, "height", never)
+    start = WHOLE.time.min().value
+    brushes = {"map": (-1.0, -1.0, 1.0, 1.0), "value": (10.0, 60.0), "time": (start, start + 1e15)}
+    meant = {
+        "map": WHOLE.x.between(-1, 1) & WHOLE.y.between(-1, 1),
+        "value": WHOLE.height.between(10, 60),
+        "time": WHOLE.time <= WHOLE.time.min() + pd.Timedelta(1e15),
+    }
+    assert made.rows == 2 * ROWS == made.brushed({}, never)
+    assert made.brushed(brushes, never) == (meant["map"] & meant["value"] & meant["time"]).sum()
+    shown = made.picture("value", brushes, never).traverse(lambda one: one, [hv.Histogram])
+    counts = [one.dimension_values("rows").sum() for one in shown]
+    assert counts == [2 * ROWS, (meant["map"] & meant["time"]).sum()]
+    for place in ("map", "time"):
+        assert hv.render(made.picture(place, brushes, never)) is not None
+
+
+def test_two_runs_are_drawn_in_the_same_cells_and_as_a_difference(
+    run: Run, points: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = seen_run(tmp_path_factory.mktemp("other"), seed=1)
+    pair, names = pairs(views.SHIPPED, (run, other))["tracks/points"]
+    assert names == ("points", "tracks", "timeseries")
+    view = views.SHIPPED.make("points", points)
+    made = compared(view, pair, replace(FRAME, width_px=20, height_px=20))
+    assert np.nansum(made.difference()) == sum(int(one.values.sum()) for one in made.pictures[1:]) - len(INSIDE)
+    elements = made.elements(pair)
+    assert list(elements) == ["A", "B", "B less A"]
+    scales = [hv.render(elements[title]).renderers[0].glyph.color_mapper for title in "AB"]
+    assert scales[0].low == scales[1].low
+    assert scales[0].high == scales[1].high == max(one.values.max() for one in made.pictures)
+    lines = views.SHIPPED.make("timeseries", points)
+    frame = whole_of(lines, pair, FRAME)
+    assert list(compared(lines, pair, frame).elements(pair)) == ["A and B", "B less A"]
+
+
 def test_what_cannot_be_shown_is_said(run: Run) -> None:
-    source = next(source for source in views.shown(run) if source.key == "tracks/points")
+    source = next(source for source in views.SHIPPED.shown(run) if source.key == "tracks/points")
     with pytest.raises(SettingError, match="'how' is 'median'"):
-        views.make("points", source, {"how": "median"})
+        views.SHIPPED.make("points", source, {"how": "median"})
     with pytest.raises(AgilabError, match="no column 'z'"):
-        views.make("points", source, {"x": "z"}).picture(run)
+        views.SHIPPED.make("points", source, {"x": "z"}).picture(run)
     with pytest.raises(AgilabError, match="no view 'globe'"):
-        views.view_class("globe")
+        views.SHIPPED.view_class("globe")
     with pytest.raises(QueryError, match="which has no order"):
         picture("points", source, where="carrier >= 3")
     run.file_of(source.artifacts[0]).write_bytes(b"PAR1 no parquet")

@@ -32,8 +32,10 @@ from agilab_dashboards.components import (
     settings_tables,
 )
 from agilab_dashboards.form import html
+from agilab_dashboards.linkedcard import LinkedCard, able
 from agilab_dashboards.live import ENDED
 from agilab_dashboards.markup import Markup, chip, code, element, link
+from agilab_dashboards.paircard import PairCard, pairs
 from agilab_dashboards.runlist import RunList
 from agilab_dashboards.session import Session
 from agilab_dashboards.template import heading
@@ -71,7 +73,10 @@ async def _comparison(session: Session) -> Viewable:
     found = await asyncio.to_thread(compare, session.env, runs)
     crumbs = ((session.href("analysis", app=""), "all runs"),)
     head = heading("Two runs compared", "What differs comes first.", crumbs=crumbs)
-    return pn.Column(head, comparison(session, found), sizing_mode="stretch_width")
+    catalogue = await asyncio.to_thread(views.catalogue, session.env, runs[0])
+    known = await asyncio.to_thread(pairs, catalogue, (runs[0], runs[1]))
+    seen = [card("Side by side", PairCard(session, catalogue, known).start())] if known else []
+    return pn.Column(head, comparison(session, found), *seen, sizing_mode="stretch_width")
 
 
 async def _run(session: Session) -> Viewable:
@@ -79,13 +84,20 @@ async def _run(session: Session) -> Viewable:
     session.app = run.app
     crumbs = ((session.href("analysis", app=""), "all runs"), (session.href("analysis"), run.app))
     summary = await asyncio.to_thread(_summary, session, run)
-    sources = await asyncio.to_thread(views.shown, run)
+    catalogue = await asyncio.to_thread(views.catalogue, session.env, run)
+    known = await asyncio.to_thread(catalogue.shown, run)
+
+    linkable = tuple(source for source in known if able(source, catalogue))
 
     async def views_of() -> Viewable:
-        return ViewCard(session, run, sources).start()
+        return await ViewCard(session, run, catalogue).start()
+
+    async def linked() -> Viewable:
+        return LinkedCard(session, catalogue, linkable).start()
 
     makers = {
-        **({"Views": views_of} if sources or run.state not in ENDED else {}),
+        **({"Views": views_of} if known or catalogue.problems or run.state not in ENDED else {}),
+        **({"Linked": linked} if linkable else {}),
         "Metrics": partial(_metrics, run),
         "Settings": partial(settings_tables, run),
         "Artifacts": partial(artifact_table, run),

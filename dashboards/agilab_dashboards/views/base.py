@@ -60,8 +60,9 @@ class View(Settings):
 
     @classmethod
     def fits(cls, source: Dataset) -> bool:
-        """Say whether it can show a dataset: by default, one with a column for each control that needs one."""
-        return source.is_table and all(name in cls.chosen or source.named(*types) for name, types in cls.needs.items())
+        """Say whether it can show a dataset: by default one of its kinds, or any with the columns that it needs."""
+        able = all(name in cls.chosen or source.named(*types) for name, types in cls.needs.items())
+        return able and (source.kind in cls.kinds or (source.is_table and bool(cls.needs)))
 
     @classmethod
     def suggested(cls, source: Dataset) -> dict[str, Any]:

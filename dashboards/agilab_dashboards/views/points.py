@@ -7,6 +7,7 @@ from typing import Any
 import param
 
 from agilab.raster import Picture, Query
+from agilab.raster.categories import OTHER
 from agilab_dashboards.charts import PALETTE
 from agilab_dashboards.datasets import Dataset
 from agilab_dashboards.frame import Frame
@@ -47,6 +48,9 @@ class Points(Plane):
             return self.image(source, picture, "points")
         if source.column(colour).type != "text":
             return self.image(source, picture, f"{self.how} of {source.column(colour).label}")
-        counts = {name: picture.values[:, :, place] for place, name in enumerate(picture.categories)}
+        layers = {name: picture.values[:, :, place] for place, name in enumerate(picture.categories)}
+        # In the order of the names, whose colours stay; the rest comes last, if there is one.
+        rest = layers.pop(OTHER, None)
+        counts = layers if rest is None or not rest.any() else {**layers, OTHER: rest}
         axes = [source.column(self.column_of(source, name)).label for name in ("x", "y")]
         return category_picture(counts, picture.bounds, axes)

@@ -247,7 +247,10 @@ def both(element: Any, *, hover: bool = False) -> Any:
     """Return an element with the size and tools of every view, in a browser and as a picture."""
     kinds = {type(one).__name__ for one in element.traverse(lambda one: one, [hv.Element])}
     more: dict[str, Any] = {"responsive": True, "height": 480, "default_tools": _TOOLS, "hooks": [_without_logo]}
-    more["tools"] = [*(["hover"] if hover else []), "xbox_select" if kinds & {"Curve", "Area"} else "box_select"]
+    more["tools"] = [
+        *(["hover"] if hover else []),
+        "xbox_select" if kinds & {"Curve", "Area", "Histogram"} else "box_select",
+    ]
     for kind in kinds:
         options = getattr(hv.opts, kind)(**more, active_tools=["pan", "wheel_zoom"], backend="bokeh")
         element = element.opts(options)

@@ -1,0 +1,84 @@
+"""Views that an app ships: found by kind, kept apart from the rest when they fail, not run before it is trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import holoviews as hv
+import pytest
+from agilab_dashboards import notebook, views
+
+from agilab import AgiEnv, archive, trust
+from agilab.errors import ViewError
+from agilab.run import Run
+from tests import canary
+from tests.dashboards.own_views import GAUGE, weather, weather_run
+
+
+@pytest.fixture
+def run(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return a run of an app outside of the repository, which is found here."""
+    weather(tmp_path / "apps")
+    monkeypatch.setenv("AGILAB_APPS", str(tmp_path / "apps"))
+    AgiEnv().prepare()
+    return weather_run(home)
+
+
+def test_an_own_view_comes_first_for_its_kind_and_for_no_other(run: Run) -> None:
+    known = views.catalogue(AgiEnv(), run)
+    assert known.problems == []
+    assert known.names[:2] == ("weather.gauge", "weather.leaky")
+    sources = {source.key: source for source in known.shown(run)}
+    assert known.fitting(sources["tracks/gauge"])[0] == "weather.gauge"
+    assert "weather.gauge" not in known.fitting(sources["tracks/plain"])
+    shown = notebook.view(run, controls={"factor": 2})
+    assert (shown.kind, shown.view.artifact) == ("weather.gauge", "tracks/gauge")
+    assert shown.png.startswith(b"\x89PNG")
+    assert list(shown.plot.dimension_values("level")) == [2.0, 6.0, 4.0]
+    assert hv.render(shown.plot + shown.plot) is not None
+
+
+def test_a_view_that_raises_says_where_and_one_that_cannot_be_imported_leaves_the_others(
+    run: Run, tmp_path: Path
+) -> None:
+    leaky = notebook.view(run, "weather.leaky")
+    for way in ("png", "plot"):
+        with pytest.raises(
+            ViewError, match=r"weather.leaky raised ZeroDivisionError: division by zero \(__init__.py, line 30\)"
+        ):
+            getattr(leaky, way)
+    package = tmp_path / "apps" / "weather_project" / "src" / "weather_views" / "__init__.py"
+    package.write_text("import no_such_drawing\n" + GAUGE)
+    known = views.catalogue(AgiEnv(), run)
+    assert "ModuleNotFoundError: No module named 'no_such_drawing' (__init__.py, line 1); install" in known.problems[0]
+    assert [known.fitting(source)[0] for source in known.shown(run)] == ["table", "table"]
+    fails = "    @classmethod\n    def fits(cls, source):\n        return 1 / 0\n\n    def draw"
+    package.write_text(GAUGE.replace("    def draw", fails, 1))
+    known = views.catalogue(AgiEnv(), run)
+    assert known.fitting(known.shown(run)[0]) == ("weather.leaky", "table")
+    assert "view weather.gauge raised ZeroDivisionError" in known.problems[0]
+
+
+def test_an_app_of_that_name_that_is_another_one_has_no_say(run: Run, tmp_path: Path) -> None:
+    pyproject = tmp_path / "apps" / "weather_project" / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text().replace('uuid = "0d', 'uuid = "1d'))
+    assert views.catalogue(AgiEnv(), run).own == {}
+
+
+def test_views_of_an_imported_app_do_not_run_before_it_is_trusted(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, apps, song = tmp_path / "canary.zip", tmp_path / "apps", tmp_path / "song"
+    file.write_bytes(canary.zipped(canary.files(song)))
+    apps.mkdir()
+    monkeypatch.setenv("AGILAB_APPS", str(apps))
+    AgiEnv().prepare()
+    project = archive.import_zip(file, apps, home=AgiEnv().home).project
+    run = weather_run(home, "canary", uuid=canary.UUID)
+    known = views.catalogue(AgiEnv(), run)
+    assert "canary was imported and is not trusted" in known.problems[0]
+    assert known.shown(run)
+    assert not song.exists()
+    trust.trust(project.root, AgiEnv().home, seen=trust.digest_of(project.root))
+    assert views.catalogue(AgiEnv(), run).problems == []
+    assert song.exists()
