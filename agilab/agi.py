@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agilab.environment import Report
     from agilab.fetching import Fetched
     from agilab.service import Health, Status
+    from agilab.tracking import Store
 
 
 GONE_S = 10.0
@@ -67,7 +68,13 @@ class AGI:
         return distribute(env, request)
 
     @staticmethod
-    def run(env: AgiEnv, request: RunRequest, *, on_event: Callable[[Mapping[str, Any]], None] | None = None) -> Run:
+    def run(
+        env: AgiEnv,
+        request: RunRequest,
+        *,
+        on_event: Callable[[Mapping[str, Any]], None] | None = None,
+        track: str | None = None,
+    ) -> Run:
         """Run a request to its end in this process; return the run, however it ended.
 
         Parameters
@@ -78,6 +85,9 @@ class AGI:
             From `AgiEnv.request`.
         on_event
             Told every event of the run as it happens.
+        track
+            An MLflow server or store that is told of the run while it goes on, in a process of its own: see
+            `agilab.tracking`. By default the one that ``AGILAB_TRACK`` names, if any; empty for none.
 
         Returns
         -------
@@ -86,13 +96,20 @@ class AGI:
         """
         from agilab.supervisor import Execution, supervise
 
+        store = _store(track)
         run = _create(env, request)
+        _follow(run, store)
         supervise(Execution(env.home, env.wenv, env.project, request, run.paths, on_event=on_event))
         return run
 
     @staticmethod
-    def submit(env: AgiEnv, request: RunRequest) -> Run:
+    def submit(env: AgiEnv, request: RunRequest, *, track: str | None = None) -> Run:
         """Start a request in a process that outlives this one; return its run at once.
+
+        Parameters
+        ----------
+        env, request, track
+            As for `AGI.run`.
 
         Raises
         ------
@@ -101,7 +118,9 @@ class AGI:
         """
         from agilab import detached
 
+        store = _store(track)
         run = _create(env, request)
+        _follow(run, store)
         detached.start(env.home, env.wenv, run.paths, project=env.project.root)
         return run
 
@@ -112,6 +131,7 @@ class AGI:
         *,
         on_event: Callable[[Mapping[str, Any]], None] | None = None,
         detach: bool = False,
+        track: str | None = None,
     ) -> Run:
         """Go on with a run that failed, was cancelled or was lost, in its folder, with the code and plan it began with.
 
@@ -128,6 +148,8 @@ class AGI:
             Told every event as it happens.
         detach
             Whether to return at once and let the run go on in a process of its own.
+        track
+            As for `AGI.run`.
 
         Raises
         ------
@@ -142,12 +164,14 @@ class AGI:
         from agilab.recovery import require_resumable
         from agilab.supervisor import supervise, taking_up
 
+        store = _store(track)
         run = env.runs.get(run_id)
         _require_free(run)
         require_resumable(run.paths)
         env.prepare()
         # Made here in either case: what cannot go on is refused before anything changes.
         execution = taking_up(env.home, env.wenv, run.paths, find_project=lambda: env.select(run.app).project)
+        _follow(run, store, resumes=True)
         if detach:
             project = None if run.paths.prepared.exists() else execution.project.root
             detached.start(env.home, env.wenv, run.paths, project=project, takes_up=True)
@@ -339,7 +363,10 @@ class AGI:
                 if not isinstance(request, RunRequest):
                     request = env.request(request, cluster=service.options(env.home, app))
                 _check(env, request)
-                return service.submit(env.home, app, request)
+                store = _store(None)
+                run = service.submit(env.home, app, request)
+                _follow(run, store)
+                return run
             case "stop":
                 return service.stop(env.home, app)
         raise RequestError(f"a service cannot {action!r:.80}; allowed: start, status, health, submit, stop")
@@ -373,6 +400,22 @@ def _create(env: AgiEnv, request: RunRequest) -> Run:
             paths.root.rmdir()
         raise
     return Run(paths)
+
+
+def _store(track: str | None) -> Store | None:
+    """Return where a run is tracked; nothing of that is imported when it is not."""
+    if track == "" or (track is None and not os.environ.get("AGILAB_TRACK")):
+        return None
+    from agilab.tracking import chosen
+
+    return chosen(track, os.environ)
+
+
+def _follow(run: Run, store: Store | None, *, resumes: bool = False) -> None:
+    if store is not None:
+        from agilab.tracking import follow
+
+        follow(run, store, resumes=resumes)
 
 
 def _require_free(run: Run) -> None:

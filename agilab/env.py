@@ -308,6 +308,7 @@ VARIABLES: Mapping[str, str] = {
     "AGILAB_APPS": "Folders that are or hold app projects, separated by ':'.",
     "AGILAB_SLOTS": "How many workers this machine runs at the same time, over all runs.",
     "AGILAB_RESOURCES": "Countable devices of this machine, such as gpu=2,licence=1.",
+    "AGILAB_TRACK": "MLflow server or store that every new run is handed to, such as http://127.0.0.1:5000.",
     "AGILAB_TRACEBACK": "Set to 1 to get Python tracebacks instead of one-line errors.",
     "NO_COLOR": "Set to anything to get no colours in the terminal.",
 }

@@ -20,6 +20,7 @@ The tree, with the exit code the shell returns for each branch::
     ├── WorkerError                            1   what went wrong where worker code runs
     │   └── ProtocolError                      1
     ├── ServiceError                           1   a service that does not run, does not start or takes nothing
+    ├── TrackingError                          1   a tracking server or store that cannot be used
     ├── RunNotFoundError        (LookupError)  2
     ├── RunStateError                          1   a run that is not in the state this needs
     ├── RunFailedError                         1   a run that ended without success
@@ -161,6 +162,10 @@ class ProtocolError(WorkerError):
 
 class ServiceError(AgilabError):
     """A service does not run, does not start, or does not take a request."""
+
+
+class TrackingError(AgilabError):
+    """A tracking server or store cannot be used."""
 
 
 class RunNotFoundError(AgilabError, LookupError):

@@ -284,6 +284,11 @@ class RunPaths:
         """The run's tags and note (schema ``agilab.tags/1``)."""
         return self.sidecar / "tags.json"
 
+    @property
+    def tracking(self) -> Path:
+        """Where the run is tracked, and under which ids (schema ``agilab.tracking/1``)."""
+        return self.sidecar / "tracking.json"
+
 
 class ServicePaths(RunPaths):
     """The files of a kept-alive service; its owner's lock and its workers' logs lie as those of a run do."""

@@ -82,7 +82,7 @@ def change_tags(
             raise QueryError(f"tag {tag!r:.120} is not allowed; use up to 100 of letters, digits, '_', '.', '-'")
     if note is not None and len(note) > LONGEST_NOTE:
         raise QueryError(f"the note has {len(note):,} characters; allowed: up to {LONGEST_NOTE:,}")
-    with _alone(paths):
+    with alone(paths):
         before = read_tags(paths)
         missing = [tag for tag in removed if tag not in before.tags]
         if missing:
@@ -98,8 +98,14 @@ def change_tags(
 
 
 @contextmanager
-def _alone(paths: RunPaths) -> Iterator[None]:
-    """Hold the sidecar, which is locked as a folder so that no file is needed for it."""
+def alone(paths: RunPaths) -> Iterator[None]:
+    """Hold the sidecar of a run while something in it changes; it is locked as a folder, so that no file is needed.
+
+    Raises
+    ------
+    HomeError
+        The folder cannot be written.
+    """
     fd = -1
     try:
         make_folder(paths.sidecar)

@@ -23,7 +23,7 @@ def markdown() -> str:
             command = GROUP.get_command(root, name)
             assert command is not None, name
             parts.append(_command(command, click.Context(command, info_name=name, parent=root)))
-    parts.append("## From extensions\n\nInstalled with AGILAB; `serve` needs the extra `ui`.")
+    parts.append("## From extensions\n\nInstalled with AGILAB; both need the extra `ui`.")
     for name in added_commands():
         command = GROUP.get_command(root, name)
         assert command is not None, name

@@ -30,6 +30,7 @@ MAY_CATCH_ALL = (
     "agilab/backends/inline.py",  # and here
     "agilab/planner.py",  # manager code of apps runs here
     "agilab/supervisor.py",  # whatever happens, the run is sealed
+    "agilab/tracker.py",  # MLflow raises what a server makes it raise
     "agilab/cli/",  # the last one who can say it in a line
     "agilab/errors.py",  # the __str__ of somebody else's exception
     "dashboards/agilab_dashboards/document.py",  # the one guard of every page

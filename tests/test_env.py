@@ -160,6 +160,7 @@ def test_variables_are_shown_with_value_and_source(home: Path, tmp_path: Path, m
         "AGILAB_APPS": ("", "default"),
         "AGILAB_SLOTS": (found["AGILAB_SLOTS"][0], "default"),
         "AGILAB_RESOURCES": ("gpu=2", "environment"),
+        "AGILAB_TRACK": ("", "default"),
         "AGILAB_TRACEBACK": ("", "default"),
         "NO_COLOR": ("", "default"),
         "AGILAB_SETTING_COUNT": ("5", "environment"),

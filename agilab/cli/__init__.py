@@ -26,7 +26,7 @@ SECTIONS = (
             ("check", "projects", "Name every breach of the app contract, with its fix."),
             ("settings", "settings", "Show an app's settings and where each value came from."),
             ("install", "projects", "Make an app's worker package and worker environment."),
-            ("export", "sharing", "Take an app project or a run away, as a zip file or a notebook."),
+            ("export", "sharing", "Take an app or a run away: as a zip, a notebook, to MLflow."),
             ("import", "sharing", "Make an app project of a zip file or a notebook."),
             ("trust", "sharing", "Look at an imported app, and let it run."),
         ),

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from agilab import tracking
 from agilab.cli.fetch import elsewhere, left_on
 from agilab.cli.flags import setting_value
 from agilab.cli.named import named_run
@@ -154,13 +155,19 @@ def _print_summary(run: Run, env: AgiEnv) -> None:
 
 
 def _said(run: Run) -> Iterator[tuple[str, object]]:
-    """Yield tags and note, or why they cannot be read."""
+    """Yield tags and note, and where it is tracked, or why that cannot be read."""
     try:
         said = read_tags(run.paths)
     except EvidenceError as err:
         yield "tags", f"unreadable: {err}"
     else:
         yield from (("tags", ", ".join(said.tags)), ("note", said.note))
+    try:
+        tracked = tracking.read(run.paths)
+    except EvidenceError as err:
+        yield "tracked", f"unreadable: {err}"
+    else:
+        yield from (("tracked", item.error or item.link or f"{item.uri}, run {item.run_id}") for item in tracked)
 
 
 def _reproduce(run: Run, env: AgiEnv) -> str:

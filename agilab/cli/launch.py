@@ -17,7 +17,16 @@ import click
 from agilab.agi import AGI
 from agilab.cli.flags import CHOSEN, CLUSTER, SETTINGS, Chosen, DeclaredCommand, assignments, options
 from agilab.cli.named import named_run
-from agilab.cli.outcome import MOST_WORKERS, edited, exit_code, print_error, print_failures, print_run, run_json
+from agilab.cli.outcome import (
+    MOST_WORKERS,
+    edited,
+    exit_code,
+    print_error,
+    print_failures,
+    print_run,
+    print_tracked,
+    run_json,
+)
 from agilab.cli.progress import watch
 from agilab.cli.screen import Column, count, document, json_option, out, pairs, size, table
 from agilab.cli.signals import Signals
@@ -33,9 +42,11 @@ from agilab.run import Run
 
 PLAN = "agilab.plan"
 """Key of `click.Context.meta`: the file that --plan names."""
+TRACK = "agilab.track"
+"""The same: what --track says."""
 LISTED = 30
 """How many partitions `plan` lists of each stage, and how many inputs, unless all are asked for."""
-TAKEN = ("--help", "--json", "--request", "--plan", "--set", "--seed", "--detach", "--all")
+TAKEN = ("--help", "--json", "--request", "--plan", "--set", "--seed", "--detach", "--all", "--track")
 """Flags of these commands; a setting of such a name is reached with --set."""
 
 
@@ -138,6 +149,15 @@ plan_option = click.option(
 )
 
 
+track_option = click.option(
+    "--track",
+    metavar="URI",
+    expose_value=False,
+    callback=lambda ctx, _, value: ctx.meta.update({TRACK: value}),
+    help="Hand the run to this MLflow server or store while it goes on; '' for none. Default: AGILAB_TRACK.",
+)
+
+
 @click.command("plan", cls=AppCommand)
 @app_options
 @plan_option
@@ -166,6 +186,7 @@ def plan_command(
 @click.command("run", cls=AppCommand)
 @app_options
 @plan_option
+@track_option
 @click.option("--detach", is_flag=True, help="Return at once; the run goes on by itself.")
 @click.pass_context
 def run_command(
@@ -179,30 +200,41 @@ def run_command(
 ) -> int:
     """Run an app and keep the evidence."""
     env, request = read_request(ctx, seed=seed, sets=sets, file=file)
+    track: str | None = ctx.meta.get(TRACK)
     if detach:
         with app_output_aside():
-            run = AGI.submit(env, request)
+            run = AGI.submit(env, request, track=track)
         return on_its_way(run, as_json=as_json)
-    return carry_out(lambda on_event: AGI.run(env, request, on_event=on_event), env, as_json=as_json)
+    return carry_out(
+        lambda on_event: AGI.run(env, request, on_event=on_event, track=track), env, as_json=as_json, track=track
+    )
 
 
 @click.command("resume")
 @click.argument("run_id", metavar="RUN")
+@track_option
 @click.option("--detach", is_flag=True, help="Return at once; the run goes on by itself.")
 @json_option
-def resume_command(*, run_id: str, detach: bool, as_json: bool) -> int:
+@click.pass_context
+def resume_command(ctx: click.Context, *, run_id: str, detach: bool, as_json: bool) -> int:
     """Go on with a run that failed, was cancelled or was lost.
 
     It goes on in its folder, with the code and the plan it began with; only partitions that have not committed run.
     RUN is a run id, the head of one, or `last`.
     """
-    env = AgiEnv()
+    env, track = AgiEnv(), ctx.meta.get(TRACK)
     run = named_run(env, run_id)
     name = f"{run.app}/{run.run_id}"
     if detach:
-        return on_its_way(AGI.resume(env, name, detach=True), as_json=as_json)
+        return on_its_way(AGI.resume(env, name, detach=True, track=track), as_json=as_json)
     before = list(run.events())
-    return carry_out(lambda on_event: AGI.resume(env, name, on_event=on_event), env, as_json=as_json, before=before)
+    return carry_out(
+        lambda on_event: AGI.resume(env, name, on_event=on_event, track=track),
+        env,
+        as_json=as_json,
+        before=before,
+        track=track,
+    )
 
 
 def on_its_way(run: Run, *, as_json: bool) -> int:
@@ -220,6 +252,7 @@ def carry_out(
     *,
     as_json: bool,
     before: Sequence[Mapping[str, Any]] = (),
+    track: str | None = None,
 ) -> int:
     """Show a run while it goes on, and say what it came to; `before` are the events of earlier attempts at it."""
     with watch() as view, app_output_aside(view.say), Signals(view.say) as signals:
@@ -240,6 +273,7 @@ def carry_out(
         print_run(run)
     print_failures(run, view.tally.failures, env)
     print_error(run)
+    print_tracked(run, track)
     return exit_code(run, signals.number)
 
 

@@ -149,6 +149,22 @@ def own_paths(text: str, run: Run, env: AgiEnv) -> str:
     return paths.sub(shorter, text)
 
 
+def print_tracked(run: Run, track: str | None) -> None:
+    """Write to stderr where a run is tracked, once it has arrived there or some seconds have passed."""
+    if track == "" or (track is None and not os.environ.get("AGILAB_TRACK")):
+        return
+    from agilab import tracking
+
+    store = tracking.chosen(track, os.environ)
+    assert store is not None
+    found = tracking.arrived(run, store)
+    if found is not None and found.seal and not found.error:
+        note(f"tracked: {found.link or f'run {found.run_id} in {found.uri}'}")
+        return
+    why = f" ({found.error})" if found is not None and found.error else " yet"
+    note(f"not all of it has reached {store.shown}{why}; hand it over with: agilab export mlflow {run.run_id}")
+
+
 def print_error(run: Run) -> None:
     """Write to stderr, in one line, why a run did not succeed."""
     if run.state not in EXIT:

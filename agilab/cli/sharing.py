@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -22,7 +23,7 @@ SHORTEST_DIGEST = 8
 
 @click.group("export", cls=Commands, no_args_is_help=False)
 def export_command() -> None:
-    """Take an app project or a run away, as a zip file or a notebook."""
+    """Take an app or a run away: as a zip, a notebook, to MLflow."""
 
 
 @export_command.command("zip")
@@ -75,6 +76,34 @@ def export_notebook_command(*, name: str, standalone: bool, output: Path | None,
     out(f"wrote {made.file}: {count(made.cells, 'cell')}")
     for line in made.dependencies:
         out(f"  needs {line}")
+    return 0
+
+
+@export_command.command("mlflow")
+@click.argument("run_id", metavar="RUN")
+@click.option("--to", "uri", metavar="URI", help="The MLflow server or store; default: AGILAB_TRACK.")
+@click.option("--experiment", default="", help="Its name there; default: that of the app.")
+@click.option("--artifacts", metavar="PATTERN", default="none", help="Send these too: 'all', or 'train/*/model'.")
+@json_option
+def export_mlflow_command(*, run_id: str, uri: str | None, experiment: str, artifacts: str, as_json: bool) -> int:
+    """Hand a run to an MLflow server or store.
+
+    Settings, metrics, tags and the record go there, with a nested run for each stage. What is there already is not
+    sent again, so that this may be repeated. RUN is a run id, the head of one, or `last`.
+    """
+    from agilab import tracking
+
+    run = named_run(AgiEnv(), run_id)
+    address = uri or os.environ.get(tracking.VARIABLE, "")
+    if not address:
+        raise click.UsageError("name the server or store with --to, such as --to http://127.0.0.1:5000")
+    made = tracking.export(run, tracking.Store(address, experiment, artifacts))
+    if as_json:
+        document("export.mlflow", {"run_id": run.run_id, "store": made.to_json(), "link": made.link or None})
+        return 0
+    out(f"handed {run.run_id} to {made.uri}")
+    pairs((("experiment", made.experiment), ("run", made.run_id), ("page", made.link)), indent="  ")
+    out("stages", *(f"  {name}  {ident}" for name, ident in made.stages.items()))
     return 0
 
 

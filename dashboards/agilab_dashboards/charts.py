@@ -8,11 +8,9 @@ from typing import Any
 from agilab.agi import Distribution
 from agilab_dashboards import markup
 from agilab_dashboards.live import Span
-from agilab_dashboards.markup import COLOURS, Markup, element
+from agilab_dashboards.markup import COLOURS, PALETTE, Markup, element
 from agilab_dashboards.resources import KEPT, Sample
 
-PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8ab00", "#7a7a7a")
-"""Okabe and Ito's colours, told apart with every common colour blindness; stage by stage."""
 ROW_PX = 26
 MOST_PLAIN = 1000
 """From how many bars on a chart is drawn by the graphics card."""

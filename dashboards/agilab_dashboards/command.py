@@ -1,4 +1,4 @@
-"""`agilab serve`: the command, before Panel is loaded."""
+"""`agilab serve` and `agilab report`: the commands, before Panel and HoloViews are loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 import click
 
 from agilab.cli.flags import FieldOption, options
-from agilab.cli.screen import out
+from agilab.cli.named import named_run
+from agilab.cli.screen import document, json_option, note, out, size
+from agilab.env import AgiEnv
 from agilab.errors import AgilabError
 from agilab.settings import Settings
 from agilab_dashboards.options import ServerOptions
@@ -38,12 +40,40 @@ def serve_command(ctx: click.Context, *, opens: bool, prints: bool) -> int:
     if prints:
         out(Path(__file__).with_name("app.py"))
         return 0
-    if find_spec("panel") is None:
-        raise AgilabError(
-            f"agilab serve needs Panel, which is not installed; {sys.executable} -m pip install 'agilab-holoviz[ui]'"
-        )
+    _require("panel", "agilab serve")
     given: Settings = ServerOptions.from_json(ctx.meta.get(PLACE, {}))
     assert isinstance(given, ServerOptions)
     from agilab_dashboards.serve import serve
 
     return serve(given, opens=opens)
+
+
+@click.command("report")
+@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file; default: report.html here.")
+@json_option
+def report_command(*, run_ids: tuple[str, ...], output: Path | None, as_json: bool) -> int:
+    """Write runs as one HTML file that opens anywhere, without a network.
+
+    Summary, settings, timeline, resource use, metrics, views, environment and artifacts with their hashes; of several
+    runs what differs comes first. A file that is there is replaced. RUN is a run id, the head of one, or `last`.
+    """
+    _require("holoviews", "agilab report")
+    from agilab_dashboards.report import write_report
+
+    env = AgiEnv()
+    made = write_report(env, [named_run(env, name) for name in run_ids], output or Path("report.html"))
+    for line in made.notes:
+        note(line)
+    if as_json:
+        document("report", {"file": str(made.file), "size_bytes": made.size_bytes, "notes": list(made.notes)})
+    else:
+        out(f"wrote {made.file}: {size(made.size_bytes)}")
+    return 0
+
+
+def _require(module: str, command: str) -> None:
+    if find_spec(module) is None:
+        raise AgilabError(
+            f"{command} needs {module}, which is not installed; {sys.executable} -m pip install 'agilab-holoviz[ui]'"
+        )

@@ -31,6 +31,8 @@ COLOURS: Mapping[str, str] = {
     "unknown": "#a16207",
 }
 """State -> colour; told apart with every common colour blindness, and always beside the word."""
+PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8ab00", "#7a7a7a")
+"""Okabe and Ito's colours, told apart with every common colour blindness; stage by stage."""
 SIGNS: Mapping[str, str] = {
     "succeeded": "✓",
     "committed": "✓",

@@ -173,6 +173,7 @@ LOOKS: dict[str, list[tuple[str, ...]]] = {
     "new": [("new", "other")],
     "check": [("check", APP), ("check",), ("check", APP, "--json")],
     "export zip": [("export", "zip", APP, "../out.zip")],
+    "export mlflow": [("export", "mlflow", "last", "--to", "a\nb")],
     "import zip": [("import", "zip", "../canary.zip", "--name", "singer")],
     "import notebook": [("import", "notebook", "../canary.ipynb", "--name", "singer")],
     "trust": [("trust", APP), ("trust", APP, "--digest", "00000000")],
