@@ -138,15 +138,14 @@ class Dataset:
         """Return some rows as a pyarrow table, reading no further than these."""
         import pyarrow as pa
 
-        found: list[Any] = [pa.table({name: pa.array([], self._first.schema.field(name).type) for name in names})]
+        none = {name: _plain(pa.array([], self._first.schema.field(name).type)) for name in names}
+        found: list[Any] = [pa.table(none)]
         for place, columns in self._blocks(first, names):
             piece = pa.table({name: _plain(array) for name, array in columns.items()})
             found.append(piece.slice(max(0, first - place), max(0, first + count - max(first, place))))
             if place + piece.num_rows >= first + count:
                 break
-        return (
-            pa.concat_tables(found, promote_options="permissive") if found else pa.table({name: [] for name in names})
-        )
+        return pa.concat_tables(found, promote_options="permissive")
 
     def _blocks(self, first: int, names: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yield number of the first row and columns of every block that does not end before a row."""

@@ -14,6 +14,8 @@ EARTH_RADIUS_M = 6378137.0
 """Of the sphere of web Mercator (EPSG:3857)."""
 MOST_NORTH_DEGREE = 85.0511
 """Where the square of web Mercator ends."""
+LINES = "#8a94a6"
+"""Their colour: seen on light and on dark pages, and less than any data."""
 DEGREES, WEB_MERCATOR = "EPSG:4326", "EPSG:3857"
 
 

@@ -150,6 +150,7 @@ class Viewer {
     const index = this.level
     context.imageSmoothingEnabled = 2 ** this.about.levels[index].kx * this.scale[0] * ratio < 0.99
     const tiles = this.tiles(index)
+    this.paintLines(context)
     if (tiles) this.paintTiles(context, index, tiles)
     this.paintAxes(context, width, height)
     this.legend(index)
@@ -170,6 +171,20 @@ class Viewer {
       if (!this.pictures.has(name)) this.pictures.set(name, painted(tile, level.most))
       context.drawImage(this.pictures.get(name), left, top, right - left, bottom - top)
     }
+  }
+
+  // Coasts and borders: x and y in turns, one after the other, null after each line.
+  paintLines(context) {
+    context.beginPath()
+    let open = false
+    for (let at = 0; at < this.about.lines.length; at += 2) {
+      const [x, y] = this.about.lines.slice(at, at + 2)
+      if (x !== null) context[open ? 'lineTo' : 'moveTo'](...this.to(x, y))
+      open = x !== null
+    }
+    context.strokeStyle = '#8a94a6'
+    context.lineWidth = 0.7
+    context.stroke()
   }
 
   paintAxes(context, width, height) {

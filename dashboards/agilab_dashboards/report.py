@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from agilab.facts import read_facts
 from agilab.paths import write_file
 from agilab.run import Run
 from agilab.sidecar import read_tags
-from agilab_dashboards import drawings, rows
+from agilab_dashboards import rows, svg
 from agilab_dashboards.markup import SIGNS, Markup, element, facts, join, table, text, when
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ MOST_ROWS = 1000
 """How many rows of a table there are; the rest is counted."""
 MOST_VIEWS = 12
 """How many views of a run there are."""
+TABLE_ROWS = 10
+"""How many rows of a table of data there are."""
 MOST_LINES = 400
 """How many lines of a difference in code there are."""
 PICTURE_PX = 1000
@@ -45,6 +47,7 @@ VIEWER_PX = (480, 220)
 TILES_BYTES = 4 << 20
 """How large all counts for viewers may be, over all runs [bytes]."""
 
+_PLANAR = ("points", "tracks")
 _TONES = {"succeeded": "good", "failed": "bad", "lost": "bad", "unreadable": "bad", "cancelled": "warn"}
 
 
@@ -92,7 +95,13 @@ def write_report(env: AgiEnv, runs: Sequence[Run], file: Path) -> Report:
     parts = [_differences(compare(env, runs))] if len(runs) > 1 else []
     for number_of, run in enumerate(runs):
         parts.append(
-            _run(run, _letter(number_of) if len(runs) > 1 else "", notes, limit_bytes=TILES_BYTES // len(runs))
+            _run(
+                env,
+                run,
+                notes,
+                letter=_letter(number_of) if len(runs) > 1 else "",
+                limit_bytes=TILES_BYTES // len(runs),
+            )
         )
     data = _page(runs, parts).encode()
     try:
@@ -184,16 +193,16 @@ def _differences(found: Comparison) -> Markup:
 # --- one run ------------------------------------------------------------------------
 
 
-def _run(run: Run, letter: str, notes: list[str], *, limit_bytes: int) -> Markup:
+def _run(env: AgiEnv, run: Run, notes: list[str], *, letter: str, limit_bytes: int) -> Markup:
     """Return the sections of one run."""
     done = rows.partitions(run)
     parts = [
         element("div", f"{letter}: {run.app} {run.run_id}", {"class": "run", "id": letter}) if letter else Markup(""),
         _summary(run),
         _section("Metrics", _metrics(run)),
-        _section("Views", *_views(run, notes, limit_bytes=limit_bytes)),
+        _section("Views", *_views(env, run, notes, limit_bytes=limit_bytes)),
         _section("Settings", _settings(run)),
-        _section("Timeline", drawings.timeline(done)),
+        _section("Timeline", svg.timeline(done)),
         _section("Resource use", _resources(done)),
         _section("Environment", facts(rows.environment(run)), _lock(run)),
         _section("Artifacts", _artifacts(run)),
@@ -256,7 +265,7 @@ def _settings(run: Run) -> Markup:
 
 def _metrics(run: Run) -> Markup:
     plain = _short(("metric", "value"), [(row["name"], number(row["value"])) for row in rows.metrics(run)], right=(1,))
-    curves = (drawings.curves(name, parts) for name, parts in rows.series(run).items())
+    curves = (svg.curves(name, parts) for name, parts in rows.series(run).items())
     return join((plain, *curves))
 
 
@@ -310,20 +319,28 @@ def _artifacts(run: Run) -> Markup:
 # --- views --------------------------------------------------------------------------
 
 
-def _views(run: Run, notes: list[str], *, limit_bytes: int) -> Iterator[Markup]:
+def _views(env: AgiEnv, run: Run, notes: list[str], *, limit_bytes: int) -> Iterator[Markup]:
     """Yield a picture of what each dataset's first view shows, and a viewer over points."""
     from agilab_dashboards import views
+    from agilab_dashboards.views.own import told
+    from agilab_dashboards.views.table import Table
 
-    found = views.shown(run)
+    known = views.catalogue(env, run)
+    found = known.shown(run)
+    notes += known.problems
     if len(found) > MOST_VIEWS:
         notes.append(f"run {run.run_id} has {len(found)} datasets with a view; the first {MOST_VIEWS} are shown")
-    planar = sum(views.fitting(source)[0] in ("points", "tracks") for source in found[:MOST_VIEWS])
-    for source in found[:MOST_VIEWS]:
-        name = views.fitting(source)[0]
+    names = [known.fitting(source)[0] for source in found[:MOST_VIEWS]]
+    planar = sum(name in _PLANAR for name in names)
+    for name, source in zip(names, found, strict=False):
         try:
-            view = views.make(name, source)
-            seen = _counted(view, source, limit_bytes // planar) if name in ("points", "tracks") else None
-            png = seen.picture() if seen and name == "points" else view.picture(run, PICTURE_PX)
+            with told(known.view_class(name), name):
+                view = known.make(name, source)
+                if isinstance(view, Table):
+                    yield element("h3", source.key) + _rows_of(view, source)
+                    continue
+                seen = _counted(view, source, limit_bytes // planar) if name in _PLANAR else None
+                png = seen.picture() if seen and name == "points" else view.picture(run, PICTURE_PX)
         except AgilabError as err:
             notes.append(f"{source.key} of run {run.run_id} is not shown: {err}")
             continue
@@ -334,20 +351,28 @@ def _views(run: Run, notes: list[str], *, limit_bytes: int) -> Iterator[Markup]:
         yield element("figure", shown, {"class": "tiled"} if seen else {})
 
 
+def _rows_of(view: Any, source: Any) -> Markup:
+    """Return the first rows of a table, and how many there are."""
+    shown = view.frame_of_rows(source).head(TABLE_ROWS)
+    right = [place for place, kind in enumerate(shown.dtypes) if kind.kind in "iuf"]
+    cells = [[number(one) if isinstance(one, float) else one for one in row] for row in shown.itertuples(index=False)]
+    return table(list(shown.columns), cells, right=right)
+
+
 def _counted(view: Any, source: Any, limit_bytes: int) -> Counted | None:
     """Count how many points lie where; None where that cannot be done fast."""
-    from agilab.raster.sources import sources
+    from agilab_dashboards.outlines import outlines
     from agilab_dashboards.tiles import Counted, bounds, levels
 
     places = view.column_of(source, "x"), view.column_of(source, "y")
-    stage, _, name = source.key.rpartition("/")
-    files = [one for one in sources(source.run, name) if one.key.startswith(f"{stage}/")]
-    box = bounds(files, places)
-    found = levels(files, places, box=box, size=VIEWER_PX, limit_bytes=limit_bytes) if box else ()
+    box = bounds(source.sources, places)
+    found = levels(source.sources, places, box=box, size=VIEWER_PX, limit_bytes=limit_bytes) if box else ()
     if not found or box is None:
         return None
     across, up = (source.column(place) for place in places)
-    return Counted(box, (across.label, up.label), found, equal=across.unit == up.unit != "")
+    lines = outlines(across.crs if across.crs == up.crs else "", within=box)
+    seen = Counted(box, (across.label, up.label), found, equal=across.unit == up.unit != "")
+    return seen if lines is None else replace(seen, lines=lines)
 
 
 def _viewer(seen: Counted, key: str) -> Markup:

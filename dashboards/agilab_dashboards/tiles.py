@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from agilab.raster.blocks import numbers, open_table
 from agilab.raster.grid import Box, Lattice
 from agilab.raster.picture import Source
 from agilab.raster.pyramids import Pyramid, coarser
+from agilab_dashboards.outlines import LINES
 
 TILE = 256
 """Columns and rows of a tile."""
@@ -82,12 +84,15 @@ class Counted:
         The coarsest first.
     equal
         Whether a unit is as long on both axes.
+    lines
+        Coasts and borders, shape (point, 2), with a row of NaN after each.
     """
 
     box: Box
     labels: tuple[str, str]
     levels: tuple[Level, ...]
     equal: bool
+    lines: Any = field(default_factory=lambda: np.empty((0, 2)))
 
     @property
     def sharp(self) -> int:
@@ -96,8 +101,11 @@ class Counted:
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the data."""
+        digits = 2 - math.floor(math.log10(self.box[2] - self.box[0] or 1)) + 2  # a thousandth of what is shown, less
+        lines = [None if math.isnan(one) else round(one, digits) for one in self.lines.ravel().tolist()]
         levels = [level.to_json() for level in self.levels]
-        return {"box": _widened(self.box), "equal": self.equal, "labels": self.labels, "levels": levels}
+        shape = {"box": _widened(self.box), "equal": self.equal, "labels": self.labels}
+        return {**shape, "levels": levels, "lines": lines}
 
     def picture(self) -> bytes:
         """Return the coarsest level as a PNG with axes and a colour bar."""
@@ -108,6 +116,7 @@ class Counted:
         counts = _dense(level)
         figure = Figure(figsize=(10, 4.8), dpi=100, layout="constrained")
         axes = figure.add_subplot()
+        axes.plot(*self.lines.T, color=LINES, linewidth=0.6)
         (kx, ky), (left, bottom) = level.lattice.exponents, level.lattice.origin
         ends = [np.ldexp(left, kx), np.ldexp(left + level.lattice.columns, kx)]
         ends += [np.ldexp(bottom, ky), np.ldexp(bottom + level.lattice.rows, ky)]
@@ -119,7 +128,7 @@ class Counted:
             norm=LogNorm(1, max(level.most, 2)),
             interpolation="nearest",
         )
-        axes.set(xlabel=self.labels[0], ylabel=self.labels[1])
+        axes.set(xlabel=self.labels[0], ylabel=self.labels[1], xlim=ends[:2], ylim=ends[2:])
         figure.colorbar(shown, label="points per cell")
         out = io.BytesIO()
         figure.savefig(out, format="png", metadata={"Software": None})

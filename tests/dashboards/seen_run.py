@@ -29,7 +29,7 @@ def numbers(seed: int) -> pd.DataFrame:
             "x": rng.normal(size=ROWS).astype("float32"),
             "y": rng.normal(size=ROWS).astype("float32"),
             "height": rng.uniform(0, 100, ROWS),
-            "carrier": rng.choice(["AA", "BB", "CC"], ROWS),
+            "carrier": pd.Categorical(rng.choice(["AA", "BB", "CC"], ROWS)),
         }
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from agilab_dashboards import drawings, tiles
+from agilab_dashboards import svg, tiles
 from agilab_dashboards.report import write_report
 from agilab_dashboards.tiles import Counted, levels
 from playwright.sync_api import Browser, Page
@@ -71,7 +71,7 @@ def test_it_opens_from_a_file_and_shows_everything_as_text(page: Page) -> None:
     assert "sample_s" in page.locator("section").first.inner_text()
     assert page.title() == "flights 20231114-221320-0000 and flights 20231114-221500-0000"
     assert page.locator("dd", has_text="document.title").inner_text() == CANARY.replace("\x1b", "\\x1b")
-    assert page.locator("img").count() == page.locator("img.picture").count() == 8
+    assert page.locator("img").count() == page.locator("img.picture").count() == 6
     assert page.evaluate("[...document.images].every((one) => one.complete && one.naturalWidth > 0)")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert "workspace file" in page.locator("section", has=page.locator("h2", has_text="Settings")).first.inner_text()
@@ -155,10 +155,10 @@ def test_many_partitions_share_bars() -> None:
             "started": "2026-01-01T00:00:00Z",
             "wall_s": 1,
         }
-        for at in range(drawings.MOST_BARS + 1)
+        for at in range(svg.MOST_BARS + 1)
     ]
-    assert drawings.timeline(done).count("<title>first</title>") == 3
-    assert drawings.timeline([]) == ""
+    assert svg.timeline(done).count("<title>first</title>") == 3
+    assert svg.timeline([]) == ""
 
 
 def test_a_run_without_a_seal_is_refused_and_a_place_that_is_none_too(home: Path, tmp_path: Path) -> None:

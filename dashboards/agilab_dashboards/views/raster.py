@@ -18,7 +18,7 @@ from agilab_dashboards.charts import PALETTE
 from agilab_dashboards.conditions import parsed
 from agilab_dashboards.datasets import Dataset
 from agilab_dashboards.frame import Frame
-from agilab_dashboards.outlines import outlines
+from agilab_dashboards.outlines import LINES, outlines
 from agilab_dashboards.views.base import COLOUR_MAPS, PAGE, View, column, load
 
 DECODED_BYTES = 512 << 20
@@ -233,8 +233,8 @@ def ground(lines: Any, element: Any) -> Any:
         Whose axes they share.
     """
     over = element.traverse(lambda one: one, [hv.Element])
-    below = both(hv.Path([lines], kdims=over[0].kdims)).opts(color=_LINES, line_width=0.8, backend="bokeh")
-    return layered(below.opts(color=_LINES, linewidth=0.6, backend="matplotlib"), *over)
+    below = both(hv.Path([lines], kdims=over[0].kdims)).opts(color=LINES, line_width=0.8, backend="bokeh")
+    return layered(below.opts(color=LINES, linewidth=0.6, backend="matplotlib"), *over)
 
 
 def layered(*elements: Any) -> Any:
@@ -279,8 +279,6 @@ def _without_logo(plot: Any, element: Any) -> None:
     plot.state.toolbar.logo = None
 
 
-_LINES = "#8a94a6"
-"""Seen on light and on dark pages, and less than any data."""
 _NUMBER = "0,0.[0000]"
 _TOOLS = ["pan", "wheel_zoom", "box_zoom", "reset", "save"]
 
