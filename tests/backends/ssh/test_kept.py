@@ -96,6 +96,19 @@ def test_what_dies_on_the_host_is_started_again(served: Served) -> None:
     wait_until_idle(served)
 
 
+def test_a_host_that_was_lost_is_taken_back(served: Served, run_host: SshServer) -> None:
+    """F9: its sshd is killed with every session."""
+    run_host.stop()
+    try:
+        wait_until(lambda: "nothing listens" in AGI.service(served.env, "health").reason)
+        assert {one["state"] for one in served.status.workers} == {"broken"}
+        assert str(served.run(Stage("first", [do("a")])).error).startswith(f"no host is left: host {HOST}: connection:")
+    finally:
+        run_host.start()
+    wait_until_idle(served)
+    served.run(Stage("first", [do("a")])).check()
+
+
 def test_changed_code_is_deployed_and_loaded(served: Served) -> None:
     init = served.env.project.worker / "__init__.py"
     init.write_text(init.read_text().replace('part.write("count", "json", self', 'part.write("count", "json", -self'))
