@@ -70,6 +70,11 @@ class KeptEntryPool(EntryPool, KeptPool):
         """Whether no run has its workers."""
         return self._closing
 
+    @property
+    def failure(self) -> str:
+        """Why a worker does not load; empty when all do, also while one is stopped or does not answer."""
+        return next(iter(self._problems.values()), "")
+
     def begin(self, job: Job) -> None:
         self.take_up(Launch.of(job))
 

@@ -83,5 +83,6 @@ def test_one_that_is_stopped_cannot_work_until_it_goes_on(tmp_path: Path) -> Non
         [pid] = [one.pid for one in pool.states()]
         os.kill(pid, signal.SIGSTOP)
         wait_until(lambda: state() == ("broken", f"its process {pid} is stopped; let it go on with: kill -CONT {pid}"))
+        assert pool.failure == "", "it has loaded"
         os.kill(pid, signal.SIGCONT)
         wait_until(lambda: state() == ("idle", ""))

@@ -2,8 +2,9 @@
 
 An sshd of its own on loopback, a small app, nothing changed since the run
 before. Backends take turns; the median of each is compared with `local`, which
-does the same work. CPU is that of this process and all its children, sshd's
-sessions included: it says something on a machine that others use, too.
+does the same work; `kept` is a request to a service on the host. CPU is that of
+this process and all its children, sshd's sessions included, but not of the
+service: it says something on a machine that others use, too.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from typing import Any
 
-from agilab import AGI, AgiEnv, Stage, WorkPlan
+from agilab import AGI, AgiEnv, Run, Stage, WorkPlan
 from agilab.testing import do
 from agilab.testing.probe import hashes, make_probe
 from tests.hosts import introduce, loopback_host
@@ -47,12 +49,18 @@ def main() -> None:
         requests = {name: env.request({"plan": plan}, cluster=cluster) for name, cluster in clusters.items()}
         found = [hashes(AGI.run(env, request).check()) for request in requests.values()]  # deploys, too
         assert found[0] == found[1] == found[2]
-        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in requests}
-        for _ in range(given.rounds):
-            for backend, request in requests.items():
-                begun, cpu = time.perf_counter(), cpu_s(server.pid)
-                AGI.run(env, request).check()
-                taken[backend].append((time.perf_counter() - begun, cpu_s(server.pid) - cpu))
+        ways: dict[str, Callable[[], Run]] = {name: partial(AGI.run, env, it) for name, it in requests.items()}
+        ways["kept"] = lambda: AGI.service(env, "submit", requests["ssh"]).wait()
+        AGI.service(env, "start", cluster=clusters["ssh"])
+        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        try:
+            for _ in range(given.rounds):
+                for backend, run in ways.items():
+                    begun, cpu = time.perf_counter(), cpu_s(server.pid)
+                    run().check()
+                    taken[backend].append((time.perf_counter() - begun, cpu_s(server.pid) - cpu))
+        finally:
+            AGI.service(env, "stop")
         local_s = statistics.median(wall for wall, _ in taken["local"])
         for backend, times in taken.items():
             wall = statistics.median(wall for wall, _ in times)

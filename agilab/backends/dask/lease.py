@@ -134,11 +134,11 @@ class Runner:
         if not pool.resting:
             return pool
         end = time.monotonic() + LOADED_S  # there is no run yet: it is to load, and rest
-        while (state := pool.states()[0]).state == "starting" and time.monotonic() < end:
+        while pool.states()[0].state == "starting" and time.monotonic() < end:
             pool.look()
             time.sleep(TICK_S / 5)
-        if state.problem:
-            self._said.append(["broken", state.problem, ""])
+        if pool.failure:
+            self._said.append(["broken", pool.failure, ""])
         return pool
 
     def take_said(self) -> list[Said]:

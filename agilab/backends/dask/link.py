@@ -126,6 +126,11 @@ class Link:
         Takes events.
     own
         Whether the cluster was started for this run on this machine.
+
+    Attributes
+    ----------
+    idle
+        Whether there is no run: workers are kept for the next.
     """
 
     def __init__(
@@ -140,6 +145,7 @@ class Link:
         self._defect: BaseException | None = None
         self._matching = asyncio.Lock()
         self._host = os.uname().nodename
+        self.idle = "op" not in job.init
 
     async def serve(self) -> bool:
         """Go on until `leave` is called; False when the scheduler was lost before."""
@@ -339,7 +345,12 @@ class Link:
             await asyncio.sleep(LOOK_EVERY_S)
             now = loop.time()
             served = served or any(slot.address for slot in self._slots.values())
-            if not (self._own or served) or not self._slots or any(slot.address for slot in self._slots.values()):
+            if (
+                not (self._own or served)
+                or not self._slots
+                or self.idle
+                or any(slot.address for slot in self._slots.values())
+            ):
                 alone_since = now
             if now - alone_since > NO_WORKER_S:
                 self._put(Broken(f"there has been none for {NO_WORKER_S:g} s", "", "no Dask worker"))

@@ -128,14 +128,15 @@ class Member(Listening):
         self._server, self._listeners = None, []
 
     def log_to(self, run: str, folder: Path) -> None:
-        """Put what entry processes print for a run into a folder here."""
-        self._log_folders[run] = folder
-        self._leaving[run] = asyncio.Event()
+        """Put what entry processes print for a run into a folder here, and no more for those before it."""
+        own = called(self._job)[0]
+        self._log_folders = {name: its for name, its in self._log_folders.items() if name == own} | {run: folder}
+        self._leaving = {run: asyncio.Event()}
 
     async def has_left(self, run: str) -> None:
         """Wait until a run has left, and all that was printed for it is here."""
         await self._leaving[run].wait()
-        del self._leaving[run], self._log_folders[run]
+        self._log_folders.pop(run)
 
     def understand(self, message: Any) -> bool:
         match message:

@@ -38,8 +38,8 @@ class HostLeases(Link):
         super().__init__(job, client, slots, put=put, own=True)
         self._fleet = fleet
         root, members = fleet.share.root, fleet.members.items()
-        run_id = job.paths.run_id if job.idle_logs != str(job.paths.logs) else ""  # a service writes nothing
-        self._stays = {name: Stay(one, job, root(name, run_id) if run_id else "") for name, one in members}
+        run_id = job.paths.run_id
+        self._stays = {name: Stay(one, job, "" if self.idle else root(name, run_id)) for name, one in members}
         hosts = on_hosts(job.cluster["workers"])
         self._stay_of = {name: self._stays[host] for name, host in hosts.items() if host in self._stays}
         wanted = job.cluster["collect"]
@@ -64,15 +64,22 @@ class HostLeases(Link):
 
     # --- hosts that come and go -------------------------------------------------------
 
-    async def begin(self, slot: Slot, address: str) -> None:
-        stay = self._stay_of[slot.name]
+    def match(self) -> None:
+        for stay in self._stays.values():
+            if stay.may_enter:
+                self._spawn(self._enter(stay))
+        super().match()
+
+    async def _enter(self, stay: Stay) -> None:
+        """Let the run begin on a host, where another attempt at it may be about to end."""
         try:
-            if await stay.enter(self._client):
-                self._supplies[stay.member.name] = Supply(stay, self._collectors, self._fleet.share)
+            await stay.enter(self._client)
         except HostError as err:
             stay.member.dismiss(str(err))
             return
-        await super().begin(slot, address)
+        if stay.inside:
+            self._supplies[stay.member.name] = Supply(stay, self._collectors, self._fleet.share)
+            super().match()
 
     def went(self, address: str, why: str) -> None:
         """A Dask worker has gone, and what it held is lost."""
@@ -82,8 +89,9 @@ class HostLeases(Link):
                 self._lose(slot, address)
 
     def all_lost(self) -> None:
-        """No host is left."""
-        self._put(Broken("; ".join(self._fleet.lost.values()), "", "no host is left"))
+        """No host is left; a service between its runs waits for one."""
+        if not self.idle:
+            self._put(Broken("; ".join(self._fleet.lost.values()), "", "no host is left"))
 
     async def clear(self) -> None:
         """Remove from a shared folder what hosts that are gone have left there."""
@@ -111,7 +119,8 @@ class HostLeases(Link):
         }
 
     def admits(self, slot: Slot, address: str) -> bool:
-        return self._stay_of[slot.name].member.address == address
+        stay = self._stay_of[slot.name]
+        return stay.inside and stay.member.address == address
 
     async def bury(self, slot: Slot, message: str) -> list[Event]:
         """What a lost host still does reaches nobody: its tunnels are closed, and another attempt has another name."""

@@ -50,13 +50,23 @@ class Stay:
         self.paths = RunPaths(Path())
         self.idle_logs: str | None = None
         self._job = job
-        self._entered = ""
+        self._entered, self._over = "", False
         self._entering = asyncio.Lock()
         self._handed_over: set[str] = set()
         member.log_to(self.name, job.paths.logs)
 
-    async def enter(self, client: Client) -> bool:
-        """Tell the Dask worker of the run, unless it knows; return whether it is new there.
+    @property
+    def inside(self) -> bool:
+        """Whether the Dask worker that is there knows of the run."""
+        return bool(self.member.address) and self._entered == self.member.address
+
+    @property
+    def may_enter(self) -> bool:
+        """Whether there is a Dask worker that is still to be told."""
+        return bool(self.member.address) and not (self.inside or self._over or self._entering.locked())
+
+    async def enter(self, client: Client) -> None:
+        """Tell the Dask worker of the run; where that cannot be reached just now, nothing is done.
 
         Raises
         ------
@@ -65,24 +75,26 @@ class Stay:
         """
         async with self._entering:
             place = self.member.address
-            if not place or self._entered == place:
-                return False
             order = {"run": self.name, "root": self.root, "keep": self.kept(), "service": self._service}
-            said = json.loads((await client.run(daskworker.enter, json.dumps(order), workers=[place]))[place])
+            answers: Mapping[str, str] = {}
+            with suppress(OSError):
+                answers = await client.run(daskworker.enter, json.dumps(order), workers=[place], on_error="ignore")
+            if place not in answers or self._over:
+                return
+            said = json.loads(answers[place])
             if "error" in said:
                 raise HostError(self.member.name, "disk", said["error"], "make room for the run on that host")
             self.paths = RunPaths(Path(said["run"]))
             if self._service:
                 self.idle_logs = str(RunPaths(Path(said["service"])).logs)
             self._entered = place
-            return True
 
     async def leave(self, client: Client, grace_s: float) -> None:
-        """End what the run has there, politely at first, and hear the last of its logs."""
-        place = self.member.address
-        if not place or self._entered != place:
+        """End what the run has there, politely at first, and hear the last of its logs; it does not enter again."""
+        place, inside = self.member.address, self.inside
+        self._over = True
+        if not inside:
             return
-        self._entered = ""
         order = {"run": str(self._job.paths.root), "stay": self.name, "keep": self.kept(), "grace_s": grace_s}
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(grace_s + LEAVE_S):

@@ -34,11 +34,12 @@ def marked(served: Served) -> list[int]:
     return processes_marked(name_of(served))
 
 
-def results(host: SshServer) -> Path:
-    """Return the folder on the host in which runs work."""
+def there(served: Served, host: SshServer) -> set[str]:
+    """Name the folders that the service and its requests have on the host; other tests may use it too."""
     [line] = [line for line in host.options if line.startswith("SetEnv ")]
     [wenv] = [word.partition("=")[2] for word in line.split() if word.startswith("AGILAB_WENV=")]
-    return Path(wenv, ".runs")
+    own = {name_of(served), *(run.run_id for run in served.env.runs.list())}
+    return own & {path.name for path in Path(wenv, ".runs").iterdir()}
 
 
 def dask_worker(served: Served) -> int:
@@ -64,7 +65,7 @@ def test_requests_are_ordinary_runs_on_workers_that_stay_on_the_host(served: Ser
     assert [one["name"] for one in events(second, "cluster")[0]["hosts"]] == [HOST]
     speaker = next(one["worker"] for one in second.records() if one["partition"] == "b")
     assert second.logs(speaker).splitlines()[-2:] == ["said there", "torn down after 1 partitions"]
-    assert [path.name for path in results(run_host).iterdir()] == [name_of(served)]
+    assert there(served, run_host) == {name_of(served)}
     assert json.loads(served.run(Stage("first", [do("a", ["count"])])).artifact("first/a/count").read_text()) == 1
 
 
@@ -95,6 +96,19 @@ def test_what_dies_on_the_host_is_started_again(served: Served) -> None:
     wait_until_idle(served)
 
 
+def test_a_host_that_was_lost_is_taken_back(served: Served, run_host: SshServer) -> None:
+    """F9: its sshd is killed with every session."""
+    run_host.stop()
+    try:
+        wait_until(lambda: "nothing listens" in AGI.service(served.env, "health").reason)
+        assert {one["state"] for one in served.status.workers} == {"broken"}
+        assert str(served.run(Stage("first", [do("a")])).error).startswith(f"no host is left: host {HOST}: connection:")
+    finally:
+        run_host.start()
+    wait_until_idle(served)
+    served.run(Stage("first", [do("a")])).check()
+
+
 def test_changed_code_is_deployed_and_loaded(served: Served) -> None:
     init = served.env.project.worker / "__init__.py"
     init.write_text(init.read_text().replace('part.write("count", "json", self', 'part.write("count", "json", -self'))
@@ -106,8 +120,8 @@ def test_changed_code_is_deployed_and_loaded(served: Served) -> None:
 def test_nothing_is_left_when_it_stops_or_is_killed(served: Served, run_host: SshServer) -> None:
     assert AGI.service(served.env, "stop").state == "stopped"
     assert marked(served) == []
-    assert list(results(run_host).iterdir()) == []
+    assert there(served, run_host) == set()
     assert AGI.service(served.env, "start", cluster={"backend": "ssh", "workers": {HOST: 1}}).state == "running"
     os.kill(served.status.record["pid"], signal.SIGKILL)
-    wait_until(lambda: not marked(served) and not list(results(run_host).iterdir()))
+    wait_until(lambda: not marked(served) and not there(served, run_host))
     assert served.status.state == "lost"
