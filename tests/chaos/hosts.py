@@ -39,7 +39,7 @@ ALONE_S = 30.0
 """How long what runs on a host may live on when its link is cut: it hears nothing, and ends by itself [s]."""
 BLINK_S = 3.0
 """How long a link may be silent without anything being disturbed [s]."""
-ENDS_S = 60.0
+ENDS_S = 120.0
 HIDE = """\
     def _hide(self, part):
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={}, start_new_session=True)
