@@ -146,6 +146,7 @@ class Hits:
         self.outcomes[how][state] += 1
         if state != "succeeded":
             assert "\n" not in str(run.error)
+            wait_until(lambda: all(server.answers() for server in self.servers))
             AGI.resume(self.env, run.run_id)
         check_resumed(run, self.expected)
         return run
