@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import pytest
 
 from agilab.testing import BackendTests, Bench
-from tests.backends import test_local
 
 HOST = "part"
 PART = (
@@ -16,6 +15,7 @@ PART = (
     "test_neither_order_nor_workers_nor_a_retry_change_what_a_run_leaves",
     "test_a_partition_whose_worker_is_killed_is_tried_again",
     "test_a_partition_that_kills_every_worker_fails_the_run_and_the_rest_is_kept",
+    "test_a_worker_that_uses_more_memory_than_it_may_is_ended",
     "test_a_cancelled_run_is_gone_in_time_however_often_it_is_asked",
 )
 
@@ -34,10 +34,6 @@ class TestSsh(BackendTests):
     def test_a_partition_that_ignores_signals_is_ended_by_its_timeout(self, bench: Bench, retries: int) -> None:
         """F23."""
         super().test_a_partition_that_ignores_signals_is_ended_by_its_timeout(bench, retries)
-
-    test_a_worker_that_uses_more_memory_than_it_may_is_ended = (
-        test_local.TestLocal.test_a_worker_that_uses_more_memory_than_it_may_is_ended
-    )
 
 
 for name in dir(BackendTests):
