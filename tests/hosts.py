@@ -125,7 +125,7 @@ class SshServer:
         with open(self.folder / "sshd.log", "ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + _START_S
-        while not self._answers():
+        while not self.answers():
             assert self._process.poll() is None, self.log
             assert time.monotonic() < deadline, f"sshd does not answer: {self.log}"
             time.sleep(0.02)
@@ -179,7 +179,8 @@ class SshServer:
         """Let packets through again."""
         _ip("-n", self.namespace, "link", "set", "eth0", "up")
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it can be reached; just after its link has come up, not yet."""
         with suppress(OSError), socket.create_connection((self.address, self.port), 1) as connection:
             return connection.recv(4) == b"SSH-"
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -247,6 +248,20 @@ class FaultTests(Suite):
             return
         run = AGI.run(bench.env, request)
         assert "'hang' of stage 'first' failed: timeout after 0.25 s" in str(run.error)
+
+    def test_a_worker_that_uses_more_memory_than_it_may_is_ended(self, bench: Bench) -> None:
+        """F24."""
+        steps: list[list[Any]] = [["bloat", 200 << 20]]
+        if self.promises.isolated:
+            steps.append(["wait", str(bench.folder / "never")])
+        request = bench.request(Stage("first", [do("a", *steps)]), cluster={"memory_mib": 100})
+        run = AGI.run(bench.env, request)
+        if not self.promises.isolated:  # the process is the caller's, and so is its memory
+            assert run.state == "succeeded"
+            return
+        assert run.state == "failed"
+        assert re.search(r"was ended, out of memory: it used \d+ of 100 MiB \(memory_mib\) \(attempt 2", str(run.error))
+        assert [one["reason"] for one in events(run, "failed")] == ["memory", "memory"]
 
     def test_what_a_partition_leaves_running_ends_with_the_run(self, bench: Bench) -> None:
         run = bench.run(Stage("first", [do("a", ["orphans", str(bench.folder / "pids")])])).check()

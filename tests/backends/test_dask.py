@@ -17,6 +17,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
+from distributed import Security
 
 from agilab import AGI, Stage, manifest
 from agilab.backends.base import Committed, Failed, Gone, Job, Returned
@@ -295,6 +296,15 @@ def test_another_authority_is_not_trusted(tmp_path: Path) -> None:
     assert handshake(one, one)
     assert not handshake(one, two)
     assert not handshake(two, one)
+
+
+def test_nothing_older_than_tls_1_2_is_spoken_and_nothing_in_the_clear(tmp_path: Path) -> None:
+    security = Security(**tls.issue(tmp_path / "tls" / "one", "one").security())
+    for role in ("scheduler", "worker", "client"):
+        said = security.get_connection_args(role)
+        assert said["require_encryption"]
+        assert said["ssl_context"].minimum_version >= ssl.TLSVersion.TLSv1_2
+        assert said["ssl_context"].verify_mode is ssl.CERT_REQUIRED
 
 
 def handshake(server: tls.Certificates, client: tls.Certificates) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,11 +38,3 @@ class TestLocal(BackendTests):
         assert "was killed, probably out of memory (last seen at 1" in str(run.error)
         assert "of 100 MiB) (attempt 2, on " in str(run.error)
         assert [one["reason"] for one in events(run, "failed")] == ["memory", "memory"]
-
-    def test_a_worker_that_uses_more_memory_than_it_may_is_ended(self, bench: Bench) -> None:
-        """F24."""
-        steps = [["bloat", 200 * MIB], ["wait", str(bench.folder / "never")]]
-        request = bench.request(Stage("first", [do("a", *steps)]), cluster={"memory_mib": 100})
-        run = AGI.run(bench.env, request)
-        assert run.state == "failed"
-        assert re.search(r"was ended, out of memory: it used \d+ of 100 MiB \(memory_mib\) \(attempt 2", str(run.error))

@@ -39,7 +39,7 @@ ALONE_S = 30.0
 """How long what runs on a host may live on when its link is cut: it hears nothing, and ends by itself [s]."""
 BLINK_S = 3.0
 """How long a link may be silent without anything being disturbed [s]."""
-ENDS_S = 60.0
+ENDS_S = 120.0
 HIDE = """\
     def _hide(self, part):
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={}, start_new_session=True)
@@ -109,11 +109,15 @@ class Hits:
     def hit(self, how: str, chance: random.Random, *, once: Callable[[Run], object] | None = None) -> Run:
         """Start the run, hit it at some moment, or `once` it has come so far, and see that it ends as it should."""
         moment = once or self._moment(chance)
-        if how == "cancel":
-            return self._cancel(moment)
-        if how == "blink":
-            return self._blink(moment)
-        return self._break(how, chance, moment)
+        try:
+            if how == "cancel":
+                return self._cancel(moment)
+            if how == "blink":
+                return self._blink(moment)
+            return self._break(how, chance, moment)
+        except AssertionError as err:
+            err.add_note("\n".join(map(str, self.env.runs.get("last").events())))
+            raise
 
     def _break(self, how: str, chance: random.Random, moment: Callable[[Run], object]) -> Run:
         """Break the link to a host, or to both; the run goes on elsewhere, or fails and can be resumed."""
@@ -142,6 +146,7 @@ class Hits:
         self.outcomes[how][state] += 1
         if state != "succeeded":
             assert "\n" not in str(run.error)
+            wait_until(lambda: all(server.answers() for server in self.servers))
             AGI.resume(self.env, run.run_id)
         check_resumed(run, self.expected)
         return run
@@ -172,8 +177,9 @@ class Hits:
             begun = time.monotonic()
             AGI.cancel(self.env, run.run_id)
             run.cancel()
-            wait_until(lambda: not self._left(run), begun + CANCELLED_S - time.monotonic())
+            wait_until(lambda: not self._left(run), ALONE_S)
             self._took("cancel", time.monotonic() - begun)
+            assert self.longest_s["cancel"] < CANCELLED_S, self.longest_s
             wait_until(lambda: process.poll() is not None)
         finally:
             self._end(process)

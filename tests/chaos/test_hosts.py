@@ -83,7 +83,7 @@ def test_the_checks_see_a_false_success(hits: Hits, monkeypatch: pytest.MonkeyPa
 
 def test_the_checks_see_what_a_cancelled_run_leaves_on_a_host(hits: Hits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hits, "hides", True)
-    monkeypatch.setattr("tests.chaos.hosts.CANCELLED_S", 1.0)
+    monkeypatch.setattr("tests.chaos.hosts.ALONE_S", 1.0)
     with pytest.raises(AssertionError, match="is not true after"):
         hits.hit(
             "cancel", Steady(), once=lambda run: list(hits.folder.glob("pids?"))

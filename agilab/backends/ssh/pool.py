@@ -116,7 +116,7 @@ class SshPool(DaskPool):
         self._share = await prove(self.owner.cluster["share"], [self._links[name] for name in ready])
         assert self._job.wenv is not None
         lock = await asyncio.to_thread(backplane_lock, self._job.wenv, self._note)
-        made = await asyncio.gather(*(self._deploy(name, lock) for name in ready), return_exceptions=True)
+        made = await asyncio.gather(*(self._made_ready(name, lock) for name in ready), return_exceptions=True)
         skews = {check.host: check.skew_s for check in self._checks}
         for one in made:  # every host was given its time, so that none is left half way
             if isinstance(one, BaseException):
@@ -154,6 +154,13 @@ class SshPool(DaskPool):
             return
         others = "" if partial or not goes_on else " (or go on without, with allow_partial_hosts)"
         raise BackendRefusedError(f"{len(bad)} of {len(self._checks)} hosts not ready{others}: {' | '.join(bad)}")
+
+    async def _made_ready(self, name: str, lock: str) -> Member:
+        try:
+            return await self._deploy(name, lock)
+        except AgilabError as err:  # which fails the run when the other hosts have had their time
+            self._note(str(err))
+            raise
 
     async def _deploy(self, name: str, lock: str) -> Member:
         job = self._job

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
+import platform
 import shutil
 import threading
 import zipfile
@@ -14,12 +16,14 @@ from pathlib import Path
 import pytest
 
 from agilab import package
+from agilab.backends.ssh.connection import Connections
+from agilab.backends.ssh.deploy import Deployment, Offer
 from agilab.backends.ssh.hosts import Hosts
-from agilab.backends.ssh.link import Command
+from agilab.backends.ssh.link import Command, Link
 from agilab.errors import InstallError
 from agilab.package import Installed, WorkerSource
 from agilab.paths import WenvPaths
-from agilab.uv import find_uv
+from agilab.uv import Interpreter, find_uv
 from tests.hosts import SshServer, introduce, loopback_host
 
 WORKER = '''"""A worker that needs a distribution."""
@@ -184,6 +188,15 @@ def test_code_built_for_another_platform_is_refused(hosts: Hosts, offline: SshSe
     about.write_text("Wheel-Version: 1.0\nTag: cp399-cp399-linux_riscv\n")
     with pytest.raises(InstallError, match="of cpython-399-linux-riscv, for which it was built; found 3"):
         hosts.deploy_worker(["offline"], replace(installed, code=built))
+
+
+def test_a_host_without_our_python_is_refused_and_both_versions_are_named(home: Path) -> None:
+    """F26: everything else that runs there is of our version, since we send it."""
+    other = Interpreter(Path("/usr/bin/python3"), "cpython", "3.99.1", "cpython-399", "linux-x86_64")
+    host = Deployment(Link("there", Connections()), WenvPaths(home.parent / "wenv"), print)
+    ours = ".".join(platform.python_version_tuple()[:2])
+    with pytest.raises(InstallError, match=rf"host there: the backplane needs Python =={ours}\.\*; found 3\.99\.1 on"):
+        asyncio.run(host.backplane("", offer=Offer("/wenv", "", "glibc 2.36", (other,))))
 
 
 def test_the_backplane_has_this_agilab_and_this_dask(hosts: Hosts, home: Path, path_with_uv: str) -> None:

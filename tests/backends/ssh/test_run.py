@@ -119,6 +119,7 @@ class TestOnAHost(Suite):
         local = AGI.run(
             bench.env, replace(bench, backend="local", cluster={}).request(*stages, settings=settings)
         ).check()
+        assert not any(b"PRIVATE KEY" in path.read_bytes() for path in run.paths.root.rglob("*") if path.is_file())
         assert content(run) == content(local)
         assert manifest.verify(run.paths).ok
         assert {record["host"] for record in run.records()} == {HOST}
