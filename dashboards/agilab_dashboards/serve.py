@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import signal
@@ -141,6 +142,7 @@ def _loop(server: Any) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     server.start()
+    gc.freeze()  # what is imported by now is not looked through again for each session's garbage
     try:
         loop.start()
     finally:

@@ -93,7 +93,7 @@ def test_who_may_only_look_cannot_run_whatever_the_browser_sends(lab: Served, br
 def test_every_button_that_changes_something_is_wired_by_the_session() -> None:
     """`Session.on_press` asks whether its user may; what is wired otherwise only looks."""
     looks = {
-        "form.py: form.reset",
+        "form.py: self._form.reset",
         "chooser.py: self._open",
         "chooser.py: self._taken",
         "viewcard.py: self._all_of_it",
