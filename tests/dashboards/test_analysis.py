@@ -116,7 +116,7 @@ def test_a_box_tells_its_rows_and_shows_them_on_linked_views(visit: Visitor, run
         drag(page, figure)
         expect(page.locator(f"[data-brushed]:not([data-brushed='{before}'])")).to_be_visible(timeout=LONG_MS)
     page.reload()
-    expect(page.get_by_text(re.compile("of 10,000 rows where x = .*height = "))).to_be_visible(timeout=LONG_MS)
+    expect(page.get_by_text(re.compile("of 10,000 rows where height = .*; x = "))).to_be_visible(timeout=LONG_MS)
 
 
 def test_a_view_of_a_run_that_goes_on_fills_in_as_partitions_commit(server: Served, visit: Visitor) -> None:
