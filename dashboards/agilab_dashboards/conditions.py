@@ -44,7 +44,7 @@ def written(filters: Iterable[Filter], source: Dataset) -> str:
 def value_text(value: float, column: Column) -> str:
     """Return a value of a column as a person reads it: a time in ISO 8601, UTC."""
     if column.type != "time":
-        return f"{value:.12g}"
+        return f"{value:.7g}"
     moment = datetime.fromtimestamp(value / 1e9, UTC).replace(tzinfo=None)
     return moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds")
 

@@ -20,7 +20,7 @@ from agilab.raster.scan import Cancelled, each, never
 from agilab.raster.sources import SUFFIXES, pyramids_in, source_of
 from agilab.run import Run
 
-_PLACE_OR_NAME = re.compile(r"(?i:(.+_)?(id|x|y|lon|lat|longitude|latitude|index))")
+_PLACE_OR_NAME = re.compile(r"(?i:(.+_)?(id|track|x|y|lon|lat|longitude|latitude|index))")
 
 
 @dataclass(frozen=True, slots=True)

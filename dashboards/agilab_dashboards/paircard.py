@@ -35,6 +35,8 @@ from agilab_dashboards.views.raster import Counted, Plane, both, decoded, image,
 HEIGHT_PX = 340
 QUIET_S = 0.08
 """How long a zoom rests before it is drawn anew [s]."""
+MOST_PERCENT = 99.5
+"""What part of the cells a difference has colours for; those beyond share the last one."""
 _FRAME = Frame(width_px=500, height_px=300)
 _DIFFERENCE = "coolwarm"
 Pair = tuple[Dataset, Dataset]
@@ -83,7 +85,8 @@ class Compared:
         labels = [dimension.label for dimension in (*shown[0].kdims, *shown[0].vdims)]
         labels[2] = f"{labels[2]}, B less A"
         change = self.difference()
-        most = float(np.nanmax(np.abs(change))) if np.isfinite(change).any() else 1.0
+        # A single cell that differs most would leave all others pale.
+        most = float(np.nanpercentile(np.abs(change), MOST_PERCENT)) if np.isfinite(change).any() else 1.0
         differ = image(change, self.pictures[0].bounds, labels, scale="linear", colours=_DIFFERENCE)
         made.append(limited(differ, (-(most or 1.0), most or 1.0)))
         ranges = {"x": self.frame.x, "y": self.frame.y}
@@ -285,7 +288,8 @@ class PairCard(Viewer):
 def _titled(shown: Any, title: str) -> Any:
     kinds = {type(one).__name__ for one in shown.traverse(lambda one: one, [hv.Element, hv.Overlay])}
     for kind in kinds:
-        shown = shown.opts(getattr(hv.opts, kind)(height=HEIGHT_PX, title=title))
+        few = {} if kind == "Overlay" else {"xticks": 4}
+        shown = shown.opts(getattr(hv.opts, kind)(height=HEIGHT_PX, title=title, **few))
     return shown
 
 

@@ -311,6 +311,8 @@ class ViewCard(Viewer):
         before = self._sources.get(self._data.value)
         self._sources = {source.key: source for source in sources}
         if not self._sources:
+            if ended:
+                soon(lambda: self._body.param.update(objects=[html(_NOTHING)]))
             return
         if before is None:
             soon(self._begin)
@@ -398,4 +400,5 @@ def _named(sources: Sequence[Dataset]) -> dict[str, str]:
     return {f"{one.key} · {one.kind}, {size(one.size_bytes)}": one.key for one in sources}
 
 
+_NOTHING = markup.empty("Nothing to look at", "The run has left nothing that a view can show.")
 _WAITING = markup.empty("Nothing has committed yet", "What the run leaves is shown here as its partitions commit.")

@@ -91,7 +91,12 @@ RunFlights = Callable[..., Ran]
 def run_flights(packages: FlightTelemetryPackages, flights_data: Path) -> RunFlights:
     """Return ``run_flights(folder, **settings)``: every stage of flight_telemetry, partition by partition."""
     from agilab import codec
+    from agilab.artifact import KINDS, Kind
+    from agilab.project import read
     from agilab.worker import PartitionContext
+
+    own = read(ROOT / "apps" / "flight_telemetry_project").kinds
+    kinds = {**KINDS, **{name: Kind.from_json(name, kind) for name, kind in own.items()}}
 
     def run(folder: Path, **settings: Any) -> Ran:
         declared = packages.manager.FlightTelemetry.Settings
@@ -102,7 +107,7 @@ def run_flights(packages: FlightTelemetryPackages, flights_data: Path) -> RunFli
         worker.setup()
         for part in ran.plan.partitions:
             metrics = ran.metrics.setdefault(part.id, {})
-            task = {**part.to_json(), "inputs": _inputs(part, ran, flights_data), "seed": 0}
+            task = {**part.to_json(), "inputs": _inputs(part, ran, flights_data), "seed": 0, "kinds": kinds}
             context = PartitionContext(task, folder / part.stage / part.id, send=_keep_metrics(metrics))
             context.folder.mkdir(parents=True)
             getattr(worker, part.stage)(context)

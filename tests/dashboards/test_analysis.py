@@ -13,12 +13,15 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from agilab import Stage, WorkPlan
+from agilab.owner import hold_owner
 from agilab.run import Run
 from agilab.sidecar import read_tags
 from agilab.template import create
 from agilab.testing import do
 from tests.dashboards.conftest import START_S, Served, Visitor
-from tests.dashboards.seen_run import seen_run
+from tests.dashboards.own_views import weather, weather_run
+from tests.dashboards.seen_run import ROWS, numbers, seen_run, table_bytes
+from tests.run_folder import RunFolder
 
 LONG_MS = 1000 * START_S
 RANGE = """() => { const shown = Bokeh.documents.flatMap(one => one.roots()).flatMap(root => [...root.references()])
@@ -57,6 +60,7 @@ def test_runs_are_found_tagged_and_compared(visit: Visitor, runs: tuple[Run, Run
     page.get_by_role("link", name="Compare").click(timeout=LONG_MS)
     expect(page.locator("[data-differ=yes]")).to_be_visible(timeout=LONG_MS)
     expect(page.get_by_role("row", name=re.compile("sample_s.*60.*61"))).to_be_visible()
+    expect(page.locator(".bk-Figure")).to_have_count(3, timeout=LONG_MS)  # A, B, and one less the other
 
     page = visit.open(link("analysis", app="flights", setting="sample_s>60"))
     expect(page.get_by_text("1 of 2 runs")).to_be_visible(timeout=LONG_MS)
@@ -85,6 +89,62 @@ def test_a_view_is_zoomed_and_its_url_keeps_everything(visit: Visitor, runs: tup
     press(page, "Whole extent")
     page.wait_for_function(f"() => Math.abs(({RANGE})() / {before} - 1) < 0.1")
     expect(page).not_to_have_url(re.compile("zoom="))
+
+
+def drag(page: Page, figure: int) -> None:
+    """Draw a box in the middle of a figure."""
+    box = page.locator(".bk-Figure:visible").nth(figure).bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.3 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.6 * box["height"], steps=4)
+    page.mouse.up()
+
+
+def test_a_box_tells_its_rows_and_shows_them_on_linked_views(visit: Visitor, runs: tuple[Run, Run]) -> None:
+    page = visit.open(link("analysis", app="flights", run=runs[0].run_id, controls='{"colour": "carrier"}'))
+    expect(page.locator("[data-rows='10000']")).to_be_visible(timeout=LONG_MS)
+    page.locator(".bk-Figure").first.hover()
+    page.mouse.wheel(0, -400)  # categories are drawn anew too
+    expect(page.locator("[data-rows]:not([data-rows='10000'])")).to_be_visible(timeout=LONG_MS)
+    page.get_by_title("Box Select").first.click()
+    drag(page, 0)
+    expect(page.locator("[data-selected]:not([data-selected='0'])")).to_be_visible(timeout=LONG_MS)
+    page.get_by_role("tab", name="Linked").click()
+    expect(page.locator("[data-brushed='10000']")).to_be_visible(timeout=LONG_MS)
+    for figure in (1, 0):
+        before = page.locator("[data-brushed]").get_attribute("data-brushed")
+        drag(page, figure)
+        expect(page.locator(f"[data-brushed]:not([data-brushed='{before}'])")).to_be_visible(timeout=LONG_MS)
+    page.reload()
+    expect(page.get_by_text(re.compile("of 10,000 rows where height = .*; x = "))).to_be_visible(timeout=LONG_MS)
+
+
+def test_a_view_of_a_run_that_goes_on_fills_in_as_partitions_commit(server: Served, visit: Visitor) -> None:
+    made = RunFolder(server.home, app="rivers", partitions=2)
+    with hold_owner(made.paths):
+        page = visit.open(link("analysis", app="rivers", run=made.paths.run_id))
+        expect(page.get_by_text("Nothing has committed yet")).to_be_visible(timeout=LONG_MS)
+        for number, name in enumerate(made.tracks):
+            files = {"points": table_bytes(numbers(number))}
+            made.commit("tracks", name, files=files, kinds={"points": "points"})
+            expect(page.locator(f"[data-rows='{ROWS * (number + 1)}']")).to_be_visible(timeout=LONG_MS)
+        made.plan()
+        made.prepare()
+        made.commit("summary", "summary", files={"note": b"said\n"})
+        made.seal()
+    expect(page.get_by_text("so far, more as they commit")).to_have_count(0, timeout=LONG_MS)
+    assert page.get_by_role("alert").count() == 0
+
+
+def test_an_app_has_views_of_its_own_and_one_that_fails_leaves_the_rest(server: Served, visit: Visitor) -> None:
+    weather(server.folder / "apps")
+    run = weather_run(server.home)
+    page = visit.open(link("analysis", app="weather", run=run.run_id))
+    expect(page.locator(".bk-Figure")).to_be_visible(timeout=LONG_MS)
+    page = visit.open(link("analysis", app="weather", run=run.run_id, view="weather.leaky"))
+    expect(page.get_by_role("alert")).to_contain_text("weather.leaky raised ZeroDivisionError", timeout=LONG_MS)
+    expect(page.get_by_role("tab", name="Manifest")).to_be_visible()
 
 
 def test_artifacts_of_every_kind_are_shown(visit: Visitor, runs: tuple[Run, Run]) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import holoviews as hv
+import pyarrow as pa
 import pytest
 from agilab_dashboards import notebook, views
+from pyarrow import parquet
 
 from agilab import AgiEnv, archive, trust
 from agilab.errors import ViewError
 from agilab.run import Run
 from tests import canary
 from tests.dashboards.own_views import GAUGE, weather, weather_run
+from tests.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -82,3 +86,21 @@ def test_views_of_an_imported_app_do_not_run_before_it_is_trusted(
     trust.trust(project.root, AgiEnv().home, seen=trust.digest_of(project.root))
     assert views.catalogue(AgiEnv(), run).problems == []
     assert song.exists()
+
+
+def test_the_shipped_app_shows_how_many_aircraft_are_in_the_air(home: Path) -> None:
+    AgiEnv().prepare()
+    moments = [f"2013-01-0{day}T{hour:02}:00" for day, hour in ((1, 0), (1, 23), (1, 23), (2, 1))]
+    hours = pa.array(moments).cast(pa.timestamp("ms"))
+    table = pa.table({"hour": hours, "samples": pa.array([60, 30, 30, 120], pa.int32())})
+    out = io.BytesIO()
+    parquet.write_table(table, out)
+    uuid = AgiEnv("flight_telemetry").project.uuid
+    made = RunFolder(home, app="flight_telemetry", partitions=1, uuid=uuid)
+    made.commit("tracks", "p0", files={"traffic": out.getvalue()}, kinds={"traffic": "flight_telemetry.traffic"})
+    shown = notebook.view(Run(made.paths))
+    assert (shown.kind, views.catalogue(AgiEnv(), shown.run).problems) == ("flight_telemetry.clock", [])
+    aloft = shown.plot.dimension_values("aloft", flat=False)
+    assert aloft.shape == (24, 2)
+    assert [aloft[0, 0], aloft[23, 0], aloft[1, 1], aloft.sum()] == [1.0, 1.0, 2.0, 4.0]
+    assert shown.png.startswith(b"\x89PNG")

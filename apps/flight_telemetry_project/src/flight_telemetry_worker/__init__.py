@@ -80,7 +80,7 @@ class FlightTelemetryWorker(Worker):
                 rows += table.num_rows
                 samples += int(table["samples"].to_numpy().sum())
                 part.progress(done + 1, len(wanted))
-        part.write("traffic", "table", part.folder / "traffic.parquet")
+        part.write("traffic", "flight_telemetry.traffic", part.folder / "traffic.parquet")
         part.write("totals", "json", {"cell_hours": rows, "samples": samples})
         part.metric("cell_hours", rows)
 
