@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -20,9 +20,10 @@ from uuid import uuid4
 from agilab import contract, copies, dependencies, trust
 from agilab.errors import ProjectError
 from agilab.notebook import text
-from agilab.notebook.decide import Decisions, decide
+from agilab.notebook.decide import Decisions, StageCells, decide
 from agilab.notebook.document import read_cells
 from agilab.notebook.reading import Note, Reading, read
+from agilab.notebook.returning import Returned, returned
 from agilab.paths import HomePaths
 from agilab.project import Project
 from agilab.project import read as read_project
@@ -97,6 +98,9 @@ def import_notebook(file: Path, folder: Path, *, home: HomePaths, name: str = ""
     """
     trust.imports(home)
     try:
+        was = None if one_stage else returned(read_cells(file))
+        if was is not None:
+            return _back(file, folder, was, home=home, name=name or was.name)
         return _imported(file, folder, home=home, name=name or _name(file), one_stage=one_stage)
     except RecursionError as err:
         raise ProjectError(f"{file}: nested too deeply to be read; split its longest expression") from err
@@ -112,13 +116,56 @@ def _imported(file: Path, folder: Path, *, home: HomePaths, name: str, one_stage
     decisions = text.relocated(decisions, name, found.modules)
     notes = [*reading.notes, *decisions.notes, *found.notes]
     needs = tuple(_requirements(reading, found.modules, notes))
-    with copies.aside(folder) as place:
+    files = _files(name, reading, decisions, found, needs=needs, notes=notes)
+    origin = _written(file, target, files, home=home, more=lambda root: found.copy_to(root, name))
+    return Imported(read_project(target), origin, decisions, tuple(notes), needs, found.inputs)
+
+
+def _back(file: Path, folder: Path, was: Returned, *, home: HomePaths, name: str) -> Imported:
+    """Make the project again that a standalone notebook was."""
+    was = was.called(name)
+    target = require_free(name, folder)
+    notes = [Note(0, "a standalone notebook of AGILAB", "settings, plan, kinds and the worker's text are as they were")]
+    missing = [path for path in was.inputs if not _plain_file(file.absolute().parent, path)]
+    found = tuple(path for path in was.inputs if path not in missing)
+    notes += [Note(0, f"{path} is missing", "put it into the project, under that name") for path in missing]
+    stages = tuple(StageCells(stage, "", (), frozenset()) for stage in was.plan)
+    decisions = Decisions(was.settings, (), (), stages, tuple(notes))
+    files = {
+        "pyproject.toml": manifest(name, uuid=str(uuid4()), description=was.description) + was.declared_kinds(),
+        "README.md": f"# {name}\n\n{was.description}\n\n    agilab run {name}\n",
+        "REVIEW.md": review(name, decisions, notes, was.requires),
+        f"src/{name}/__init__.py": was.manager(),
+        f"src/{name}_worker/__init__.py": was.worker,
+        f"src/{name}_worker/pyproject.toml": worker_manifest(name, dependencies=was.requires),
+    }
+
+    def bring(root: Path) -> None:
+        for path in found:
+            (root / path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.copyfile(file.absolute().parent / path, root / path)
+
+    origin = _written(file, target, files, home=home, more=bring)
+    return Imported(read_project(target), origin, decisions, tuple(notes), was.requires, found)
+
+
+def _plain_file(folder: Path, path: str) -> bool:
+    """Whether there is such a file in a folder, reached without a link."""
+    found = folder / path
+    return found.is_file() and not found.is_symlink() and found.resolve() == folder.resolve() / path
+
+
+def _written(
+    file: Path, target: Path, files: Mapping[str, str], *, home: HomePaths, more: Callable[[Path], None]
+) -> trust.Import:
+    """Write a project aside, check it, remember where it came from, and put it in its place."""
+    with copies.aside(target.parent) as place:
         root = place / target.name
-        for path, content in _files(name, reading, decisions, found, needs=needs, notes=notes).items():
+        for path, content in files.items():
             made = root / path
             made.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             made.write_text(content, encoding="utf-8")
-        found.copy_to(root, name)
+        more(root)
         project = read_project(root)
         breach = next(iter([*project.breaches, *contract.check(project)]), None)
         if breach is not None:
@@ -127,7 +174,7 @@ def _imported(file: Path, folder: Path, *, home: HomePaths, name: str, one_stage
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         origin = trust.record(root, home, root=target, origin=str(file.absolute()), origin_sha256=sha256)
         root.rename(target)
-    return Imported(read_project(target), origin, decisions, tuple(notes), needs, found.inputs)
+    return origin
 
 
 def _name(file: Path) -> str:

@@ -12,11 +12,16 @@ from typing import Any
 
 import pytest
 
-from agilab import AGI, AgiEnv, contract, digest, trust
+from agilab import AGI, AgiEnv, Run, contract, digest, trust
 from agilab.errors import ProjectError, TrustError
-from agilab.notebook.document import Cell, write_text
+from agilab.notebook.document import Cell, read_cells, write_text
+from agilab.notebook.export import export
 from agilab.notebook.importing import Imported, import_notebook
+from agilab.notebook.returning import returned
+from agilab.notebook.standalone import cells
+from agilab.notebook.subject import of_app
 from agilab.paths import HomePaths
+from agilab.template import create
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "data" / "notebooks"
 WITHOUT_MAGICS = ("weather", "primes", "sales", "simulate", "objects", "texts", "pipeline", "frames")
@@ -208,3 +213,73 @@ def test_nothing_of_a_hostile_notebook_runs_or_becomes_markup(home: Path, tmp_pa
     assert "\x1b" not in review
     for path in (made.project.root / "src").rglob("*.py"):
         compile(path.read_text(), path, "exec")
+
+
+def stripped(file: Path, target: Path) -> Path:
+    """Write a notebook again as somebody's editor may: without tags, ids and metadata."""
+    cells = [{"cell_type": cell.kind, "metadata": {}, "source": cell.source} for cell in read_cells(file)]
+    made = [cell | ({"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}) for cell in cells]
+    target.parent.mkdir()
+    target.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": made}))
+    return target
+
+
+def test_a_standalone_notebook_comes_back_as_the_project_that_it_was(home: Path, tmp_path: Path) -> None:
+    first = brought("pipeline", tmp_path)
+    trust.trust(first.project.root, HomePaths.chosen(), seen=trust.digest_of(first.project.root))
+    env = AgiEnv(first.project.root)
+    run = AGI.run(env, env.request()).check()
+    made = export(env, run, tmp_path / "pipeline.ipynb", standalone=True, report=print)
+    there = tmp_path / "elsewhere"
+    file = stripped(made.file, there / "any_name.ipynb")
+    shutil.copytree(first.project.root / "inputs", there / "inputs")
+    moved = tmp_path / "moved" / first.project.root.name
+    moved.parent.mkdir()
+    first.project.root.rename(moved)
+    again = import_notebook(file, there, home=HomePaths.chosen())
+    assert again.inputs == tuple(f"inputs/{path}" for path in first.inputs)
+    assert (again.project.name, again.project.app_class) == (first.project.name, first.project.app_class)
+    with pytest.raises(TrustError, match="is not trusted"):
+        AgiEnv(again.project.root).request()
+    trust.trust(again.project.root, HomePaths.chosen(), seen=trust.digest_of(again.project.root))
+    back = AgiEnv(again.project.root)
+    assert [(field.name, field.type, field.default) for field in back.fields()] == [("OUT", "string", "out")]
+    before = AgiEnv(moved)
+    assert [str(one).partition(": ")[2] for one in contract.check(back.project)] == [
+        str(one).partition(": ")[2] for one in contract.check(before.project)
+    ]
+    repeated = AGI.run(back, back.request()).check()
+    assert [stage["stage"] for stage in repeated.manifest["stages"]] == ["clean", "count", "report"]
+    assert {item.key: (item.kind, item.sha256) for item in repeated.artifacts()} == {
+        item.key: (item.kind, item.sha256) for item in run.artifacts()
+    }
+    assert plans(repeated) == plans(run)
+
+
+def plans(run: Run) -> dict[str, Any]:
+    """Return what was planned, by stage, but for how it was assigned."""
+    found = {path.stem: json.loads(path.read_text()) for path in run.paths.plans.glob("*.json")}
+    return {stage: (plan["after"], plan["partitions"]) for stage, plan in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"squares": [', '"squares": [("../x", {}, {}, []), '),
+        ('("from-0", {"start": 0', '("from-0", {"start": open("song", "w")'),
+        ('Path("squares_results")', 'Path(__import__("os").getcwd())'),
+        ("class Worker:", "class Other:"),
+    ],
+)
+def test_one_that_was_changed_is_a_notebook_like_any_other(home: Path, tmp_path: Path, old: str, new: str) -> None:
+    env = AgiEnv(create("squares", tmp_path).root)
+    text = write_text(cells(of_app(env, report=print)), script=True)
+    assert returned(read_cells(written_as(tmp_path / "same.py", text))) is not None
+    assert text.count(old) == 1
+    assert returned(read_cells(written_as(tmp_path / "changed.py", text.replace(old, new)))) is None
+
+
+def written_as(path: Path, text: str) -> Path:
+    """Write a file, and return where it is."""
+    path.write_text(text)
+    return path
