@@ -1,4 +1,4 @@
-"""Small svg of a run as SVG, for a page without a server: who did what when, metrics step by step."""
+"""Small drawings of a run as SVG, for a page without a server: who did what when, metrics step by step."""
 
 from __future__ import annotations
 
