@@ -16,6 +16,7 @@ from typing import Any
 from agilab import digest
 from agilab.artifact import Artifact
 from agilab.backends.base import (
+    CANNOT_START,
     Broken,
     Committed,
     Done,
@@ -347,7 +348,7 @@ class Dispatcher:
         self._carry_out(self.state.worker_gone(event.worker))
 
     def _on_broken(self, event: Broken) -> None:
-        details = f"{event.traceback}{self.advice('')}"
+        details = f"{event.traceback}{self.advice('') if event.what == CANNOT_START else ''}"
         self.traceback = self.traceback or details
         for line in details.splitlines():
             self.tell("note", {"text": line})

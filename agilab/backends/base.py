@@ -172,13 +172,17 @@ class Gone:
     message: str
 
 
+CANNOT_START = "the worker cannot start"
+"""What is broken when that is the app's: its code, or what its worker environment lacks."""
+
+
 @dataclass(frozen=True, slots=True)
 class Broken:
     """No worker can be had: the run cannot go on."""
 
     message: str
     traceback: str = ""
-    what: str = "the worker cannot start"
+    what: str = CANNOT_START
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,6 +194,7 @@ class TestOnAHost(Suite):
         assert run.state == "failed"
         assert str(run.error).startswith(f"no host is left: host {HOST}: connection: nothing listens at 127.0.0.1 port")
         assert "\n" not in str(run.error)
+        assert not any("worker code" in one["text"] for one in events(run, "note")), "which is not to blame"
         assert [one["reason"] for one in events(run, "failed")] == ["died"]
         wait_until(lambda: not processes_marked(run.run_id), GONE_S)
 
