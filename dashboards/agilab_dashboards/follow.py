@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from agilab.run import Run
 from agilab_dashboards.live import Watch, watch
 
 PERIOD_S = 0.4
-"""How often a run is read and drawn [s]; less often where that would take more than half of the time."""
+"""How much time is left to everything else between two turns of a session [s]."""
 
 Draw = Callable[[Watch], Awaitable[None]]
 
@@ -61,20 +60,19 @@ class Follow:
 
     async def _go_on(self) -> None:
         while self._sessions:
-            begin = time.monotonic()
-            found = await asyncio.to_thread(self.watch.look)
-            for document in list(self._sessions):
+            documents = list(self._sessions)
+            for document in documents:
+                found = await asyncio.to_thread(self.watch.look)
                 if self._is_ready(document):
                     self._let_draw(document, found)
                     if found.ended:
                         del self._sessions[document]
-                    await asyncio.sleep(0)  # what somebody has typed comes first
-            spent = time.monotonic() - begin
-            await asyncio.sleep(max(PERIOD_S - spent, spent))
+                await asyncio.sleep(PERIOD_S / len(documents))  # evenly, so that what somebody types comes in between
 
     def _is_ready(self, document: Any) -> bool:
         session = getattr(document.session_context, "session", None)
-        return document not in self._drawing and session is not None and session.connection_count > 0
+        connected = session is not None and session.connection_count > 0
+        return connected and document in self._sessions and document not in self._drawing
 
     def _let_draw(self, document: Any, found: Watch) -> None:
         """Let one session draw, when its document may be changed, and send all of that in one message."""
