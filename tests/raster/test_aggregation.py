@@ -18,10 +18,10 @@ from pyarrow import csv, feather, ipc, parquet
 
 from agilab import points
 from agilab.errors import QueryError, SupersededError
-from agilab.raster import Aggregation, Filter, Picture, Query, Source, aggregate
+from agilab.raster import Aggregation, Filter, Picture, Query, Source, aggregate, alike
 from agilab.raster.blocks import Cache
 from agilab.raster.selection import select
-from agilab.raster.series import envelope
+from agilab.raster.series import envelope, histogram
 
 BOX: dict[str, Any] = {"x_range": (-3.0, 4.0), "y_range": (-2.0, 2.5)}
 
@@ -242,6 +242,32 @@ def test_an_envelope_is_exact_in_any_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.minimum, inside.min())
     np.testing.assert_array_equal(found.maximum, inside.max())
     np.testing.assert_array_equal(found.count, inside.count())
+
+
+def test_a_histogram_counts_every_value_once(tmp_path: Path) -> None:
+    table = cloud(5_000)
+    source = written(tmp_path, table, "parquet")
+    for name in ("value", "time"):
+        found = histogram([source], Query(name, name, 40))
+        values = table[name].to_numpy().astype(float) if name == "value" else table[name].cast(pa.int64()).to_numpy()
+        values = values[np.isfinite(values)] * (1 if name == "value" else 10**6)
+        assert found.count.sum() == len(values)
+        assert found.x_range == (values.min(), values.max())
+    np.testing.assert_array_equal(
+        histogram([source], Query("value", "value", 40)).count,
+        np.histogram(values := table["value"].to_numpy(), 40, (np.nanmin(values), np.nanmax(values)))[0],
+    )
+
+
+def test_pictures_that_are_alike_have_the_same_cells_whatever_is_there_to_read(tmp_path: Path) -> None:
+    tables = cloud(20_000), cloud(15_000, seed=2)
+    sources = [[written(tmp_path, tables[0], "morton")], [written(tmp_path, tables[1], "parquet")]]
+    for limits in (BOX, {}):
+        query = Query("x", "y", 40, 30, **limits)
+        pictures = alike(sources, query)
+        assert pictures[0].bounds == pictures[1].bounds
+        for table, picture in zip(tables, pictures, strict=True):
+            assert_same(picture.values, plain(table, query, picture))
 
 
 def test_a_box_selects_rows_with_their_statistics(tmp_path: Path) -> None:
