@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -73,7 +73,66 @@ class Imported:
     inputs: tuple[str, ...]
 
 
-def import_notebook(file: Path, folder: Path, *, home: HomePaths, name: str = "", one_stage: bool = False) -> Imported:
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A notebook as it would become an app project; nothing is written yet.
+
+    Parameters
+    ----------
+    file, sha256
+        The notebook, and its digest when it was read.
+    name
+        What the app would be called.
+    decisions, notes, requirements, inputs
+        As of `Imported`.
+    files
+        Path in the project -> its text.
+    brought
+        Path in the project -> the file beside the notebook that comes along as it is.
+    """
+
+    file: Path
+    sha256: str
+    name: str
+    decisions: Decisions
+    notes: tuple[Note, ...]
+    requirements: tuple[str, ...]
+    inputs: tuple[str, ...]
+    files: Mapping[str, str]
+    brought: Mapping[str, Path]
+
+
+def look(file: Path, *, name: str = "", one_stage: bool = False) -> Looked:
+    """Decide what a notebook or percent script becomes, and write nothing.
+
+    Parameters
+    ----------
+    file
+        Ends in ``.ipynb`` or ``.py``.
+    name
+        What the app is called; by default after the file.
+    one_stage
+        Whether all cells become one stage.
+
+    Raises
+    ------
+    ProjectError
+        It is no notebook, a cell is not Python, or there is nothing in it to run.
+    """
+    try:
+        cells = read_cells(file)
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        was = None if one_stage else returned(cells)
+        if was is not None:
+            return _back(file, was.called(name or was.name), sha256)
+        return _taken_apart(file, read(cells, file), sha256, name=name or _name(file), one_stage=one_stage)
+    except RecursionError as err:
+        raise ProjectError(f"{file}: nested too deeply to be read; split its longest expression") from err
+
+
+def import_notebook(
+    file: Path, folder: Path, *, home: HomePaths, name: str = "", one_stage: bool = False, looked: Looked | None = None
+) -> Imported:
     """Make an app project of a notebook or a percent script; it is not trusted yet.
 
     Parameters
@@ -88,27 +147,26 @@ def import_notebook(file: Path, folder: Path, *, home: HomePaths, name: str = ""
         What the app is called; by default after the file.
     one_stage
         Whether all cells become one stage.
+    looked
+        What `look` said of it, when somebody has seen that already: exactly this is made.
 
     Raises
     ------
     ProjectError
-        It is no notebook, a cell is not Python, or there is nothing in it to run; nothing was written.
+        It is no notebook, a cell is not Python, or there is nothing in it to run; or it has changed since it was
+        looked at. Nothing was written.
     TrustError
         ``trust.json`` is damaged.
     """
     trust.imports(home)
-    try:
-        was = None if one_stage else returned(read_cells(file))
-        if was is not None:
-            return _back(file, folder, was, home=home, name=name or was.name)
-        return _imported(file, folder, home=home, name=name or _name(file), one_stage=one_stage)
-    except RecursionError as err:
-        raise ProjectError(f"{file}: nested too deeply to be read; split its longest expression") from err
+    found = looked or look(file, name=name, one_stage=one_stage)
+    target = require_free(found.name, folder)
+    origin = _written(found, target, home)
+    kept = (tuple(found.notes), found.requirements, found.inputs)
+    return Imported(read_project(target), origin, found.decisions, *kept)
 
 
-def _imported(file: Path, folder: Path, *, home: HomePaths, name: str, one_stage: bool) -> Imported:
-    target = require_free(name, folder)
-    reading = read(read_cells(file), file)
+def _taken_apart(file: Path, reading: Reading, sha256: str, *, name: str, one_stage: bool) -> Looked:
     decisions = decide(reading, one_stage=one_stage)
     if not decisions.stages:
         raise ProjectError(f"{file} has no cell that does something; an app needs at least one")
@@ -117,36 +175,28 @@ def _imported(file: Path, folder: Path, *, home: HomePaths, name: str, one_stage
     notes = [*reading.notes, *decisions.notes, *found.notes]
     needs = tuple(_requirements(reading, found.modules, notes))
     files = _files(name, reading, decisions, found, needs=needs, notes=notes)
-    origin = _written(file, target, files, home=home, more=lambda root: found.copy_to(root, name))
-    return Imported(read_project(target), origin, decisions, tuple(notes), needs, found.inputs)
+    return Looked(file, sha256, name, decisions, tuple(notes), needs, found.inputs, files, dict(found.brought(name)))
 
 
-def _back(file: Path, folder: Path, was: Returned, *, home: HomePaths, name: str) -> Imported:
-    """Make the project again that a standalone notebook was."""
-    was = was.called(name)
-    target = require_free(name, folder)
+def _back(file: Path, was: Returned, sha256: str) -> Looked:
+    """Return the project that a standalone notebook was."""
+    beside = file.absolute().parent
+    inputs = tuple(path for path in was.inputs if _plain_file(beside, path))
     notes = [Note(0, "a standalone notebook of AGILAB", "settings, plan, kinds and the worker's text are as they were")]
-    missing = [path for path in was.inputs if not _plain_file(file.absolute().parent, path)]
-    found = tuple(path for path in was.inputs if path not in missing)
+    missing = [path for path in was.inputs if path not in inputs]
     notes += [Note(0, f"{path} is missing", "put it into the project, under that name") for path in missing]
     stages = tuple(StageCells(stage, "", (), frozenset()) for stage in was.plan)
     decisions = Decisions(was.settings, (), (), stages, tuple(notes))
     files = {
-        "pyproject.toml": manifest(name, uuid=str(uuid4()), description=was.description) + was.declared_kinds(),
-        "README.md": f"# {name}\n\n{was.description}\n\n    agilab run {name}\n",
-        "REVIEW.md": review(name, decisions, notes, was.requires),
-        f"src/{name}/__init__.py": was.manager(),
-        f"src/{name}_worker/__init__.py": was.worker,
-        f"src/{name}_worker/pyproject.toml": worker_manifest(name, dependencies=was.requires),
+        "pyproject.toml": manifest(was.name, uuid=str(uuid4()), description=was.description) + was.declared_kinds(),
+        "README.md": f"# {was.name}\n\n{was.description}\n\n    agilab run {was.name}\n",
+        "REVIEW.md": review(was.name, decisions, notes, was.requires),
+        f"src/{was.name}/__init__.py": was.manager(),
+        f"src/{was.name}_worker/__init__.py": was.worker,
+        f"src/{was.name}_worker/pyproject.toml": worker_manifest(was.name, dependencies=was.requires),
     }
-
-    def bring(root: Path) -> None:
-        for path in found:
-            (root / path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            shutil.copyfile(file.absolute().parent / path, root / path)
-
-    origin = _written(file, target, files, home=home, more=bring)
-    return Imported(read_project(target), origin, decisions, tuple(notes), was.requires, found)
+    brought = {path: beside / path for path in inputs}
+    return Looked(file, sha256, was.name, decisions, tuple(notes), was.requires, inputs, files, brought)
 
 
 def _plain_file(folder: Path, path: str) -> bool:
@@ -155,24 +205,27 @@ def _plain_file(folder: Path, path: str) -> bool:
     return found.is_file() and not found.is_symlink() and found.resolve() == folder.resolve() / path
 
 
-def _written(
-    file: Path, target: Path, files: Mapping[str, str], *, home: HomePaths, more: Callable[[Path], None]
-) -> trust.Import:
+def _written(found: Looked, target: Path, home: HomePaths) -> trust.Import:
     """Write a project aside, check it, remember where it came from, and put it in its place."""
+    file = found.file
     with copies.aside(target.parent) as place:
         root = place / target.name
-        for path, content in files.items():
+        for path, content in found.files.items():
             made = root / path
             made.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             made.write_text(content, encoding="utf-8")
-        more(root)
+        for path, source in found.brought.items():
+            made = root / path
+            made.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.copyfile(source, made)
         project = read_project(root)
         breach = next(iter([*project.breaches, *contract.check(project)]), None)
         if breach is not None:
             said = str(breach).replace(f"{root}{os.sep}", "")
             raise ProjectError(f"{file} cannot become an app as it is: {said}")
-        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-        origin = trust.record(root, home, root=target, origin=str(file.absolute()), origin_sha256=sha256)
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != found.sha256:
+            raise ProjectError(f"{file} has changed since it was looked at; look at it again")
+        origin = trust.record(root, home, root=target, origin=str(file.absolute()), origin_sha256=found.sha256)
         root.rename(target)
     return origin
 
@@ -244,13 +297,10 @@ class _Beside:
             self._paths = []
         self.inputs = tuple(self._paths)
 
-    def copy_to(self, root: Path, name: str) -> None:
-        for path in self._paths:
-            target = root / "inputs" / path
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            shutil.copyfile(self._folder / path, target)
-        for module in self.modules:
-            shutil.copyfile(self._folder / f"{module}.py", root / f"src/{name}_worker/{module}.py")
+    def brought(self, name: str) -> Iterator[tuple[str, Path]]:
+        """Yield what comes along, under its path in the project."""
+        yield from ((f"inputs/{path}", self._folder / path) for path in self._paths)
+        yield from ((f"src/{name}_worker/{module}.py", self._folder / f"{module}.py") for module in self.modules)
 
     def _modules(self, reading: Reading) -> Iterator[str]:
         for top, number in _imported_tops(reading):

@@ -39,6 +39,29 @@ def env_of(server: Served) -> AgiEnv:
     return AgiEnv("squares", apps_path=server.folder / "apps", home=server.home, wenv=server.folder / "wenv")
 
 
+def test_the_review_of_a_notebook_is_shown_before_anything_is_made(server: Served, visit: Visitor) -> None:
+    said = "# %% [markdown]\n# # Dice <img src=x>\n# %%\nTHROWS = 10  # how often\n# %%\nprint(THROWS)\n"
+    (server.folder / "dice.py").write_text(said)
+    page = visit.open("?page=project")
+    field = page.get_by_label("Notebook or percent script")
+    make = page.get_by_role("button", name="Make the app")
+    field.fill("../dice.py")
+    field.press("Tab")
+    press(page, "Look at it")
+    expect(text_of(page, "is no notebook or script in")).to_be_visible(timeout=LONG_MS)
+    field.fill("dice.py")
+    field.press("Tab")
+    press(page, "Look at it")
+    expect(page.locator("[data-review=dice]")).to_contain_text("throws", timeout=LONG_MS)
+    expect(make).to_be_enabled()
+    assert not (server.folder / "dice_project").exists()
+    make.click()
+    expect(text_of(page, "not trusted")).to_be_visible(timeout=LONG_MS)
+    assert (server.folder / "dice_project" / "REVIEW.md").is_file()
+    expect(make).to_be_disabled()
+    assert fits(page)
+
+
 def test_from_choosing_an_app_to_what_its_run_left(server: Served, visit: Visitor) -> None:
     page = visit.open("?page=orchestrate")
     page.get_by_role("link", name=re.compile("^squares")).click()

@@ -25,6 +25,7 @@ from agilab_dashboards import markup, rows
 from agilab_dashboards.components import Work, app_cards, card, lazy_tabs, new_app, run_table
 from agilab_dashboards.form import SettingsForm, html
 from agilab_dashboards.markup import Markup, chip, code, element, link
+from agilab_dashboards.notebookcard import notebook_import
 from agilab_dashboards.session import Session
 from agilab_dashboards.template import heading
 
@@ -43,6 +44,7 @@ async def page(session: Session) -> Viewable:
             app_cards(session, projects),
             pn.Spacer(height=16),
             card("Make an app of your own", new_app(session)),
+            card("Make an app of a notebook", notebook_import(session)),
             sizing_mode="stretch_width",
         )
     project = await asyncio.to_thread(locate, session.app)

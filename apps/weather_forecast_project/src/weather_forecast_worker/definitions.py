@@ -103,11 +103,11 @@ def forecasts(airport, series, first_hour, train_h, horizon_h, coverage):
                 "method": [name] * horizon_h,
                 "issued": np.full(horizon_h, start).astype("datetime64[s]"),
                 "time": (start + np.arange(horizon_h)).astype("datetime64[s]"),
-                "horizon_h": np.arange(1, horizon_h + 1, dtype="int16"),
                 "forecast": value,
                 "low": least,
                 "high": most,
                 "observed": observed,
+                "horizon_h": np.arange(1, horizon_h + 1, dtype="int16"),
             }
         )
     return rows
