@@ -15,7 +15,7 @@ from agilab.testing.probe import events, hashes, wait_until
 from tests.chaos.hosts import COMMAND, Hits
 from tests.hosts import warm_hosts
 
-SOON = "from agilab.backends.ssh import connection; connection.KEEPALIVE_S = 0.5\n"
+SOON = "from agilab.backends.ssh import connection; connection.KEEPALIVE_S = 1\n"
 LIE = """
 from pathlib import Path
 from agilab.backends.base import Done, Gone
