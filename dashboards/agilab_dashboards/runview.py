@@ -24,6 +24,11 @@ from agilab_dashboards.live import LEVELS, LogFilter, Watch, log_lines, sources
 from agilab_dashboards.markup import Markup, chip, element, link
 from agilab_dashboards.session import Session
 
+_LOOKS = {
+    "Cancel": {"variant": "outlined", "color": "error"},
+    "Resume": {"color": "primary"},
+    "Close its record": {"variant": "outlined"},
+}
 _LEVELS = {level if level == LEVELS[-1] else f"{level} and worse": level for level in LEVELS}
 
 
@@ -155,10 +160,9 @@ class RunView(Viewer):
 
     def _button(self, name: str) -> Any:
         if name not in self._buttons:
-            look: dict[str, Any] = {"color": "primary"} if name == "Resume" else {"variant": "outlined"}
-            self._buttons[name] = button = pmui.Button(label=name, **look)
-            button.color = "error" if name == "Cancel" else button.color
+            look: dict[str, Any] = _LOOKS[name]
             act = {"Cancel": self._cancelled, "Resume": self._resumed, "Close its record": self._sealed}[name]
+            self._buttons[name] = button = pmui.Button(label=name, **look)
             self._session.on_press(button, act)
         return self._buttons[name]
 

@@ -25,7 +25,13 @@ _REMEMBER = (
     " + ';path=/;SameSite=Strict;max-age=31536000'"
 )
 _PRIMARY = {"light": "#0b5cad", "dark": "#7fb4f0"}
-_MAIN = {"width": "100%", "margin": "12px auto", "padding": "0 16px", "box-sizing": "border-box"}
+_MAIN = {
+    "width": "100%",
+    "margin": "12px auto",
+    "padding": "0 16px",
+    "box-sizing": "border-box",
+    "max-height": "none",  # Panel's is that of the window for each column inside too, and what comes next lay over it
+}
 _BACK = "<script>window.addEventListener('popstate', () => window.location.reload())</script>"
 """What a page keeps in its URL it reads when it is loaded: the back button loads it again."""
 _NAV = """

@@ -14,6 +14,7 @@ from agilab_dashboards import document
 from agilab_dashboards.session import Session
 from bokeh.document import Document
 from panel.io.state import set_curdoc
+from tornado.websocket import WebSocketClosedError
 
 from agilab.errors import AgilabError, RunNotFoundError
 from tests.run_folder import sealed_run
@@ -73,3 +74,13 @@ def test_another_error_is_a_short_id_and_the_log_has_its_traceback(home: Path, m
     assert "Traceback" in written
     assert "inner words at /?token=(hidden)" in written
     assert log.stat().st_mode & 0o077 == 0
+
+
+def test_a_browser_that_goes_away_in_the_middle_is_no_error_and_everything_else_is() -> None:
+    told: list[dict[str, object]] = []
+    loop = asyncio.new_event_loop()
+    loop.default_exception_handler = told.append  # type: ignore[method-assign, assignment]
+    for error in (WebSocketClosedError(), ValueError("broken")):
+        document._unless_gone(loop, {"exception": error})
+    loop.close()
+    assert [str(context["exception"]) for context in told] == ["broken"]

@@ -175,8 +175,11 @@ def test_what_is_not_there_is_said_in_a_sentence(visit: Visitor) -> None:
 
 
 def test_machine_and_hosts_are_checked_with_what_mends_them(visit: Visitor) -> None:
+    visit.page.set_viewport_size({"width": 1440, "height": 500})
     page = visit.open("?page=orchestrate&app=squares")
-    page.get_by_text("Is everything ready for it?").click()
+    page.get_by_text("Where it runs").click()
+    expect(page.locator("[data-setting=timeout_s]")).to_be_visible(timeout=LONG_MS)
+    page.get_by_text("Is everything ready for it?").click()  # what is unfolded lies over nothing, in a low window
     press(page, "Check this machine")
     expect(page.locator("[data-ready=yes]")).to_be_visible(timeout=LONG_MS)
     expect(text_of(page, "AGILAB_HOME locks")).to_be_visible()
