@@ -41,6 +41,6 @@ def run_host(request: pytest.FixtureRequest, shared_folder: Path) -> Iterator[re
     }
     with real.loopback_host(request.module.HOST, **variables) as server:
         real.introduce(server)
-        with Hosts(WenvPaths(shared_folder / "shared_wenv")) as found:
+        with Hosts(WenvPaths(shared_folder / "backplane_wenv")) as found:
             found.deploy_backplane([server.name])
         yield server
