@@ -58,8 +58,9 @@ def hits(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def busy(run: Run) -> bool:
-    """Whether every worker has come to the partition that keeps it."""
-    return {"hold0", "hold1"} <= {event["partition"] for event in events(run, "dispatched")}
+    """Whether every worker has come to the partition that keeps it, and what the next stage reads is here."""
+    committed = {event["partition"] for event in events(run, "committed")}
+    return {"p0", "p1"} <= committed and {"hold0", "hold1"} <= {one["partition"] for one in events(run, "dispatched")}
 
 
 def test_a_run_on_hosts_is_honest_when_a_link_falls_silent(hits: Hits) -> None:
