@@ -19,13 +19,12 @@ from agilab.errors import AgilabError, SupersededError
 from agilab.raster import Filter, Query, aggregate
 from agilab.raster.scan import Cancelled
 from agilab.raster.series import Histogram, counting
-from agilab_dashboards.charts import PALETTE
 from agilab_dashboards.conditions import written
 from agilab_dashboards.datasets import Dataset
 from agilab_dashboards.drawing import Drawing, sent, soon
 from agilab_dashboards.form import html
 from agilab_dashboards.frame import Frame
-from agilab_dashboards.markup import Markup, element
+from agilab_dashboards.markup import PALETTE, Markup, element
 from agilab_dashboards.session import Session
 from agilab_dashboards.views import Catalogue
 from agilab_dashboards.views.raster import Plane, both, decoded

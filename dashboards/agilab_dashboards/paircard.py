@@ -20,12 +20,11 @@ from agilab.raster import Picture, alike
 from agilab.raster.scan import Cancelled, around
 from agilab.raster.series import Envelope
 from agilab.run import Run
-from agilab_dashboards.charts import PALETTE
 from agilab_dashboards.datasets import Dataset
 from agilab_dashboards.drawing import Drawing, sent, soon
 from agilab_dashboards.form import SettingsForm, html
 from agilab_dashboards.frame import Frame
-from agilab_dashboards.markup import element
+from agilab_dashboards.markup import PALETTE, element
 from agilab_dashboards.session import Session
 from agilab_dashboards.views import Catalogue
 from agilab_dashboards.views.base import View

@@ -13,8 +13,10 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from agilab.cli.root import call
+from agilab.template import create
 from tests.checkout import ROOT
 from tests.dashboards.conftest import Served
+from tests.dashboards.way import go_through
 
 PLUGIN = "agilab_dashboards.plugin"
 
@@ -34,14 +36,8 @@ def test_a_signal_ends_the_server_cleanly_and_the_port_is_free_again(tmp_path: P
     assert again.stop() == 0
 
 
-@pytest.mark.parametrize(
-    "app",
-    [ROOT / "dashboards" / "app.py", ROOT / "dashboards" / "agilab_dashboards" / "app.py"],
-    ids=["checkout", "wheel"],
-)
-def test_panel_serve_shows_the_pages_without_any_flag_and_says_what_they_lack(
-    tmp_path: Path, browser: Browser, app: Path
-) -> None:
+def test_panel_serve_has_every_page_without_any_flag_and_says_what_it_lacks(tmp_path: Path, browser: Browser) -> None:
+    app = ROOT / "dashboards" / "app.py"
     command = [Path(sys.executable).with_name("panel"), "serve", app, "--port", "0"]
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=_variables(tmp_path)
@@ -54,6 +50,7 @@ def test_panel_serve_shows_the_pages_without_any_flag_and_says_what_they_lack(
         expect(page.get_by_text(PLUGIN)).to_be_visible(timeout=60_000)
         page.get_by_role("link", name="Home").click()
         expect(page.get_by_role("button", name="Run the first proof")).to_be_visible(timeout=60_000)
+        go_through(page, found[0])
         page.close()
     finally:
         process.terminate()
@@ -61,7 +58,7 @@ def test_panel_serve_shows_the_pages_without_any_flag_and_says_what_they_lack(
 
 
 def test_with_our_plugin_panel_serve_has_routes_and_guard(tmp_path: Path, browser: Browser) -> None:
-    app = ROOT / "dashboards" / "app.py"
+    app = ROOT / "dashboards" / "agilab_dashboards" / "app.py"  # as a wheel has it
     command = [Path(sys.executable).with_name("panel"), "serve", app, "--port", "0", "--plugins", PLUGIN]
     variables = {**_variables(tmp_path), "PYTHONUNBUFFERED": "1"}
     beyond = [*command, "--allow-websocket-origin", "lab.example:5006"]
@@ -81,6 +78,7 @@ def test_with_our_plugin_panel_serve_has_routes_and_guard(tmp_path: Path, browse
         page.goto(link[0])
         page.goto(f"{link[1]}app?page=settings")
         expect(page.get_by_text("whoever has the link of this server")).to_be_visible(timeout=60_000)
+        go_through(page, f"{link[1]}app")
         page.close()
     finally:
         process.terminate()
@@ -88,7 +86,12 @@ def test_with_our_plugin_panel_serve_has_routes_and_guard(tmp_path: Path, browse
 
 
 def _variables(home: Path) -> dict[str, str]:
-    return {**os.environ, "HOME": str(home), "AGILAB_HOME": str(home / ".agilab"), "AGILAB_WENV": str(home / "wenv")}
+    """Return the variables of a server in a folder that has the app `squares`."""
+    if not (home / "apps").exists():
+        (home / "apps").mkdir()
+        create("squares", home / "apps")
+    folders = {"HOME": ".", "AGILAB_HOME": ".agilab", "AGILAB_WENV": "wenv", "AGILAB_APPS": "apps"}
+    return {**os.environ, **{name: str(home / folder) for name, folder in folders.items()}}
 
 
 def test_the_file_for_panel_serve_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,9 @@ import param
 
 from agilab.raster import Picture, Query
 from agilab.raster.categories import OTHER
-from agilab_dashboards.charts import PALETTE
 from agilab_dashboards.datasets import Dataset
 from agilab_dashboards.frame import Frame
+from agilab_dashboards.markup import PALETTE
 from agilab_dashboards.views.base import column
 from agilab_dashboards.views.raster import Plane, category_picture
 

@@ -14,10 +14,10 @@ from bokeh.models import NumeralTickFormatter
 
 from agilab import raster
 from agilab.raster.grid import Box
-from agilab_dashboards.charts import PALETTE
 from agilab_dashboards.conditions import parsed
 from agilab_dashboards.datasets import Dataset
 from agilab_dashboards.frame import Frame
+from agilab_dashboards.markup import PALETTE
 from agilab_dashboards.outlines import LINES, outlines
 from agilab_dashboards.views.base import COLOUR_MAPS, PAGE, View, column, load
 

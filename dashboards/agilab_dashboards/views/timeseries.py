@@ -12,9 +12,9 @@ import param
 from agilab import raster
 from agilab.raster import Picture, Query
 from agilab.raster.series import Envelope, enveloping
-from agilab_dashboards.charts import PALETTE
 from agilab_dashboards.datasets import Dataset
 from agilab_dashboards.frame import Frame
+from agilab_dashboards.markup import PALETTE
 from agilab_dashboards.views.base import PAGE, column
 from agilab_dashboards.views.raster import Counted, both, decoded
 
