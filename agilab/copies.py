@@ -209,7 +209,7 @@ def aside(folder: Path) -> Iterator[Path]:
 
 def _renaming(project: Project, name: str) -> Renaming:
     classes = [text.partition(":")[2] for text in (project.app_class, project.worker_class)]
-    members: set[str] = set()
+    members = {kind.partition(".")[2] for kind in project.kinds if kind.startswith(f"{project.name}.")}
     for ending in ENDINGS:
         package = project.manager.with_name(f"{project.name}{ending}")
         for path, module in syntax.source_files(package):

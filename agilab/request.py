@@ -82,7 +82,7 @@ class ClusterOptions(Settings):
     scheduler = param.String(
         default=None,
         allow_None=True,
-        regex=r"^((tcp|tls)://[\w.:-]+|[^\s:/]+)$",
+        regex=r"^((tcp|tls)://[\w.:-]+|[\w.-]+)$",
         doc="With Dask: address of a scheduler that runs already. With ssh: name of the host that it is to run on. "
         "None starts one on this machine",
     )

@@ -22,8 +22,8 @@ WaitFor = Callable[[Callable[[], object], float], object]
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Run one test more than there are cores at a time: tests wait for processes as long as they compute."""
-    return (os.cpu_count() or 1) + 1
+    """Run two tests more than there are cores at a time: tests wait for processes as long as they compute."""
+    return (os.cpu_count() or 1) + 2
 
 
 @pytest.fixture(scope="session")

@@ -115,8 +115,7 @@ def log_to(path: Path, *loggers: str) -> None:
     handler.setLevel(logging.WARNING)  # Panel tells every value that a browser sends
     handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for logger in (_LOG, *map(logging.getLogger, loggers)):
-        logger.addHandler(handler)
-        logger.propagate = False
+        logger.handlers, logger.propagate = [handler], False  # Bokeh's own writes to the terminal
 
 
 class _Redacted(logging.Formatter):

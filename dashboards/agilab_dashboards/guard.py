@@ -97,6 +97,8 @@ class Guard:
         needed = upgrade or request.method not in SAFE_METHODS
         if (needed and not origins) or any(not self.is_ours(origin) for origin in origins):
             return "the request comes from another site"
+        if "%00" in request.path:  # no file has such a name, and asking for it is an error of the system
+            return "there is nothing of that name"
         if request.path == LIVENESS or (self.has_login and request.path in (LOGIN, LOGOUT)):
             return ""
         user = self.user(request)

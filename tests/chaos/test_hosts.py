@@ -27,7 +27,7 @@ async def bury(self, slot, message):
     done = []
     for name, task in slot.tasks.items():
         make_folder(Path(task["folder"]))
-        said = slots.done({**record, "partition": name}, [], self._member_of[slot.name])
+        said = slots.done({**record, "partition": name}, [], self._stay_of[slot.name])
         done.append(Done(slot.name, name, said))
     return [Gone(slot.name, message), *done]
 

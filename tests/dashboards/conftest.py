@@ -177,7 +177,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, environment: None) -> Itera
     assert served.stop() == 0, served.said
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Return a browser without a window."""
     with sync_playwright() as playwright:
@@ -225,7 +225,7 @@ def _far(url: str) -> bool:
     return not url.startswith(("http://127.0.0.1:", "data:", "blob:http://127.0.0.1:"))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def context(server: Served, browser: Browser) -> Iterator[BrowserContext]:
     """Return a browser that has used the server's link."""
     made = browser_of_somebody(server, browser)

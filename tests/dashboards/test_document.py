@@ -6,7 +6,6 @@ import asyncio
 import logging
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -52,9 +51,7 @@ def said(home: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> str:
         raise error
 
     monkeypatch.setattr(document, "PAGES", {"home": page})
-    with ThreadPoolExecutor() as elsewhere:  # a browser of the tests may have a loop in this thread
-        made = elsewhere.submit(asyncio.run, document._page(Session({}))).result()
-    return str(made.objects[0].object)
+    return str(asyncio.run(document._page(Session({}))).objects[0].object)
 
 
 def test_an_error_of_ours_is_its_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,7 @@ def test_every_button_that_changes_something_is_wired_by_the_session() -> None:
         "viewcard.py: self._all_of_it",
         "orchestrate.py: self._reset",
         "analysis.py: start",
+        "linkedcard.py: self._cleared",
     }
     found = set()
     for path in (ROOT / "dashboards").rglob("*.py"):

@@ -26,7 +26,7 @@ from agilab.backends.ssh.link import Command
 from agilab.errors import HostError, NoSpaceError
 from agilab.paths import WenvPaths
 from agilab.testing import Bench, do
-from agilab.testing.probe import events, hashes, make_probe
+from agilab.testing.probe import events, make_probe
 from tests.hosts import FAKETIME, SshServer, introduce, namespace_hosts, warm_hosts
 
 WaitFor = Callable[..., object]
@@ -223,17 +223,3 @@ def test_a_clock_that_is_an_hour_off_is_told_and_shifts_nothing(home: Path, benc
     told = datetime.fromisoformat(events(run, "dispatched")[0]["t"])
     assert abs(datetime.fromisoformat(record["started"]) - told) < timedelta(minutes=1)
     assert record["wall_s"] < 60
-
-
-def test_flights_on_two_hosts_leave_what_they_leave_here(home: Path, shared_folder: Path, shared_wenv: Path) -> None:
-    """A small size of what `tests/benchmarks/flights_on_hosts.py` does."""
-    env = AgiEnv("flight_telemetry", home=home, wenv=shared_wenv)
-    settings = {"dates": ["2013-01-01", "2013-01-02"], "partitions": 2, "sample_s": 3600}
-    here = AGI.run(env, env.request(settings, cluster={"backend": "local", "workers": 2})).check()
-    with warm_hosts("north", "south", shared=shared_folder):
-        request = env.request(settings, cluster={"backend": "ssh", "workers": {"north": 1, "south": 1}})
-        there = AGI.run(env, request).check()
-    assert hashes(there) == hashes(here)
-    assert {item.location for item in there.artifacts()} == {""}
-    assert {record["host"] for record in there.records()} <= {"north", "south"}
-    assert manifest.verify(there.paths).ok
