@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from agilab import __version__, codec, contract, digest, trust
 from agilab.artifact import Artifact
 from agilab.errors import AgilabError, PlanError, ProjectError, SettingError, first_line
+from agilab.home import claim
 from agilab.paths import HomePaths, make_folder, read_json, write_all, write_json
 from agilab.plan import InputRef, Partition, WorkPlan, reference_from_json, reference_to_json
 from agilab.project import Project
@@ -83,6 +84,7 @@ class Planner:
             except (AgilabError, KeyError, TypeError):
                 cached.unlink(missing_ok=True)
         found = self._ask({"op": "fields"})
+        claim(self.home.root, self.home.marker, "AGILAB_HOME")
         make_folder(cached.parent)
         write_json(cached, found, durable=False)
         return codec.fields_from_json(found)

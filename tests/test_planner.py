@@ -13,6 +13,7 @@ import pytest
 
 from agilab import Artifact, Partition
 from agilab.errors import AgilabError, PlanError, ProjectError, SettingError
+from agilab.home import is_ours
 from agilab.paths import HomePaths
 from agilab.planner import Child, Planner
 from agilab.project import find
@@ -103,6 +104,12 @@ def test_the_settings_are_asked_once_per_state_of_the_code(make: Make, children:
     assert len(make(in_process=False).fields()) == 1
     make(GOOD + "    x = 1\n", in_process=False).fields()
     assert len(children) == 3
+
+
+def test_a_home_that_is_asked_before_anything_else_is_ours_afterwards(make: Make) -> None:
+    planner = make()
+    planner.fields()
+    assert is_ours(planner.home.marker)
 
 
 def test_code_that_this_process_has_imported_in_another_state_is_asked_in_a_child(
