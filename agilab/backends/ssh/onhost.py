@@ -452,7 +452,7 @@ def _open_wheelhouse(house: Path, wheels: list[dict[str, str]], wenv: WenvPaths)
                 f"{source} has sha256 {found}: it was changed on this host; clean the host and try again"
             )
         os.link(source, house / Path(wheel["name"]).name)
-    os.environ["UV_FIND_LINKS"] = str(house)
+    os.environ["UV_FIND_LINKS"], os.environ["UV_NO_INDEX"] = str(house), "1"  # pages of an index may be cached
     os.environ["UV_OFFLINE"] = "1"
 
 
