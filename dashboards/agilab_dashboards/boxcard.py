@@ -41,9 +41,9 @@ class BoxCard(Viewer):
     def look(self, source: Dataset, query: Query) -> None:
         """Show the rows of a table that a query's ranges hold."""
 
-        def found(cancelled: Cancelled) -> tuple[Selection, Any]:
+        def found(cancelled: Cancelled) -> tuple[Selection, list[dict[str, Any]]]:
             chosen = select(source.sources, query, cancelled=cancelled)
-            return chosen, _shown(chosen, source)
+            return chosen, source.readable(chosen.rows).to_dict("records")
 
         async def show() -> None:
             said: Any
@@ -78,14 +78,3 @@ def _text(known: Statistics, name: str, column: Column) -> str:
     if math.isnan(value):
         return ""
     return value_text(value, column) if column.type == "time" else f"{value:,.6g}"
-
-
-def _shown(found: Selection, source: Dataset) -> list[dict[str, Any]]:
-    """Return the rows as a page shows them: times as text, columns with their units."""
-    frame = found.rows.to_pandas()
-    for name in source.named("time", "other"):
-        if name in frame:
-            frame[name] = frame[name].astype(str)
-    named = frame.rename(columns={name: source.column(name).label for name in frame.columns})
-    rows: list[dict[str, Any]] = named.to_dict("records")
-    return rows

@@ -147,6 +147,14 @@ class Dataset:
                 break
         return pa.concat_tables(found, promote_options="permissive")
 
+    def readable(self, rows: Any) -> Any:
+        """Return some rows as a pandas DataFrame for people: times as text, columns with their units."""
+        found = rows.to_pandas()
+        for name in self.named("time", "other"):
+            if name in found:
+                found[name] = found[name].astype(str)
+        return found.rename(columns={name: self.column(name).label for name in found.columns})
+
     def _blocks(self, first: int, names: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yield number of the first row and columns of every block that does not end before a row."""
         place = 0

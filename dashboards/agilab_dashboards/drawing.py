@@ -13,6 +13,8 @@ import panel as pn
 from agilab.raster.scan import Cancelled, check, threads
 
 T = TypeVar("T")
+QUIET_S = 0.08
+"""How long a zoom rests before it is drawn anew [s]."""
 
 
 class Drawing:

@@ -21,7 +21,7 @@ from agilab.raster.scan import Cancelled, around
 from agilab.raster.series import Envelope
 from agilab.run import Run
 from agilab_dashboards.datasets import Dataset
-from agilab_dashboards.drawing import Drawing, sent, soon
+from agilab_dashboards.drawing import QUIET_S, Drawing, sent, soon
 from agilab_dashboards.form import SettingsForm, html
 from agilab_dashboards.frame import Frame
 from agilab_dashboards.markup import PALETTE, element
@@ -32,8 +32,6 @@ from agilab_dashboards.views.own import told
 from agilab_dashboards.views.raster import Counted, Plane, both, decoded, image, limited
 
 HEIGHT_PX = 340
-QUIET_S = 0.08
-"""How long a zoom rests before it is drawn anew [s]."""
 MOST_PERCENT = 99.5
 """What part of the cells a difference has colours for; those beyond share the last one."""
 _FRAME = Frame(width_px=500, height_px=300)

@@ -101,7 +101,7 @@ class Counted:
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the data."""
-        digits = 2 - math.floor(math.log10(self.box[2] - self.box[0] or 1)) + 2  # a thousandth of what is shown, less
+        digits = 4 - math.floor(math.log10(self.box[2] - self.box[0] or 1))  # a ten-thousandth of what is shown
         lines = [None if math.isnan(one) else round(one, digits) for one in self.lines.ravel().tolist()]
         levels = [level.to_json() for level in self.levels]
         shape = {"box": _widened(self.box), "equal": self.equal, "labels": self.labels}

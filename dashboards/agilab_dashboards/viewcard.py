@@ -25,7 +25,7 @@ from agilab_dashboards import markup
 from agilab_dashboards.boxcard import BoxCard
 from agilab_dashboards.components import data_table
 from agilab_dashboards.datasets import Dataset
-from agilab_dashboards.drawing import Drawing, sent, soon
+from agilab_dashboards.drawing import QUIET_S, Drawing, sent, soon
 from agilab_dashboards.form import SettingsForm, html
 from agilab_dashboards.frame import Frame
 from agilab_dashboards.live import ENDED
@@ -39,8 +39,6 @@ from agilab_dashboards.views.table import Table
 
 PERIOD_MS = 500
 """How often it is asked what a run has left since."""
-QUIET_S = 0.08
-"""How long a zoom rests before it is drawn anew [s]."""
 PICTURE_PX = 1600
 """Width of a picture that is saved [px]."""
 

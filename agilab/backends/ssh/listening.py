@@ -62,7 +62,7 @@ class Listening:
     """
 
     def __init__(self, link: Link, job: Job, *, backplane: Backplane, what: str) -> None:
-        self.link, self._job, self._backplane, self._what = link, job, backplane, what
+        self.link, self.backplane, self._job, self._what = link, backplane, job, what
         self._port: asyncio.Future[int] = asyncio.Future()
         self._running: Running | None = None
         self._end: asyncio.Task[str] | None = None
@@ -88,9 +88,9 @@ class Listening:
         self._port = asyncio.get_running_loop().create_future()
         self._said = self._dismissed = ""
         command = Command(
-            (self._backplane.python, "-P", "-m", module),
+            (self.backplane.python, "-P", "-m", module),
             called(self._job)[0],
-            environment={"PYTHONPATH": self._backplane.code},
+            environment={"PYTHONPATH": self.backplane.code},
             input=json.dumps(order),
             grace_s=GRACE_S,
         )

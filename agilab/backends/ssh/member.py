@@ -76,7 +76,7 @@ class Member(Listening):
         note: Callable[[str], None],
     ) -> None:
         super().__init__(link, job, backplane=backplane, what="Dask worker")
-        self.name, self.installed, self.backplane, self.note = link.name, installed, backplane, note
+        self.name, self.installed, self.note = link.name, installed, note
         hosts: Mapping[str, int] = job.cluster["workers"]
         self.slots = hosts[self.name]
         self._log_names = {f"{name}.log" for name, host in on_hosts(hosts).items() if host == self.name}

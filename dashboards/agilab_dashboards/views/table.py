@@ -37,11 +37,7 @@ class Table(View):
         """Return the rows as a pandas DataFrame whose columns say their units."""
         names = [name for name in self.columns if name in {one.name for one in source.columns}]
         names = names or [one.name for one in source.columns]
-        found = source.slice(self.first, self.count, names).to_pandas()
-        for name in source.named("time", "other"):
-            if name in found:
-                found[name] = found[name].astype(str)
-        return found.rename(columns={name: source.column(name).label for name in names})
+        return source.readable(source.slice(self.first, self.count, names))
 
     def draw(self, source: Dataset, frame: Frame) -> Any:
         return hv.Table(self.frame_of_rows(source)).opts(width=1000, height=420, backend="bokeh")
