@@ -27,6 +27,7 @@ from agilab_dashboards.frame import Frame
 from agilab_dashboards.markup import PALETTE, Markup, element
 from agilab_dashboards.session import Session
 from agilab_dashboards.views import Catalogue
+from agilab_dashboards.views.base import load
 from agilab_dashboards.views.raster import Plane, both, decoded
 
 BINS = 200
@@ -74,6 +75,7 @@ class Linked:
 
     def picture(self, place: str, brushes: Brushes, cancelled: Cancelled) -> Any:
         """Return one of the views, of the rows that are brushed in the others."""
+        load()
         filters = self.filters(brushes, but=place)
         box = brushes.get(place)
         if place == "map":
