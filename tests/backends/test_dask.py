@@ -28,6 +28,7 @@ from agilab.paths import RunPaths, make_folder
 from agilab.testing import BackendTests, Bench, do, is_alive, processes_marked
 from agilab.testing.faults import Suite
 from agilab.testing.probe import Going, events, wait_until
+from tests.backends.hostile import attack
 
 FAST_S = 10.0
 
@@ -189,6 +190,16 @@ class TestItsOwnCluster(Suite):
         (bench.folder / "gate").touch()
         going.result().check()
         assert not keys.exists()
+
+    def test_whoever_has_its_keys_may_run_code_in_it(self, bench: Bench) -> None:
+        """That is its owner, and nobody else; of a run on hosts it is those too, see there."""
+        going = self.held(bench)
+        (bench.folder / "hit").mkdir()
+        keys = tls.Certificates(bench.env.home.tls / going.run.run_id).security()
+        found = attack(going.until("cluster")["scheduler"], keys, bench.folder / "hit")
+        assert found == {"message", "function", "graph", "file"}
+        (bench.folder / "gate").touch()
+        going.result().check()
 
     def test_many_short_partitions_travel_in_few_leases(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         sizes: list[int] = []

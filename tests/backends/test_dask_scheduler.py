@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
+from distributed import Client
 
 from agilab import AGI, Run, Stage, __version__, manifest
 from agilab.backends.dask import tls
@@ -27,6 +31,35 @@ def children(pid: int) -> list[int]:
 
 def command_line(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@contextmanager
+def pickled_by_value() -> Iterator[None]:
+    """Send functions of this module to workers that do not have it."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    try:
+        yield
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def answer_with_evil(path: str) -> None:
+    import os
+
+    from agilab.backends.dask import lease
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (path,)
+
+    vars(lease).setdefault("usual", lease.sees)
+    lease.sees = lambda text: Evil()  # type: ignore[assignment, return-value]
+
+
+def answer_as_usual() -> None:
+    from agilab.backends.dask import lease
+
+    lease.sees = vars(lease)["usual"]
 
 
 class TestExistingScheduler(Suite):
@@ -76,6 +109,20 @@ class TestExistingScheduler(Suite):
         run = going.result()
         assert run.state == "cancelled"
         assert processes_marked(run.run_id) == []
+
+    def test_what_its_workers_answer_runs_nothing_here(self, bench: Bench, address: str) -> None:
+        """T37."""
+        self.run(bench, address, Stage("first", [do("a")])).check()  # which has sent them what they lack
+        with pickled_by_value(), Client(address, set_as_default=False) as client:
+            client.run(answer_with_evil, str(bench.folder / "hit"))
+            try:
+                run = self.run(bench, address, Stage("first", [do("a")]))
+            finally:
+                client.run(answer_as_usual)
+        assert run.state == "failed"
+        assert "a pickle names posix.mkdir, which nothing of AGILAB's sends; it was not loaded" in str(run.error)
+        assert "\n" not in str(run.error)
+        assert not (bench.folder / "hit").exists()
 
     def test_nothing_stays_on_its_workers_when_the_supervisor_is_killed(self, bench: Bench, address: str) -> None:
         """F4: the workers live on, and so would what they drive, were it not ended there."""

@@ -59,12 +59,12 @@ def main() -> int:
         out.close()
         process.join()
     else:
-        hold(pipe, out, *sys.argv[2:])
+        hold(pipe, out, *sys.argv[2:], guards=sys.argv[1:2] == [ALONE])
     os.killpg(0, signal.SIGKILL)
     return 0
 
 
-def hold(pipe: Connection, out: Connection, folder: str = "") -> None:
+def hold(pipe: Connection, out: Connection, folder: str = "", *, guards: bool = False) -> None:
     """Hold one cluster in this process.
 
     Parameters
@@ -73,6 +73,8 @@ def hold(pipe: Connection, out: Connection, folder: str = "") -> None:
         To hear the manager and to answer it.
     folder
         For the sockets of a cluster of our own; empty for a class of somebody else.
+    guards
+        Whether the Dask workers may be hostile: they are on other hosts.
     """
     import dask  # while the manager finds out what it wants
     from distributed import Security
@@ -96,6 +98,10 @@ def hold(pipe: Connection, out: Connection, folder: str = "") -> None:
     except (ImportError, AttributeError, TypeError, ValueError, OSError, RuntimeError) as err:
         _say(out, {"error": f"{type(err).__name__}: {err}"})
         raise
+    if guards:  # before anybody hears of its address
+        from agilab.backends.dask.guard import guard_scheduler
+
+        guard_scheduler(cluster.scheduler)
     if own and find_spec("bokeh") is not None:
         from agilab.backends.dask import pages
 

@@ -18,6 +18,7 @@ from agilab import digest
 from agilab.backends.base import Broken, Event, Job, Pool, Returned, Started, Told
 from agilab.backends.dask import backplane, lease
 from agilab.backends.dask.cluster import Host, HostProcess, certificates
+from agilab.backends.dask.guard import guarded
 from agilab.backends.dask.host import dashboard_of
 from agilab.backends.dask.link import Link, Slot, kill_groups
 from agilab.backends.dask.logs import NAME, logged
@@ -63,7 +64,8 @@ class DaskPool(Pool):
         self._closing = self._closed = self._restarted = False
         self._loop = asyncio.new_event_loop()
         self._executor = ThreadPoolExecutor(1, "agilab-dask")
-        self._done = self._executor.submit(self._run)
+        self._context = guarded()
+        self._done = self._executor.submit(self._context.copy().run, self._run)
 
     @property
     def workers(self) -> tuple[str, ...]:
@@ -134,7 +136,7 @@ class DaskPool(Pool):
 
     def _tell_loop(self, function: Callable[..., None], *arguments: Any) -> None:
         with suppress(RuntimeError):  # it has ended
-            self._loop.call_soon_threadsafe(function, *arguments)
+            self._loop.call_soon_threadsafe(function, *arguments, context=self._context.copy())
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -11,17 +11,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.request import urlopen
 
 import pytest
 
 from agilab import AGI, InputRef, Run, Stage, manifest
 from agilab.backends.base import on_hosts
+from agilab.backends.dask import tls
 from agilab.backends.ssh.collect import Collector
 from agilab.backends.ssh.slots import HostLeases
 from agilab.errors import BackendRefusedError
 from agilab.testing import Bench, do, processes_marked
 from agilab.testing.faults import Suite
 from agilab.testing.probe import Going, command_lines, events, hashes, wait_until
+from tests.backends.hostile import attack
 from tests.hosts import SshServer, descendants, free_port
 
 HOST = "runs"
@@ -70,6 +73,19 @@ class TestOnAHost(Suite):
     def host(self, run_host: SshServer) -> SshServer:
         """Have the host for every test."""
         return run_host
+
+    def test_a_host_that_was_taken_over_runs_nothing_here(self, bench: Bench) -> None:
+        """T37: it has the keys of the run."""
+        going = self.held(bench)
+        (bench.folder / "hit").mkdir()
+        keys = tls.Certificates(bench.env.home.tls / going.run.run_id).security()
+        assert attack(going.until("cluster")["scheduler"], keys, bench.folder / "hit") == set()
+        with urlopen(going.until("cluster")["dashboard"]) as page:  # which imports much
+            assert b"bokeh" in page.read()
+        (bench.folder / "gate").touch()
+        run = going.result().check()
+        assert "a pickle names posix.mkdir, which nothing of AGILAB's sends" in run.logs("scheduler")
+        assert {one["attempt"] for one in run.records()} == {1}
 
     def held(self, bench: Bench, *more: Any) -> Going:
         """Start a run that waits for the file ``gate``, and wait until its partition has begun."""
