@@ -62,12 +62,15 @@ class Hits:
         What ``agilab`` is started with; a variant with a known fault shows that the checks see it.
     hides
         Whether worker code hides a process from whoever ends what a run has started: likewise.
+    pinned
+        Whether each host has to keep one of the partitions that wait, so that every loss is the loss of one.
     """
 
     folder: Path
     servers: Sequence[SshServer]
     command: Sequence[str] = COMMAND
     hides: bool = False
+    pinned: bool = False
     outcomes: dict[str, Counter[str]] = field(default_factory=lambda: {how: Counter() for how in HOW})
     expected: dict[str, str] = field(default_factory=dict)
     takes_s: float = 0.0
@@ -92,13 +95,18 @@ class Hits:
         """What the partitions that keep every worker busy wait for."""
         return self.folder / "gate"
 
+    def held(self, number: int) -> Path:
+        """Return what the first or second of these touches before it waits."""
+        return self.folder / f"held{number}"
+
     def request(self, *, backend: str = "ssh", hang: bool = False) -> RunRequest:
         """Return a request for short partitions, long ones, and one that reads what others have written."""
         hold = []
         for number in range(2):
-            verbs = [["hide"]] if self.hides else []
+            verbs = [["hide"]] if self.hides else [["touch", str(self.held(number))]] if self.pinned else []
             verbs += [["hang", str(self.folder / f"pids{number}")] if hang else ["wait", str(self.gate), 2 * ENDS_S]]
-            hold.append(replace(do(f"hold{number}", ["random", "numbers"], *verbs), weight=0.1))  # the last ones
+            pin = self.servers[number].name if self.pinned else ""
+            hold.append(replace(do(f"hold{number}", ["random", "numbers"], *verbs), weight=0.1, pin=pin))  # the last
         parts = [do(f"p{number}", ["random", "numbers"], ["metric", "rows", number]) for number in range(30)]
         inputs = [ArtifactRef("first", part.id, "numbers") for part in parts[:2]]
         reads = replace(do("last", ["random", "numbers"]), inputs=inputs)

@@ -11,11 +11,30 @@ import pytest
 
 from agilab import Run
 from agilab.testing import processes_marked
-from agilab.testing.probe import events, wait_until
+from agilab.testing.probe import events, hashes, wait_until
 from tests.chaos.hosts import COMMAND, Hits
 from tests.hosts import warm_hosts
 
 SOON = "from agilab.backends.ssh import connection; connection.KEEPALIVE_S = 1\n"
+
+LIE = """
+from pathlib import Path
+from agilab.backends.base import Done, Gone
+from agilab.backends.ssh import slots
+from agilab.paths import make_folder
+
+async def bury(self, slot, message):
+    record = {"started": "2026-11-27T00:00:00+00:00", "wall_s": 0.0, "cpu_s": 0.0, "peak_rss_bytes": 0, "metrics": []}
+    done = []
+    for name, task in slot.tasks.items():
+        make_folder(Path(task["folder"]))
+        said = slots.done({**record, "partition": name}, [], self._stay_of[slot.name])
+        done.append(Done(slot.name, name, said))
+    return [Gone(slot.name, message), *done]
+
+slots.HostLeases.bury = bury
+"""
+"""A known fault: what a lost host had begun counts as done."""
 
 
 class Steady(random.Random):
@@ -53,6 +72,19 @@ def test_a_link_that_is_down_for_three_seconds_disturbs_no_run(hits: Hits, monke
     """F10."""
     monkeypatch.setattr(hits, "command", COMMAND)
     hits.hit("blink", Steady(), once=busy)
+
+
+def test_the_checks_see_a_false_success(hits: Hits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is lost with the link is a partition that had begun there, since each host has to keep one."""
+    monkeypatch.setattr(hits, "pinned", True)
+    for path in (hits.held(0), hits.held(1)):
+        path.unlink(missing_ok=True)
+    monkeypatch.setattr(hits, "command", variant(SOON + LIE))
+    with pytest.raises(AssertionError):
+        hits.hit("reset", Steady(), once=lambda run: hits.held(0).exists() and hits.held(1).exists())
+    run = hits.env.runs.get("last")
+    assert run.state == "succeeded"
+    assert hits.expected.keys() > hashes(run).keys()
 
 
 def test_the_checks_see_what_a_cancelled_run_leaves_on_a_host(hits: Hits, monkeypatch: pytest.MonkeyPatch) -> None:
