@@ -8,6 +8,7 @@ is silent for `KEEPALIVE_S` times `KEEPALIVES` + 1 counts as lost.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shlex
 import socket
@@ -195,7 +196,13 @@ async def _open(
     if tunnel is not None:
         ours["tunnel"] = tunnel
     try:
-        return await asyncssh.connect(target.host, target.port, options=options, **ours)
+        try:
+            return await asyncssh.connect(target.host, target.port, options=options, **ours)
+        except OSError as err:
+            if err.errno != errno.EHOSTUNREACH:
+                raise
+            # The kernel asks its neighbours for 3 s: a link that is down for that long may be back by now (F10).
+            return await asyncssh.connect(target.host, target.port, options=options, **ours)
     except (asyncssh.KeyExchangeFailed, asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError):
         if target.shown_key is not None or not _trusted(target):
             raise

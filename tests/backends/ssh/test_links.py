@@ -12,6 +12,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -90,6 +91,22 @@ def test_a_link_that_is_down_for_three_seconds_disturbs_nothing(
     assert process.wait(40) == 5
     assert lines == [str(number) for number in range(50)]
     assert alpha.log.count("Accepted publickey") == 1
+
+
+def test_a_link_that_is_down_for_three_seconds_keeps_no_host_from_being_ready(
+    hosts: Hosts, two: list[SshServer], wait_for: WaitFor
+) -> None:
+    """F10: nor when it is down just as the host is asked."""
+    alpha, _ = two
+    alpha.cut()
+    with ThreadPoolExecutor(1) as beside:
+        asked = beside.submit(hosts.preflight, ["alpha"])
+        back = time.monotonic() + 3.2  # the kernel gives up after 3.1
+        wait_for(lambda: time.monotonic() > back, 10)
+        assert not asked.done()
+        alpha.mend()
+        (check,) = asked.result(20)
+    assert check.ok, check
 
 
 def test_hosts_out_of_reach_are_told_within_ten_seconds(hosts: Hosts, two: list[SshServer]) -> None:
