@@ -21,7 +21,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from agilab.backends.base import Broken, Done, Event, Failed, Gone, Job, Pool, Report, Returned, Started, Wanted
+from agilab.backends.base import (
+    Broken,
+    Done,
+    Event,
+    Failed,
+    Gone,
+    Job,
+    Pool,
+    Report,
+    Returned,
+    Started,
+    Told,
+    Wanted,
+)
 from agilab.reaper import NAME, start_time
 
 SHORT_S = 0.02
@@ -109,6 +122,7 @@ class Slot:
     killed_for: tuple[str, str, str] | None = None
     """Partition, reason and message."""
     rss_bytes: int = 0
+    stopped: bool = False
 
 
 class EntryPool(Pool):
@@ -218,7 +232,7 @@ class EntryPool(Pool):
         slot.process, slot.pidfd, slot.ready, slot.ahead = process, os.pidfd_open(process.pid), False, False
         slot.incoming.clear()
         slot.outgoing.clear()
-        slot.killed_for, slot.rss_bytes = None, 0
+        slot.killed_for, slot.rss_bytes, slot.stopped = None, 0, False
         self._selector.register(process.stdout, selectors.EVENT_READ, (slot, "read"))
         self._selector.register(slot.pidfd, selectors.EVENT_READ, (slot, "end"))
         self._pending.append(Started(slot.name, process.pid, start_time(process.pid)))
@@ -426,6 +440,18 @@ class EntryPool(Pool):
                     if pages:  # one that has just been killed has none any more
                         slot.rss_bytes = pages * os.sysconf("SC_PAGE_SIZE")
                         self._limit(slot)
+                self._tell_if_stopped(slot, slot.process.pid)
+
+    def _tell_if_stopped(self, slot: Slot, pid: int) -> None:
+        """Say once that a partition waits for a process that was stopped: whoever did that may want it to go on."""
+        before, slot.stopped = slot.stopped, bool(slot.sent) and is_stopped(pid)
+        if slot.stopped and not before:
+            held = slot.sent[0].partition
+            text = (
+                f"worker {slot.name}: its process {pid} is stopped, and partition {held!r} with it; let it go on with: "
+                f"kill -CONT {pid}, or have it tried again with: kill -KILL {pid}"
+            )
+            self._pending.append(Told("note", {"text": text}))
 
 
 def worker_environment(slots: int, extra: Mapping[str, str]) -> dict[str, str]:
@@ -443,6 +469,14 @@ def worker_environment(slots: int, extra: Mapping[str, str]) -> dict[str, str]:
 def _start_clock(sent: _Sent) -> None:
     if sent.timeout_s is not None:
         sent.deadline = time.monotonic() + sent.timeout_s
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal, or by a debugger. Source: proc(5), stat field 3."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except (OSError, IndexError):
+        return False
 
 
 def signal_group(pgid: int, number: int) -> None:

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
-from agilab.backends.base import Broken, Event, Job, KeptPool, Started, WorkerState
-from agilab.backends.entries import EntryPool, Launch, Slot, encode, signal_group
+from agilab.backends.base import Broken, Event, Job, KeptPool, Started, Told, WorkerState
+from agilab.backends.entries import EntryPool, Launch, Slot, encode, is_stopped, signal_group
 from agilab.reaper import NAME, end_carriers, start_time
 
 END_S = 1.0
@@ -100,7 +100,7 @@ class KeptEntryPool(EntryPool, KeptPool):
 
     def wait(self, timeout_s: float) -> Sequence[Event]:
         events = super().wait(timeout_s)
-        return [event for event in events if isinstance(event, Started | Broken) or event.worker in self._slots]  # type: ignore[union-attr]
+        return [one for one in events if isinstance(one, Started | Broken | Told) or one.worker in self._slots]
 
     def kill(self) -> None:
         for slot in (*self._slots.values(), *(self._resting[name] for name in self._leaving)):
@@ -175,7 +175,7 @@ class KeptEntryPool(EntryPool, KeptPool):
 
     def _ailment(self, name: str, pid: int) -> str:
         """Say why a worker whose process lives cannot work for now; empty when it can."""
-        if pid and _is_stopped(pid):
+        if pid and is_stopped(pid):
             return f"its process {pid} is stopped; let it go on with: kill -CONT {pid}"
         since = self._silent.get(name)
         return f"it has not answered for {time.monotonic() - since:.0f} s" if since is not None else ""
@@ -254,11 +254,3 @@ class KeptEntryPool(EntryPool, KeptPool):
             super()._break(slot, message, traceback)
         else:
             self._problems[slot.name] = message
-
-
-def _is_stopped(pid: int) -> bool:
-    """Whether a process was stopped by a signal, or by a debugger. Source: proc(5), stat field 3."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
-    except (OSError, IndexError):
-        return False

@@ -202,6 +202,22 @@ class FaultTests(Suite):
         assert not run.paths.partition("first", "bad").exists()
         assert manifest.verify(run.paths).ok
 
+    def test_a_partition_that_waits_for_a_process_that_was_stopped_is_named(self, bench: Bench) -> None:
+        if not self.promises.isolated:  # who stops that stops the caller
+            return
+        going = bench.start(Stage("first", [do("held", ["die", signal.SIGSTOP], ["write", "x", 1])]))
+        said = re.compile(r"worker \S+: its process (\d+) is stopped, and partition 'held' with it; let it go on with: ")
+
+        def stopped() -> list[str]:
+            notes = [one["text"] for one in going.seen if one["event"] == "note"]
+            return [found[1] for found in map(said.match, notes) if found]
+
+        going.wait_for(stopped)
+        os.kill(int(stopped()[0]), signal.SIGCONT)
+        run = going.result().check()
+        assert [one["attempt"] for one in run.records()] == [1]
+        assert len(stopped()) == 1
+
     def test_a_worker_that_ends_itself_is_named_with_its_exit_code(self, bench: Bench) -> None:
         stage = Stage("first", [do("bad", ["exit", 7])])
         if not self.promises.survives_worker_death:

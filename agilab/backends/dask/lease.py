@@ -25,7 +25,7 @@ from typing import Any
 from distributed import Worker, get_worker
 
 from agilab import digest
-from agilab.backends.base import Broken, Done, Event, Failed, Gone, Report, Returned, Started, Wanted
+from agilab.backends.base import Broken, Done, Event, Failed, Gone, Report, Returned, Started, Told, Wanted
 from agilab.backends.entries import EntryPool, Launch, worker_environment
 from agilab.backends.kept import KeptEntryPool
 from agilab.committer import Commit, Committer, Finished
@@ -66,7 +66,7 @@ _MOST_COMMITTING = 512
 _NOTHING = {"gap_s": 0.0, "told": 0, "running": [], "committing": 0, "finished": 0, "busy_s": 0.0}
 """The answer of a Dask worker that has no runner for a lease, but for what was said."""
 
-_MAY_BE_LOST = ("started", "report")
+_MAY_BE_LOST = ("started", "report", "note")
 _RUNNERS = "agilab_runners"
 _KEPT = "agilab_kept"
 _BEGINNING = "agilab_beginning"
@@ -84,6 +84,7 @@ class Runner:
         ["failed", partition, reason, message, traceback]
         ["returned", partition]
         ["gone", message]
+        ["note", message]                           of its entry process, which was stopped
         ["broken", message, traceback]
 
     Parameters
@@ -243,6 +244,8 @@ class Runner:
                 case Gone(message=text):
                     self._room, self._restarting = 0, True
                     self._said.append(["gone", text])
+                case Told(fields=fields):
+                    self._said.append(["note", fields["text"]])
                 case Broken():
                     self._ending = True
                     self._said.append(["broken", event.message, event.traceback])

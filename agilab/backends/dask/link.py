@@ -21,7 +21,7 @@ from typing import Any
 from distributed import Client, KilledWorker
 
 from agilab import digest
-from agilab.backends.base import Broken, Committed, Done, Event, Failed, Gone, Job, Report, Returned, Started, Wanted
+from agilab.backends.base import Broken, Committed, Done, Event, Failed, Gone, Job, Report, Returned, Started, Told, Wanted
 from agilab.backends.dask import lease
 from agilab.backends.entries import Launch
 from agilab.errors import EvidenceError
@@ -45,6 +45,8 @@ SPARE = 2.0
 LOOK_EVERY_S = 0.1
 LATE_S = 0.5
 """How long an answer waits for reports that were told before it [s]."""
+LONGEST_NOTE = 500
+"""Most of what a runner says for people [characters]."""
 NO_WORKER_S = 60.0
 """How long a run waits when it has no worker at all [s]."""
 
@@ -306,6 +308,8 @@ class Link:
                 case "gone":
                     slot.demand = 0
                     self._put(Gone(name, what[0]))
+                case "note":
+                    self._put(Told("note", {"text": what[0][:LONGEST_NOTE]}))
                 case "broken":
                     self._put(Broken(*what))
 

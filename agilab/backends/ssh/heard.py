@@ -25,6 +25,7 @@ _SHAPES: Mapping[str, tuple[type, ...]] = {
     "returned": (str,),
     "started": (int, int),
     "gone": (str,),
+    "note": (str,),
     "broken": (str, str),
 }
 """What may be said -> the types of what is said with it; see `agilab.backends.dask.lease`."""

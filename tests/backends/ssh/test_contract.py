@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -16,7 +17,9 @@ PART = (
     "test_a_partition_whose_worker_is_killed_is_tried_again",
     "test_a_partition_that_kills_every_worker_fails_the_run_and_the_rest_is_kept",
     "test_a_worker_that_uses_more_memory_than_it_may_is_ended",
+    "test_a_partition_that_waits_for_a_process_that_was_stopped_is_named",
     "test_a_cancelled_run_is_gone_in_time_however_often_it_is_asked",
+    "test_a_second_signal_ends_it_at_once",
 )
 
 
@@ -34,6 +37,11 @@ class TestSsh(BackendTests):
     def test_a_partition_that_ignores_signals_is_ended_by_its_timeout(self, bench: Bench, retries: int) -> None:
         """F23."""
         super().test_a_partition_that_ignores_signals_is_ended_by_its_timeout(bench, retries)
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM])
+    def test_a_signal_cancels_the_run(self, bench: Bench, number: signal.Signals) -> None:
+        """F5."""
+        super().test_a_signal_cancels_the_run(bench, number)
 
 
 for name in dir(BackendTests):
