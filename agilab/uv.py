@@ -41,7 +41,7 @@ UV_VARIABLES = (
 # Compiled when first used: importing this module is part of every start of a run.
 _PROGRESS = r"\s*(Downloading|Downloaded|Building|Built|Resolved|Prepared|Installed|Bytecode compiled) "
 _CONTROL = r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]"
-_OFFLINE = r"(?i)dns error|client error \(Connect\)|network was disabled|connection refused|timed out"
+_OFFLINE = r"(?i)dns error|client error \(Connect\)|network (was|connectivity is) disabled|connection refused|timed out"
 
 
 @dataclass(frozen=True, slots=True)

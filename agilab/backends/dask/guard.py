@@ -55,10 +55,6 @@ OPERATIONS = frozenset(
 _guarded = ContextVar("_guarded", default=False)
 
 
-class RefusedPickleError(EvidenceError, TypeError):
-    """A pickle names what nothing of AGILAB's would send."""
-
-
 def guard_scheduler(scheduler: Scheduler) -> None:
     """Refuse foreign pickles in this whole process, which holds a scheduler and nothing else, for good.
 
@@ -90,7 +86,7 @@ def _hook() -> None:
 
 def _refuse(event: str, args: tuple[Any, ...]) -> None:
     if event == "pickle.find_class" and args not in NAMES and not _is_error(*args):
-        raise RefusedPickleError(
+        raise EvidenceError(
             f"a pickle names {args[0]}.{args[1]:.80}, which nothing of AGILAB's sends; it was not loaded. Somebody on "
             "the cluster may have been trying to run code here"
         )

@@ -7,19 +7,24 @@ import base64
 import hashlib
 import platform
 import shutil
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from agilab import package
+from agilab import digest, package
 from agilab.backends.ssh.connection import Connections
 from agilab.backends.ssh.deploy import Deployment, Offer
 from agilab.backends.ssh.hosts import Hosts
 from agilab.backends.ssh.link import Command, Link
+from agilab.environment import STAMP_NAME
 from agilab.errors import InstallError
 from agilab.package import Installed, WorkerSource
 from agilab.paths import WenvPaths
@@ -125,6 +130,59 @@ def test_a_host_without_an_index_gets_wheels(
     assert package.runtime_digest_at(there.runtime) == installed.runtime_digest
     assert hosts.deploy_worker(["offline"], installed, ">=3.11")["offline"] == there
     assert told == []
+
+
+@pytest.fixture
+def remembering(wheels: Path, tmp_path: Path, home: Path, path_with_uv: str) -> Iterator[SshServer]:
+    """Return a host that reaches no index any more: uv remembers its page, which names a wheel that suits better."""
+    cache, simple = tmp_path / "cache", tmp_path / "simple" / "tinydep"
+    (wheel,) = wheels.iterdir()
+    simple.mkdir(parents=True)
+    name = wheel.name.replace("-py3-", f"-py3{sys.version_info.minor}-")
+    with zipfile.ZipFile(wheel) as archive:
+        (simple / f"{name}.metadata").write_bytes(archive.read("tinydep-1.0.dist-info/METADATA"))
+    href = f"{name}#sha256={digest.of_file(wheel)}"
+    (simple / "index.html").write_text(f'<a href="{href}" data-dist-info-metadata="true">{name}</a>')
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(tmp_path))) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/simple"
+        index = ("--no-config", "--cache-dir", str(cache), "--default-index", url)
+        asked = subprocess.run([find_uv(), "pip", "compile", *index, "-"], input=b"tinydep==1.0", capture_output=True)
+        assert asked.returncode == 0, asked.stderr
+        server.shutdown()
+        thread.join()
+    variables = {"UV_OFFLINE": "1", "UV_CACHE_DIR": str(cache), "UV_DEFAULT_INDEX": url, "PATH": path_with_uv}
+    with loopback_host("remembering", **variables) as server:
+        introduce(server)
+        yield server
+
+
+def test_wheels_that_were_sent_are_all_that_uv_takes_whatever_pages_it_remembers(
+    hosts: Hosts, remembering: SshServer, installed: Installed, told: list[str]
+) -> None:
+    there = hosts.deploy_worker([remembering.name], installed)[remembering.name]
+    assert "tinydep-1.0-py3-none-any.whl" in sent(told)
+    assert answer(hosts, remembering.name, there) == "42"
+
+
+def test_an_environment_that_is_half_installed_on_the_host_is_made_again(
+    hosts: Hosts, offline: SshServer, installed: Installed
+) -> None:
+    """F25: the host was switched off while uv worked there."""
+    there = hosts.deploy_worker(["offline"], installed)["offline"]
+    (there.environment / STAMP_NAME).unlink()
+    next(there.environment.glob("lib/*/site-packages/tinydep.py")).unlink()
+    assert answer(hosts, "offline", there) != "42"
+    assert hosts.deploy_worker(["offline"], installed)["offline"] == there
+    assert answer(hosts, "offline", there) == "42"
+
+
+class Silent(SimpleHTTPRequestHandler):
+    """An index of distributions that says nothing of who asks."""
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def test_what_was_changed_on_the_host_is_replaced_before_use(
