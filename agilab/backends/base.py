@@ -22,7 +22,8 @@ from agilab.paths import HomePaths, RunPaths, WenvPaths
 from agilab.plan import Partition, WorkPlan
 
 if TYPE_CHECKING:
-    from agilab.package import Installed  # a lease runner, which imports this too, has no use for it
+    from agilab.package import Installed  # a lease runner, which imports this too, has no use for either
+    from agilab.raster.far import Far
 
 BACKENDS: Mapping[str, str] = {
     "dask": "agilab.backends.dask.backend:DaskBackend",
@@ -302,6 +303,13 @@ class Keeper(ABC):
             It does not have one of them.
         EvidenceError
             What it sent is something else.
+        """
+
+    @abstractmethod
+    def far(self, host: str) -> Far:
+        """Return what answers for tables that lie on a host; nothing is asked of it yet.
+
+        Needs what pictures need here, NumPy and pyarrow.
         """
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agilab.errors import QueryError
+from agilab.errors import HostError, QueryError
 from agilab.raster import shading
 from agilab.raster.blocks import Cache, Table, open_table
 from agilab.raster.categories import Categories
+from agilab.raster.far import Made, asked, by_host
 from agilab.raster.filters import wanted_blocks
 from agilab.raster.grid import Box, Grid, Lattice
 from agilab.raster.picture import Picture, Query, Source
@@ -51,6 +52,8 @@ def aggregate(
         A table cannot be read.
     InstallError
         Datashader is not installed.
+    HostError
+        Every host that holds the tables is lost; of only some, the picture says so.
     """
     return alike([tuple(sources)], query, cache=cache, cancelled=cancelled)[0]
 
@@ -73,7 +76,7 @@ def alike(
         box = extent(every, query.x, query.y, cache=cache, cancelled=cancelled)
         left, bottom, right, top = padded(box or (0.0, 0.0, 1.0, 1.0))
         query = replace(query, x_range=query.x_range or (left, right), y_range=query.y_range or (bottom, top))
-    grid = _grid(query, every, cache)
+    grid = _grid(query, every, cache, cancelled)
     pictures = []
     for sources in found:
         made = Aggregation(query, cache=cache, grid=grid)
@@ -96,13 +99,43 @@ def extent(
     cache, cancelled
         As for `aggregate`; used where nobody has recorded it, so that the columns have to be read.
     """
-    boxes = []
-    for source in sources:
+    hosts = by_host(sources)
+    answers, lost = asked(hosts, lambda far, some: far.extent(some, x, y, cancelled))
+    if lost and not answers and None not in hosts:
+        raise lost[0]
+    boxes = list(answers.values())
+    for source in hosts.get(None, ()):
         table = _opened(source.path, cache)
         table.check((x, y), numeric=True)
         box = _recorded(table, x, y)
         boxes.append(scanned_extent(table, x, y, cancelled=cancelled) if box is None else box)
     return around([box for box in boxes if box is not None and box[0] <= box[2]])
+
+
+def weigh(
+    sources: Iterable[Source], query: Query, *, cache: Cache | None = None, cancelled: Cancelled = never
+) -> tuple[int, int]:
+    """Return how many rows pyramids spare a query with ranges, and how many rows' work they cost instead.
+
+    Parameters
+    ----------
+    sources, query, cache, cancelled
+        As for `aggregate`.
+    """
+    if not query.counts_all:
+        return 0, 0
+    hosts = by_host(sources)
+    answers, _ = asked(hosts, lambda far, some: far.weigh(some, query, cancelled))
+    spared, cost = (sum(numbers) for numbers in zip((0, 0), *answers.values(), strict=True))
+    (left, right), (bottom, top) = _ranges(query)
+    lattice = Lattice.over((left, bottom, right, top), query.width, query.height)
+    for source in hosts.get(None, ()):
+        if _pyramid(source, query, lattice, cache) is not None:
+            table = _placed(source, _opened(source.path, cache), query, cache)
+            blocks = wanted_blocks(table, {query.x: (left, right), query.y: (bottom, top)})
+            spared += int(table.rows[blocks].sum()) if table.rows is not None else 1 << 40
+            cost += lattice.columns * lattice.rows // PYRAMID_CELLS_PER_ROW
+    return spared, cost
 
 
 def padded(box: Box) -> Box:
@@ -143,6 +176,7 @@ class Aggregation:
         self._added: set[str] = set()
         self._ways: set[str] = set()
         self._rows_read = 0
+        self._lost: dict[str, str] = {}
         if grid is not None:
             self._start(grid)
 
@@ -157,26 +191,35 @@ class Aggregation:
             As for `aggregate`.
         """
         new = [source for source in sources if source.name not in self._added]
-        for source in new:
+        hosts = by_host(new)
+        for source in hosts.get(None, ()):
             self._checked(source)
         self._settle(new, cancelled)
         grid = self._grid
         if grid is None:
-            self._added |= {source.name for source in new}
-            return len(new)
-        with ThreadPoolExecutor(threads(), "agilab-raster") as pool:
-            waiting = [pool.submit(self._made, source, grid, cancelled) for source in new]
+            self._added |= {source.name for source in hosts.get(None, ())}  # they have no point at all
+            return len(hosts.get(None, ()))
+        before = len(self._added)
+        with ThreadPoolExecutor(threads() + len(hosts), "agilab-raster") as pool:
+            waiting: list[tuple[Sequence[Source], Future[Made]]] = [
+                (some, pool.submit(far.parts, some, self.query, grid, cancelled))
+                for far, some in hosts.items()
+                if far is not None
+            ]
+            waiting += [([one], pool.submit(self._made, one, grid, cancelled)) for one in hosts.get(None, ())]
             try:
-                for source, future in zip(new, waiting, strict=True):
-                    parts, way, rows_read = future.result()
-                    shading.merge(self._parts, parts)
-                    self._ways.add(way)
-                    self._rows_read += rows_read
-                    self._added.add(source.name)
+                for some, future in waiting:
+                    self._take(some, future)
             finally:
-                for future in waiting:
+                for _, future in waiting:
                     future.cancel()
-        return len(new)
+        return len(self._added) - before
+
+    def partial(self) -> Made:
+        """Return what is in it as it stands, to be added to others."""
+        names = self._categories.names if self._categories is not None else []
+        layers = next(iter(self._parts.values())).shape[2] if self._categories is not None else 0
+        return Made(self._parts, tuple(names[:layers]), frozenset(self._ways), self._rows_read)
 
     def picture(self) -> Picture:
         """Return the picture as it is now; what is added later does not change it."""
@@ -189,7 +232,35 @@ class Aggregation:
             order = sorted(range(len(names)), key=names.__getitem__)
             values, names = values[:, :, order], [names[place] for place in order]
         way = " + ".join(sorted(self._ways - {""}))
-        return Picture(values, grid.bounds, tuple(names), way=way, rows_read=self._rows_read, sources=len(self._added))
+        return Picture(
+            values,
+            grid.bounds,
+            tuple(names),
+            way=way,
+            rows_read=self._rows_read,
+            sources=len(self._added),
+            missing=tuple(self._lost.values()),
+        )
+
+    def _take(self, some: Sequence[Source], future: Future[Made]) -> None:
+        """Add the partial aggregate of some tables of one host, or remember that it is lost."""
+        far = some[0].far
+        try:
+            made = future.result()
+        except HostError as err:
+            assert far is not None
+            tables = "1 table is" if len(some) == 1 else f"{len(some)} tables are"
+            self._lost[far.name] = f"{tables} not in the picture: {err}"
+            return
+        if far is not None:
+            self._lost.pop(far.name, None)
+        parts = made.parts
+        if far is not None and self._categories is not None:
+            parts = shading.laid(parts, self._categories.places(made.names), self.query.reduction)
+        shading.merge(self._parts, parts)
+        self._ways |= made.ways
+        self._rows_read += made.rows_read
+        self._added |= {source.name for source in some}
 
     def _checked(self, source: Source) -> Table:
         table = _opened(source.path, self._cache)
@@ -200,25 +271,25 @@ class Aggregation:
             raise QueryError(f"the rows of {source.name} are sorted by place, so its lines are gone; use order=None")
         return table
 
-    def _made(self, source: Source, grid: Grid, cancelled: Cancelled) -> tuple[shading.Parts, str, int]:
-        """Return the partial aggregate of a table, the way it was made, and how many rows were looked at."""
+    def _made(self, source: Source, grid: Grid, cancelled: Cancelled) -> Made:
+        """Return the partial aggregate of a table that lies here."""
         check(cancelled)
         query = self.query
         pyramid = _pyramid(source, query, grid.lattice, self._cache)
         if pyramid is not None and grid.lattice is not None:
-            return {"count": pyramid.counts(grid.lattice)}, "pyramid", 0
+            return Made({"count": pyramid.counts(grid.lattice)}, (), frozenset(("pyramid",)), 0)
         table = self._checked(source)
         box = extent([source], query.x, query.y, cache=self._cache, cancelled=cancelled) if query.period else None
         scan = Scan(query, grid, categories=self._categories, cancelled=cancelled)
         parts = scan.run(_placed(source, table, query, self._cache), box)
-        return parts, scan.way, scan.rows_read
+        return Made(parts, (), frozenset((scan.way,)), scan.rows_read)
 
     def _settle(self, new: Sequence[Source], cancelled: Cancelled) -> None:
         """Choose the cells, or enlarge them; there are none before there is a point to show."""
         query = self.query
         if query.x_range is not None and query.y_range is not None:
             if self._grid is None:
-                self._start(_grid(query, new, self._cache))
+                self._start(_grid(query, new, self._cache, cancelled))
             return
         found = extent(new, query.x, query.y, cache=self._cache, cancelled=cancelled)
         box = around([box for box in (self._box, found) if box is not None])
@@ -239,21 +310,18 @@ class Aggregation:
         self._parts = shading.empty(self.query.reduction, grid, 0 if self._categories is not None else None)
 
 
-def _grid(query: Query, sources: Sequence[Source], cache: Cache | None) -> Grid:
+def _grid(query: Query, sources: Sequence[Source], cache: Cache | None, cancelled: Cancelled) -> Grid:
     """Choose the lattice of the pyramids where that is less work, else the cells that were asked for."""
+    (left, right), (bottom, top) = _ranges(query)
+    exact = Grid((left, bottom, right, top), query.width, query.height)
+    spared, cost = weigh(sources, query, cache=cache, cancelled=cancelled)
+    return Lattice.over(exact.bounds, query.width, query.height).grid if spared > cost else exact
+
+
+def _ranges(query: Query) -> tuple[tuple[float, float], tuple[float, float]]:
     assert query.x_range is not None
     assert query.y_range is not None
-    (left, right), (bottom, top) = query.x_range, query.y_range
-    exact = Grid((left, bottom, right, top), query.width, query.height)
-    lattice = Lattice.over(exact.bounds, query.width, query.height)
-    spared = cost = 0
-    for source in sources:
-        if _pyramid(source, query, lattice, cache) is not None:
-            table = _placed(source, _opened(source.path, cache), query, cache)
-            blocks = wanted_blocks(table, {query.x: (left, right), query.y: (bottom, top)})
-            spared += int(table.rows[blocks].sum()) if table.rows is not None else 1 << 40
-            cost += lattice.columns * lattice.rows // PYRAMID_CELLS_PER_ROW
-    return lattice.grid if spared > cost else exact
+    return query.x_range, query.y_range
 
 
 def _pyramid(source: Source, query: Query, lattice: Lattice | None, cache: Cache | None) -> Pyramid | None:

@@ -55,11 +55,12 @@ class Categories:
         # A dictionary may hold what no row of this block has.
         used = np.unique(indices[indices >= 0])
         places = np.full(len(found.dictionary) + 1, -1 if self._rest is None else self._rest, np.int64)
-        places[used] = self._places(found.dictionary.take(pa.array(used)).cast(pa.string()).to_pylist())
+        places[used] = self.places(found.dictionary.take(pa.array(used)).cast(pa.string()).to_pylist())
         found_places: npt.NDArray[np.int64] = places[indices]
         return found_places
 
-    def _places(self, names: Sequence[str | None]) -> list[int]:
+    def places(self, names: Sequence[str | None]) -> list[int]:
+        """Return the position of each of some categories in `names`, which grows; -1 for none."""
         if self._rest is not None:
             return [self._codes.get(name or "", self._rest) for name in names]
         with self._lock:

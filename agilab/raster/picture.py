@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agilab.errors import QueryError
 from agilab.raster.filters import Filter, number
 from agilab.raster.grid import Array, Box
 from agilab.raster.shading import NEEDS
+
+if TYPE_CHECKING:
+    from agilab.raster.far import Far
 
 MOST_CELLS = 1 << 25
 """Largest picture [cells]."""
@@ -31,12 +34,18 @@ class Source:
         Counts that were made of it before, as `agilab.points` writes them; None for none.
     index
         Its coordinates and row numbers sorted by place, as a points file; None for none.
+    sha256
+        Of the file; empty where nobody has recorded it.
+    far
+        The host where all of these lie, which is asked; None for this machine.
     """
 
     path: Path
     key: str = ""
     pyramid: Path | None = None
     index: Path | None = None
+    sha256: str = ""
+    far: Far | None = None
 
     @property
     def name(self) -> str:
@@ -140,6 +149,8 @@ class Picture:
         How many rows were looked at.
     sources
         How many tables are in it.
+    missing
+        What is not in it, and why: a sentence for each host that could not be asked.
     """
 
     values: Array
@@ -148,6 +159,7 @@ class Picture:
     way: str = ""
     rows_read: int = 0
     sources: int = 0
+    missing: tuple[str, ...] = ()
 
 
 def _range(limits: Range, name: str) -> tuple[float, float]:

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from pyarrow import types
 
-from agilab.errors import QueryError
+from agilab.errors import HostError, QueryError
 from agilab.raster.blocks import Table, is_number, numbers, open_table
+from agilab.raster.far import Far, in_order
 from agilab.raster.filters import Filter, all_meant, wanted_blocks
 from agilab.raster.picture import Query, Source
 from agilab.raster.scan import Cancelled, Columns, each, never
@@ -79,11 +80,14 @@ class Selection:
         By name of the column, of all of them; only columns of numbers and times.
     rows
         The first of them, in the order of the tables, as a pyarrow Table.
+    missing
+        As that of a `Picture`.
     """
 
     count: int
     statistics: Mapping[str, Statistics]
     rows: Any
+    missing: tuple[str, ...] = ()
 
 
 def select(
@@ -110,6 +114,37 @@ def select(
     if query.x_range is None or query.y_range is None:
         raise QueryError("a selection needs a box: give x_range and y_range")
     limits = (Filter(query.x, *query.x_range), Filter(query.y, *query.y_range), *query.filters)
+    count = 0
+    statistics: dict[str, Statistics] = {}
+    rows: list[Any] = []
+    lost: dict[str, str] = {}
+    for far, some in in_order(sources):
+        try:
+            if far is None:
+                found = _of_this_machine(some, query, limits, most=most, cancelled=cancelled)
+            else:
+                found = _of_host(far, some, query, most=most, cancelled=cancelled)
+        except HostError as err:
+            lost[err.host] = str(err)
+            continue
+        count += found.count
+        for name, value in found.statistics.items():
+            statistics[name] = statistics.get(name, Statistics()).plus(value)
+        rows.append(found.rows)
+        most -= found.rows.num_rows
+    joined = pa.concat_tables(rows, promote_options="permissive") if rows else pa.table({})
+    return Selection(count, statistics, joined, tuple(lost.values()))
+
+
+def _of_host(far: Far, sources: Sequence[Source], query: Query, *, most: int, cancelled: Cancelled) -> Selection:
+    count, known, rows = far.select(sources, query, most, cancelled)
+    return Selection(count, {name: Statistics(int(one[0]), *one[1:]) for name, one in known.items()}, rows)
+
+
+def _of_this_machine(
+    sources: Sequence[Source], query: Query, limits: Sequence[Filter], *, most: int, cancelled: Cancelled
+) -> Selection:
+    """Return the rows of tables that lie here."""
     count = 0
     statistics: dict[str, Statistics] = {}
     rows: list[Any] = []

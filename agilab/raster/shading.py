@@ -113,6 +113,16 @@ def merge(into: Parts, parts: Mapping[str, Array]) -> None:
         _ADD[name](target, array, out=target)
 
 
+def laid(parts: Mapping[str, Array], places: Sequence[int], reduction: str) -> Parts:
+    """Return a partial aggregate whose layers by category lie at other places."""
+    found = {}
+    for name in NEEDS[reduction]:
+        array = parts[name]
+        found[name] = _wider(array[:, :, :0], max(places, default=-1) + 1, _EMPTY[name])
+        found[name][:, :, list(places)] = array
+    return found
+
+
 def move(parts: Parts, old: Lattice, new: Lattice) -> Parts:
     """Return a partial aggregate on a lattice that covers more and may be coarser."""
     return {name: regrid(array, old, new, add=_ADD[name], empty=_EMPTY[name]) for name, array in parts.items()}

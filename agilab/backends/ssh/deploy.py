@@ -34,6 +34,8 @@ from agilab.uv import OLDEST_PYTHON, Interpreter, Report, current_interpreter, f
 
 BACKPLANE_ROOTS = ("distributed", "dask", "param", "packaging")
 """Distributions that the backplane needs, with what they need, all at the manager's versions."""
+RASTER_ROOTS = ("datashader", "numpy", "pandas", "pyarrow", "param", "packaging")
+"""Distributions that pictures need where tables lie: 400 MB that go to a host only when somebody looks at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ class Deployment:
         return self._there(installed, code, made, python=python, offer=offer)
 
     async def backplane(self, lock: str, *, offer: Offer | None = None) -> Backplane:
-        """Deploy AGILAB and what Dask needs.
+        """Deploy AGILAB and what Dask needs, or what pictures need.
 
         Parameters
         ----------
@@ -283,15 +285,15 @@ class Deployment:
         return (await transfer.put(self.link, [parcel], report=self.report))[0][0]
 
 
-def backplane_lock(wenv: WenvPaths, report: Report) -> str:
-    """Return the lock of the backplane: `BACKPLANE_ROOTS` and all they need, at the versions that run here.
+def backplane_lock(wenv: WenvPaths, report: Report, roots: Sequence[str] = BACKPLANE_ROOTS) -> str:
+    """Return the lock of the backplane: some distributions and all they need, at the versions that run here.
 
     Raises
     ------
     InstallError
         The lock has to be made first and no index can be reached, or a version is not to be had there.
     """
-    requirements = Requirements(_this_minor(), tuple(_closure(BACKPLANE_ROOTS)))
+    requirements = Requirements(_this_minor(), tuple(_closure(roots)))
     stored = make_folder(wenv.locks) / f"{requirements.digest}.lock"
     if stored.is_file():
         return stored.read_text(encoding="utf-8")

@@ -6,17 +6,20 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agilab.backends.base import Keeper, Remote
 from agilab.backends.ssh import collect, preflight, transfer
 from agilab.backends.ssh.connection import Connections
-from agilab.backends.ssh.deploy import Backplane, Deployment, backplane_lock
+from agilab.backends.ssh.deploy import RASTER_ROOTS, Backplane, Deployment, backplane_lock
 from agilab.backends.ssh.link import Command, Link, OnLine, Running
 from agilab.backends.ssh.loop import LoopThread
 from agilab.package import Installed
 from agilab.paths import WenvPaths
 from agilab.uv import Report
+
+if TYPE_CHECKING:
+    from agilab.raster.far import Far
 
 T = TypeVar("T")
 
@@ -128,6 +131,7 @@ class Hosts(Keeper):
         self._loop = LoopThread()
         self._connections = Connections()
         self._links: dict[str, Link] = {}
+        self._far: dict[str, Far] = {}
 
     def __enter__(self) -> Hosts:
         return self
@@ -198,6 +202,18 @@ class Hosts(Keeper):
     def bring(self, host: str, folder: str, files: Sequence[Remote], *, into: Path) -> None:
         self._report(f"{host}: fetching {len(files)} files ({sum(file.size_bytes for file in files) / 2**20:.1f}MiB)")
         self._loop.run(collect.bring(self._link(host), folder, files, into=into))
+
+    def far(self, host: str) -> Far:
+        if host not in self._far:
+            from agilab.backends.ssh.rasterlink import RasterLink  # with NumPy and pyarrow, which a run needs not
+            from agilab.raster.far import Far
+
+            self._far[host] = Far(RasterLink(self._link(host), self._loop, lambda: self._deploy_raster(host)))
+        return self._far[host]
+
+    async def _deploy_raster(self, host: str) -> Backplane:
+        lock = await asyncio.to_thread(backplane_lock, self._wenv, self._report, RASTER_ROOTS)
+        return await Deployment(self._link(host), self._wenv, self._report).backplane(lock)
 
     def clean(self, name: str, *, results: bool = False) -> Cleaned:
         """Remove everything that was deployed to a host.

@@ -149,7 +149,7 @@ class Link:
         """
         async with self._gate, self.process(command("boot", self._program.digest, operation)) as process:
             await self._begin(process, request)
-            async with _heartbeat(process):
+            async with heartbeat(process):
                 while line := await _next_line(process):
                     message = json.loads(line)
                     if "report" in message:
@@ -187,21 +187,31 @@ class Link:
         on_line
             Receives its output, in the thread of the event loop.
         """
-        process = await self._session(command("boot", self._program.digest, "run"))
+        process = await self.begin("run", what.to_json())
+        return Running(self.name, what, process, on_line)
+
+    async def begin(self, operation: str, request: Mapping[str, Any]) -> asyncssh.SSHClientProcess[bytes]:
+        """Let the host do an operation of `onhost.LASTING`; return its session once it has started.
+
+        Parameters
+        ----------
+        operation, request
+            As for `ask`.
+        """
+        process = await self._session(command("boot", self._program.digest, operation))
         try:
-            await self._begin(process, what.to_json())
+            await self._begin(process, request)
             line = await _next_line(process)
             message = json.loads(line) if line else {}
             if "failed" in message:
-                raise _KINDS.get(message["failed"]["kind"], InstallError)(
-                    f"host {self.name}: {message['failed']['message']}"
-                )
+                failed = message["failed"]
+                raise _KINDS.get(failed["kind"], InstallError)(f"host {self.name}: {failed['message']}")
             if "started" not in message:
-                raise await self._ended_early(process, "run")
+                raise await self._ended_early(process, operation)
         except BaseException:
             process.close()
             raise
-        return Running(self.name, what, process, on_line)
+        return process
 
     async def _begin(self, process: asyncssh.SSHClientProcess[bytes], request: Mapping[str, Any]) -> None:
         """Get the program to its first line: send it unless the host has it, then the request."""
@@ -289,7 +299,7 @@ class Running:
 
     async def _watch(self) -> int:
         try:
-            async with _heartbeat(self._process):
+            async with heartbeat(self._process):
                 await asyncio.gather(*self._pumps)
                 await self._process.wait_closed()
         finally:
@@ -311,7 +321,9 @@ def no_python(host: str, said: str) -> HostError:
 
 
 @asynccontextmanager
-async def _heartbeat(process: asyncssh.SSHClientProcess[bytes]) -> AsyncIterator[None]:
+async def heartbeat(process: asyncssh.SSHClientProcess[bytes]) -> AsyncIterator[None]:
+    """Let a program of ours hear that we are there, as long as this is entered."""
+
     async def beat() -> None:
         with suppress(OSError, asyncssh.Error):
             while True:

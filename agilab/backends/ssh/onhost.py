@@ -137,7 +137,7 @@ def main(operation: str, stdin: FileIO) -> int:
     Parameters
     ----------
     operation
-        ``run``, or one of `OPERATIONS`, which answer with a line ``{"done": ...}`` or ``{"failed": ...}``.
+        One of `LASTING`, or of `OPERATIONS`, which answer with a line ``{"done": ...}`` or ``{"failed": ...}``.
     stdin
         Unbuffered.
     """
@@ -148,10 +148,10 @@ def main(operation: str, stdin: FileIO) -> int:
     request: dict[str, Any] = json.loads(first)
     wenv = WenvPaths(Path(os.environ.get("AGILAB_WENV") or Path.home() / "wenv"))
     try:
-        if operation == "run":
+        if operation in LASTING:
             claim(wenv.root, wenv.marker, "AGILAB_WENV")
-            with _using(wenv):
-                return _run(request, inbox)
+            with _using(wenv) as held:
+                return LASTING[operation](request, inbox, held)
         done = OPERATIONS[operation](request, wenv, Words(inbox))
     except AgilabError as err:
         _say(failed={"kind": type(err).__name__, "message": str(err)})
@@ -182,8 +182,8 @@ def _free(path: Path) -> int:
 
 
 @contextmanager
-def _using(wenv: WenvPaths, *, alone: bool = False) -> Iterator[None]:
-    """Hold the caches against a clean-up, or against every use when `alone`.
+def _using(wenv: WenvPaths, *, alone: bool = False) -> Iterator[int]:
+    """Hold the caches against a clean-up, or against every use when `alone`; gives the descriptor that holds them.
 
     Raises
     ------
@@ -193,7 +193,7 @@ def _using(wenv: WenvPaths, *, alone: bool = False) -> Iterator[None]:
     fd = os.open(wenv.root / IN_USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        yield
+        yield fd
     except BlockingIOError:
         reason = "a run uses it; try again when it has ended" if alone else "it is just being cleaned; try again"
         raise InstallError(f"{wenv.root} is in use: {reason}") from None
@@ -460,7 +460,16 @@ def _open_wheelhouse(house: Path, wheels: list[dict[str, str]], wenv: WenvPaths)
 # --- commands ----------------------------------------------------------------
 
 
-def _run(request: Mapping[str, Any], inbox: Inbox) -> int:
+def _raster(request: Mapping[str, Any], inbox: Inbox, held: int) -> int:
+    """Become the program that answers what pictures ask; it holds the caches as long as it lives."""
+    os.set_inheritable(held, True)
+    python = request["python"]
+    _say(started=True)
+    argv = [python, "-s", "-P", "-m", "agilab.backends.ssh.rasterhost"]
+    os.execve(python, argv, {**os.environ, "PYTHONPATH": request["code"]})
+
+
+def _run(request: Mapping[str, Any], inbox: Inbox, held: int) -> int:
     """Run a command until it ends or the manager goes; return its exit code, 128 + n when signal n ended it."""
     from agilab.reaper import Watcher, start_time
 
@@ -579,4 +588,7 @@ OPERATIONS: Mapping[str, Callable[[Mapping[str, Any], WenvPaths, Words], dict[st
     "environment": _environment,
     "clean": _clean,
 }
-"""What the manager may ask for, besides ``run``."""
+"""What the manager may ask for and waits for."""
+
+LASTING: Mapping[str, Callable[[Mapping[str, Any], Inbox, int], int]] = {"run": _run, "raster": _raster}
+"""What goes on as long as the manager is there: it says that it has started, and gets the manager's words."""
