@@ -308,7 +308,7 @@ def _kind(name: str | None) -> dict[str, str]:
 def _suffix(kind: str | None) -> str:
     """Return the ending of a kind's files: tables for ``<app>.<name>``, the one it always had for what is text here."""
     found = KINDS[kind].suffix if kind in KINDS else ".parquet" if "." in (kind or "") else ".txt"
-    return found if found in (".parquet", ".png") else ".txt"
+    return found if found in (".parquet", ".png", ".skops") else ".txt"
 
 
 def _pick(value: Mapping[str, Any], *names: str) -> dict[str, Any]:

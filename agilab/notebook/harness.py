@@ -11,20 +11,21 @@ import io
 import tokenize
 from collections.abc import Mapping
 from string import Template
-from typing import Any
 
+from agilab.artifact import Kind
 from agilab.notebook.source import WorkerText
 
 
-def context(text: WorkerText, *, app: str, kinds: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the classes that a worker and its stages are given."""
-    members = "".join(code for name, code in _MEMBERS.items() if name in text.attributes)
+def context(text: WorkerText, *, app: str, kinds: Mapping[str, Kind]) -> str:
+    """Return the classes that a worker, which writes these kinds, and its stages are given."""
+    known = {**_MEMBERS, **({"metric": _UNSEEN} if "write_points" in text.attributes else {})}
+    members = "".join(code for name, code in known.items() if name in text.attributes)
     if "rng" in text.attributes and "seed" not in text.attributes:
         members = _MEMBERS["seed"] + members
     base = _WORKER + ("" if text.bare_hooks else _NOTHING)
     named = "named" in text.attributes or "Inputs" in text.given
-    whole = base + (_INPUTS if named else "") + _CONTEXT + _value_writer(text) + members + _points(text)
-    own = tuple(name for name, kind in kinds.items() if kind.get("comparison") == "json")
+    whole = base + (_INPUTS if named else "") + _CONTEXT + _value_writer(text, kinds) + members + _points(text)
+    own = tuple(name for name, kind in kinds.items() if kind.comparison == "json" and name != "json")
     is_json = f"in {('json', *own)!r}".replace("'", '"') if own else '== "json"'
     filled = Template(whole).substitute(app=app, json=is_json, inputs="Inputs" if named else "dict")
     return filled.rstrip("\n")
@@ -56,11 +57,25 @@ def renamed(code: str, taken: frozenset[str]) -> str:
     return "".join(lines)
 
 
-def _value_writer(text: WorkerText) -> str:
+def units(text: WorkerText, kinds: Mapping[str, Kind]) -> dict[str, dict[str, str]]:
+    """Return kind -> column -> unit of the tables whose columns are declared, where the worker may write tables."""
+    if not {"pandas", "pyarrow"} & text.imported:
+        return {}
+    return {
+        name: {column: unit for column, unit in kind.columns.items() if unit}
+        for name, kind in kinds.items()
+        if kind.columns
+    }
+
+
+def _value_writer(text: WorkerText, kinds: Mapping[str, Kind]) -> str:
     """Return how values other than JSON are written, as far as the worker may hand over such ones."""
-    tables = text.kinds is None or bool(text.kinds - {"json", "text", "image", "file"})
-    frames = _FRAME if tables and "pandas" in text.imported else ""
-    return frames + (_TABLE if tables and "pyarrow" in text.imported else "") + _BYTES
+    tables = any(kind.comparison == "table" for kind in kinds.values())
+    frames, arrow = (tables and name in text.imported for name in ("pandas", "pyarrow"))
+    told = bool(units(text, kinds))
+    frame = _FRAME_WITH_UNITS if frames and told else _FRAME if frames else ""
+    table = _TABLE_WITH_UNITS if told else _TABLE if arrow else ""
+    return frame + table + _BYTES
 
 
 def _points(text: WorkerText) -> str:
@@ -72,11 +87,13 @@ def _points(text: WorkerText) -> str:
     return Template(_POINTS).substitute(morton=_MORTON if is_sorted else "", limit=limit, default=default)
 
 
-OWN_NAMES = frozenset({"Settings", "DATA", "PLAN", "SUFFIXES", "RESULTS", "FILES", "METRICS", "SEED", "run"})
+OWN_NAMES = frozenset(
+    {"Settings", "DATA", "PLAN", "SUFFIXES", "UNITS", "RESULTS", "FILES", "METRICS", "POINTS", "SEED", "run"}
+)
 """What is defined beside what the worker is written against."""
 
 _IMPORTED = (
-    *("fnmatch", "functools", "hashlib", "io", "itertools", "json", "logging"),
+    *("datetime", "fnmatch", "functools", "hashlib", "io", "itertools", "json", "logging"),
     *("os", "random", "shutil", "zipfile"),
 )
 _WORKER = """\
@@ -115,6 +132,20 @@ _FRAME = """\
         elif hasattr(content, "to_parquet"):
             content.to_parquet(file)
 """
+_FRAME_WITH_UNITS = """\
+        elif hasattr(content, "to_parquet") and kind not in UNITS:
+            content.to_parquet(file)
+        elif hasattr(content, "to_parquet"):
+            self.write(name, kind, pa.Table.from_pandas(content, preserve_index=False))
+"""
+_TABLE_WITH_UNITS = """\
+        elif isinstance(content, pa.Table):
+            units = UNITS.get(kind, {})
+            told = [f.with_metadata({b"unit": units[f.name], **(f.metadata or {})} if f.name in units else f.metadata)
+                    for f in content.schema]
+            content = content.cast(pa.schema(told, content.schema.metadata))
+            parquet.write_table(content, file, compression="zstd")
+"""
 _TABLE = """\
         elif isinstance(content, pa.Table):
             parquet.write_table(content, file, compression="zstd")
@@ -139,6 +170,8 @@ _MEMBERS = {
     "rng": "\n    @functools.cached_property\n    def rng(self):\n        return random.Random(self.seed)\n",
 }
 """Attribute of a partition -> what gives it."""
+_UNSEEN = "\n    def metric(self, name, value, step=None): pass\n"
+"""The same of a metric that no picture shows."""
 _POINTS = """
     def write_points(self, name, table, *, x, y, order=$default, pyramid=True):
         batches = iter(table.to_batches(max_chunksize=1 << 20) if isinstance(table, pa.Table) else table)
@@ -163,6 +196,7 @@ $morton\
             about = {"schema": "agilab.points/1", "x": x, "y": y, "order": order, "count": rows, "row_groups": boxes}
             writer.add_key_value_metadata({"agilab.points": json.dumps(about, separators=(",", ":"))})
         self.write(name, "points", file)
+        POINTS[file] = [x, y]
 """
 _MORTON = """\
         if order == "morton":

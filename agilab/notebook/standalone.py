@@ -50,11 +50,8 @@ print("all $count artifacts are what run $run_id left")
 _MAP = """\
 try:
     from matplotlib import pyplot as plt
-    for path in FILES.values():
-        about = parquet.read_metadata(path).metadata or {} if path.suffix == ".parquet" else {}
-        if b"agilab.points" in about:
-            columns = [json.loads(about[b"agilab.points"])[axis] for axis in "xy"]
-            plt.hist2d(*parquet.read_table(path, columns=columns), bins=512, norm="log", cmin=1)
+    for file, columns in POINTS.items():
+        plt.hist2d(*parquet.read_table(file, columns=columns), bins=512, norm="log", cmin=1)
     plt.show()
 except ImportError:
     print("a picture needs matplotlib")
@@ -79,10 +76,11 @@ def cells(subject: Subject) -> list[Cell]:
         Its worker cannot be one namespace, or its plan has a stage that no method of it does.
     """
     text = take_apart(subject.worker, subject.project.worker_class, [stage.name for stage in subject.plan.stages])
+    kinds = _kinds(subject, text)
     parts = {
         "settings": _settings(subject),
-        "plan": _plan(subject, text),
-        "context": harness.context(text, app=subject.project.name, kinds=subject.project.kinds),
+        "plan": _plan(subject, text, kinds),
+        "context": harness.context(text, app=subject.project.name, kinds=kinds),
         "run": _run(subject, text),
         "result": _result(subject),
         "picture": _picture(text),
@@ -139,8 +137,7 @@ def _settings(subject: Subject) -> str:
     lines = []
     for field in subject.fields:
         lines.append(f"    {field.name} = {_setting(field, values[field.name])}{comment(field)}")
-    used = ["import datetime", ""] if "datetime." in "".join(lines) else []
-    lines = [*used, "class Settings:", *(lines or ["    pass"])]
+    lines = ["class Settings:", *(lines or ["    pass"])]
     if any(isinstance(ref, InputRef) for part in subject.plan.partitions for ref in part.references):
         data = subject.project.data or {}
         where = f"  # {data['distribution']} {data['version']}: {data.get('root', '.')}" if data else ""
@@ -191,7 +188,13 @@ def _about_plan(subject: Subject) -> str:
     return f"## Plan\n\n{said.capitalize()}: name, parameters, files that it reads, artifacts that it reads. {fixed}"
 
 
-def _plan(subject: Subject, text: WorkerText) -> str:
+def _kinds(subject: Subject, text: WorkerText) -> dict[str, Kind]:
+    """Return the kinds that the worker may write, by name."""
+    known = {**KINDS, **{name: Kind.from_json(name, kind) for name, kind in subject.project.kinds.items()}}
+    return {name: kind for name, kind in known.items() if text.kinds is None or name in text.kinds}
+
+
+def _plan(subject: Subject, text: WorkerText, kinds: Mapping[str, Kind]) -> str:
     rows = len(subject.plan.partitions) <= ROWS_OF_PLAN
     lines = ["PLAN = {"]
     for stage in subject.plan.stages:
@@ -202,10 +205,11 @@ def _plan(subject: Subject, text: WorkerText) -> str:
             ]
         lines += _stage(stage, parts, rows=rows)
     lines.append("}")
-    kinds = {**KINDS, **{name: Kind.from_json(name, kind) for name, kind in subject.project.kinds.items()}}
-    used = {name: kind.suffix for name, kind in kinds.items() if text.kinds is None or name in text.kinds}
-    lines.append(f"SUFFIXES = {literal(used)}")
-    lines.append(f'RESULTS, FILES, METRICS = Path("{subject.project.name}_results").resolve(), {{}}, {{}}')
+    lines.append(f"SUFFIXES = {literal({name: kind.suffix for name, kind in kinds.items()})}")
+    units = harness.units(text, kinds)
+    lines += [f"UNITS = {literal(units)}"] if units else []
+    kept = "POINTS" if "write_points" in text.attributes else "METRICS"
+    lines.append(f'RESULTS, FILES, {kept} = Path("{subject.project.name}_results").resolve(), {{}}, {{}}')
     lines += [f"SEED = {subject.seed}"] if {"seed", "rng"} & text.attributes else []
     return "\n".join(lines)
 

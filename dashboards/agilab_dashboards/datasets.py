@@ -147,6 +147,21 @@ class Dataset:
                 break
         return pa.concat_tables(found, promote_options="permissive")
 
+    def parts(self, names: Sequence[str], most_rows: int) -> Iterator[Any]:
+        """Yield some columns of each partition as a pyarrow table, of no more rows than that in each."""
+        import pyarrow as pa
+
+        for path in self.files:
+            table = open_table(path)
+            table.check(names)
+            fields = [self._first.schema.field(name) for name in names]
+            pieces: list[Any] = [pa.table({one.name: _plain(pa.array([], one.type)) for one in fields})]
+            for load in table.loads(names):
+                pieces.append(pa.table({name: _plain(array) for name, array in load().items()}))
+                if sum(piece.num_rows for piece in pieces) >= most_rows:
+                    break
+            yield pa.concat_tables(pieces, promote_options="permissive").slice(0, most_rows)
+
     def readable(self, rows: Any) -> Any:
         """Return some rows as a pandas DataFrame for people: times as text, columns with their units."""
         found = rows.to_pandas()

@@ -322,8 +322,8 @@ def _artifacts(run: Run) -> Markup:
 def _views(env: AgiEnv, run: Run, notes: list[str], *, limit_bytes: int) -> Iterator[Markup]:
     """Yield a picture of what each dataset's first view shows, and a viewer over points."""
     from agilab_dashboards import views
+    from agilab_dashboards.views.listed import Listed
     from agilab_dashboards.views.own import told
-    from agilab_dashboards.views.table import Table
 
     known = views.catalogue(env, run)
     found = known.shown(run)
@@ -336,7 +336,7 @@ def _views(env: AgiEnv, run: Run, notes: list[str], *, limit_bytes: int) -> Iter
         try:
             with told(known.view_class(name), name):
                 view = known.make(name, source)
-                if isinstance(view, Table):
+                if isinstance(view, Listed):
                     yield element("h3", source.key) + _rows_of(view, source)
                     continue
                 seen = _counted(view, source, limit_bytes // planar) if name in _PLANAR else None

@@ -33,12 +33,14 @@ from agilab_dashboards.markup import Markup, element
 from agilab_dashboards.session import Session
 from agilab_dashboards.views import Catalogue
 from agilab_dashboards.views.base import View
+from agilab_dashboards.views.listed import Listed
 from agilab_dashboards.views.own import told
 from agilab_dashboards.views.raster import Counted, framed
-from agilab_dashboards.views.table import Table
 
 PERIOD_MS = 500
 """How often it is asked what a run has left since."""
+SEVERAL_PX = 300
+"""Height of each of several drawings one below the other [px]."""
 PICTURE_PX = 1600
 """Width of a picture that is saved [px]."""
 
@@ -197,7 +199,7 @@ class ViewCard(Viewer):
             return self._drawing_of(self._made(), self._source, cancelled)
 
     def _drawing_of(self, view: View, source: Dataset, cancelled: Cancelled) -> _Shown | Any:
-        if isinstance(view, Table):
+        if isinstance(view, Listed):
             return view.frame_of_rows(source)
         zoom = self._session.remembered("zoom")
         zoomed = isinstance(zoom, list) and len(zoom) == 4 and all(isinstance(end, int | float) for end in zoom)
@@ -237,7 +239,9 @@ class ViewCard(Viewer):
             if isinstance(shown.view, Counted):
                 box = hv.streams.BoundsXY(source=plot) if plane else hv.streams.BoundsX(source=plot)
                 box.add_subscriber(self._selected)
-        return pn.pane.HoloViews(plot, sizing_mode="stretch_width", height=480, linked_axes=False)
+        if isinstance(plot, hv.Layout):
+            return pn.Column(*(_pane(one, SEVERAL_PX) for one in plot), sizing_mode="stretch_width")
+        return _pane(plot, 480)
 
     def _say(self, shown: _Shown) -> None:
         """Say how many rows are shown, and what that took."""
@@ -336,6 +340,10 @@ class ViewCard(Viewer):
         name = "-".join([self._run.run_id, *source.key.split("/"), self._kind.value])
         self._save.filename = f"{name}.png"
         return io.BytesIO(await self._saving.make(made))
+
+
+def _pane(plot: Any, height: int) -> Any:
+    return pn.pane.HoloViews(plot, sizing_mode="stretch_width", height=height, linked_axes=False)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pytest
 
 from agilab import AGI, AgiEnv
 from agilab.errors import ProjectError, RunStateError
+from agilab.installation import worker_environment
 from agilab.notebook.document import read_cells
 from agilab.notebook.export import Exported, export
 from agilab.run import Run
@@ -22,7 +23,12 @@ from tests.notebook.conftest import our_lines, printed, run_notebook, run_script
 Python = Callable[[tuple[str, ...]], Path]
 MOST_LINES = 60
 """Lines of a standalone notebook that are not its worker's own."""
-MOST_LINES_OF_POINTS = 25
+SHORT = {
+    "weather_forecast": {"folds": 2, "train_days": 14, "horizon_h": 12},
+    "delay_model": {"flights": 2_000, "folds": 2, "epochs": 2, "repeats": 1},
+}
+"""What makes runs of the other apps short."""
+MOST_LINES_OF_POINTS = 26
 """As many again where it writes points, in the format that zooms fast."""
 
 
@@ -65,6 +71,40 @@ def test_the_shipped_app_gives_its_hashes_without_agilab_as_script_and_in_jupyte
     cells = run_notebook(python, out(env, run, tmp_path / "flights.ipynb").file)
     assert f"artifacts are what run {run.run_id} left" in printed(cells)
     assert "a picture needs matplotlib" in printed(cells)
+
+
+@pytest.fixture(scope="module", params=["weather_forecast", "delay_model"])
+def shipped(request: pytest.FixtureRequest, shared_wenv: Path, shared_folder: Path) -> tuple[AgiEnv, Run]:
+    """Return a short run of another app that ships."""
+    env = AgiEnv(request.param, home=shared_folder / "shared_home", wenv=shared_wenv)
+    AGI.install(env)
+    return env, AGI.run(env, env.request(SHORT[request.param])).check()
+
+
+def test_every_app_gives_its_hashes_where_agilab_is_not_installed(shipped: tuple[AgiEnv, Run], tmp_path: Path) -> None:
+    env, run = shipped
+    made = out(env, run, tmp_path / "made.py")
+    environment = worker_environment(env.project, env.wenv)  # the locked dependencies, and nothing else
+    assert environment is not None
+    done = run_script(environment / "bin" / "python", made.file)
+    assert done.returncode == 0, done.stderr
+    assert f"all {len(run.artifacts())} artifacts are what run {run.run_id} left" in done.stdout
+
+
+def test_every_app_gives_its_hashes_through_agilab_on_this_machine_and_on_a_cluster(
+    shipped: tuple[AgiEnv, Run], tmp_path: Path
+) -> None:
+    env, run = shipped
+    export(env, run, tmp_path / "core", standalone=False, report=silent)
+    notebook = tmp_path / "core" / f"{env.project.name}.ipynb"
+    here = '{\\"backend\\": \\"local\\"}'
+    assert here in notebook.read_text()
+    if env.project.name == "delay_model":
+        notebook.write_text(notebook.read_text().replace(here, here.replace("local", "dask")))
+    folders = {"AGILAB_HOME": str(env.home.root), "AGILAB_WENV": str(env.wenv.root)}
+    cells = run_notebook(Path(sys.executable), notebook, **folders)  # its last cell compares with the run
+    for artifact in run.artifacts():
+        assert f"{artifact.sha256}  {artifact.key}\n" in printed(cells)
 
 
 def test_a_result_that_differs_is_named(squares: AgiEnv, bare_python: Python, tmp_path: Path) -> None:
@@ -246,7 +286,7 @@ def test_points_are_written_byte_for_byte_as_in_a_run(tmp_path: Path, order: str
     )
     text = take_apart(package, "dots_worker:Dots", ["dots"])
     code = harness.context(text, app="dots", kinds={})
-    given = {"Settings": None, "DATA": tmp_path, "RESULTS": tmp_path / "left", "FILES": {}}
+    given = {"Settings": None, "DATA": tmp_path, "RESULTS": tmp_path / "left", "FILES": {}, "POINTS": {}}
     given |= {"SUFFIXES": {"points": ".parquet", "file": ".bin"}}
     exec(f"{harness.imports(text, code)}\n{code}", given)
     random = np.random.default_rng(1)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from agilab.run import Run
     from agilab_dashboards.views.base import View
 
-VIEWS = ("points", "tracks", "timeseries", "field", "image", "table")
+VIEWS = ("points", "tracks", "forecast", "training", "timeseries", "field", "image", "model", "table")
 """Every shipped view, the most telling one first; each is a module here with a class of that name."""
 
 

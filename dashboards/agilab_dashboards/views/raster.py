@@ -23,6 +23,8 @@ from agilab_dashboards.views.base import COLOUR_MAPS, PAGE, View, column, load
 
 DECODED_BYTES = 512 << 20
 """How much of the tables that were looked at a process keeps decoded [bytes]."""
+AXES = ("along", "up")
+"""Dimensions of lines that have labels of their own: HoloViews takes a label that is a dimension's for its values."""
 _EXACT_FLOAT32 = 1 << 24
 
 
