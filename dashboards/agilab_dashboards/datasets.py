@@ -167,7 +167,8 @@ class Dataset:
         found = rows.to_pandas()
         for name in self.named("time", "other"):
             if name in found:
-                found[name] = found[name].astype(str)
+                zoned = getattr(found[name].dtype, "tz", None) is not None  # which zone stands above the column
+                found[name] = (found[name].dt.tz_localize(None) if zoned else found[name]).astype(str)
         return found.rename(columns={name: self.column(name).label for name in found.columns})
 
     def _blocks(self, first: int, names: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
