@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-from agilab import points
+from agilab import points, sums
 from agilab.artifact import Artifact
 from agilab.errors import ArtifactNotFoundError, QueryError
 from agilab.paths import disk_errors, make_folder
@@ -23,11 +24,14 @@ from agilab.raster.picture import Source
 from agilab.raster.scan import Cancelled, check, never
 from agilab.run import Run
 
+if TYPE_CHECKING:
+    from agilab.reach import Reach
+
 SUFFIXES = (".parquet", ".arrow", ".feather", ".csv")
 PYRAMID, INDEX = ".pyramid.npz", ".index.parquet"
 
 
-def sources(run: Run, name: str) -> tuple[Source, ...]:
+def sources(run: Run, name: str, *, reach: Reach | None = None) -> tuple[Source, ...]:
     """Return what is there of a table by now: one source for each committed partition that left it.
 
     Parameters
@@ -36,15 +40,23 @@ def sources(run: Run, name: str) -> tuple[Source, ...]:
         The run; it may still go on.
     name
         ``stage/partition/name`` of an artifact; ``stage/name``, or the name alone, for those of all partitions.
+    reach
+        What reaches the hosts that hold some of them; None for those that lie here.
 
     Raises
     ------
     ArtifactNotFoundError
-        The run has no such table, or it does not lie here.
+        The run has no such table, or it lies elsewhere and nothing reaches it.
     """
     artifacts = run.artifacts()
     pyramids = pyramids_in(artifacts)
-    found = [source_of(run, item, pyramids.get(f"{item.key}.pyramid")) for item in _tables(artifacts, name)]
+    away = folders(run, artifacts)
+    found = [
+        far_source_of(run, item, pyramids.get(f"{item.key}.pyramid"), folder=away[item.key], reach=reach)
+        if item.location and reach is not None
+        else source_of(run, item, pyramids.get(f"{item.key}.pyramid"))
+        for item in _tables(artifacts, name)
+    ]
     if not found and run.state != "running":
         tables = sorted({item.name for item in artifacts if _is_table(item)})
         there = f"it has {', '.join(tables[:5])}" if tables else "it has none"
@@ -70,7 +82,43 @@ def source_of(run: Run, item: Artifact, pyramid: Artifact | None = None) -> Sour
         It does not lie here.
     """
     above = run.file_of(pyramid) if pyramid is not None else _late(run, item, PYRAMID)
-    return Source(run.file_of(item), item.key, above, _late(run, item, INDEX))
+    return Source(run.file_of(item), item.key, above, _late(run, item, INDEX), item.sha256)
+
+
+def far_source_of(run: Run, item: Artifact, pyramid: Artifact | None = None, *, folder: str, reach: Reach) -> Source:
+    """Return one table on a host with what belongs to it there.
+
+    Parameters
+    ----------
+    run, item, pyramid
+        As for `source_of`.
+    folder
+        Of the run on that host.
+    reach
+        What reaches it.
+
+    Raises
+    ------
+    ArtifactNotFoundError
+        It is recorded outside of that folder.
+    """
+    for one in (item, pyramid):
+        if one is not None and (not sums.safe_path(one.path) or not one.path.startswith("artifacts/")):
+            raise ArtifactNotFoundError(f"artifact {one.key!r} is recorded at {one.path!r}, outside of the run folder")
+    above = Path(folder, pyramid.path) if pyramid is not None and pyramid.location == item.location else None
+    return Source(Path(folder, item.path), item.key, above, sha256=item.sha256, far=reach.far(run, item.location))
+
+
+def folders(run: Run, artifacts: Iterable[Artifact]) -> dict[str, str]:
+    """Return key of each artifact that lies on a host -> the run's folder there."""
+    if not any(item.location for item in artifacts):
+        return {}
+    return {
+        Artifact.from_json(item).key: record["folder"]
+        for record in run.records()
+        for item in record["artifacts"]
+        if item["location"]
+    }
 
 
 def pyramids_in(artifacts: Iterable[Artifact]) -> dict[str, Artifact]:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from io import FileIO
 from typing import Any, BinaryIO
@@ -88,9 +88,7 @@ class Helper:
             {"name": name, "kind": one.kind, "shape": one.shape, "size_bytes": len(one.data)}
             for name, one in answer.arrays.items()
         ]
-        self._say(
-            {"id": number, "done": answer.said, "arrays": arrays}, *(one.data for one in answer.arrays.values())
-        )
+        self._say({"id": number, "done": answer.said, "arrays": arrays}, *(one.data for one in answer.arrays.values()))
 
     def _say(self, message: Mapping[str, Any], *blocks: bytes) -> None:
         with self._turn:
@@ -104,12 +102,10 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print belongs not between answers
     threading.Thread(target=warm_up, daemon=True).start()
-    try:
+    with suppress(ManagerGoneError, BrokenPipeError):
         Helper(out).serve(Inbox(FileIO(0, closefd=False)))
-    except (ManagerGoneError, BrokenPipeError):
-        pass
     os._exit(0)  # threads may be in the middle of a picture that nobody waits for
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
