@@ -1,34 +1,24 @@
 """The tables of a run that pictures are made of, with the pyramid and the index of each; it draws none.
 
-A worker leaves a pyramid beside its points. What is made later lies in the
-run's sidecar, outside of the seal, under the digest of the artifact it was
-made of: it can be removed at any time, and never belongs to other bytes.
+A worker leaves a pyramid beside its points; what is made later is `shelf`'s.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
-
-from agilab import points, sums
+from agilab import sums
 from agilab.artifact import Artifact
-from agilab.errors import ArtifactNotFoundError, QueryError
-from agilab.paths import disk_errors, make_folder
-from agilab.raster.blocks import Table, numbers, open_table
+from agilab.errors import ArtifactNotFoundError
 from agilab.raster.picture import Source
-from agilab.raster.scan import Cancelled, check, never
 from agilab.run import Run
 
 if TYPE_CHECKING:
     from agilab.reach import Reach
 
 SUFFIXES = (".parquet", ".arrow", ".feather", ".csv")
-PYRAMID, INDEX = ".pyramid.npz", ".index.parquet"
 
 
 def sources(run: Run, name: str, *, reach: Reach | None = None) -> tuple[Source, ...]:
@@ -74,15 +64,15 @@ def source_of(run: Run, item: Artifact, pyramid: Artifact | None = None) -> Sour
     item
         The table.
     pyramid
-        What its worker left beside it; None to look in the sidecar.
+        What its worker left beside it; None for none.
 
     Raises
     ------
     ArtifactNotFoundError
         It does not lie here.
     """
-    above = run.file_of(pyramid) if pyramid is not None else _late(run, item, PYRAMID)
-    return Source(run.file_of(item), item.key, above, _late(run, item, INDEX), item.sha256)
+    above = run.file_of(pyramid) if pyramid is not None else None
+    return Source(run.file_of(item), item.key, above, sha256=item.sha256)
 
 
 def far_source_of(run: Run, item: Artifact, pyramid: Artifact | None = None, *, folder: str, reach: Reach) -> Source:
@@ -126,76 +116,6 @@ def pyramids_in(artifacts: Iterable[Artifact]) -> dict[str, Artifact]:
     return {item.key: item for item in artifacts if item.name.endswith(".pyramid")}
 
 
-def prepare(run: Run, name: str, *, x: str = "", y: str = "", cancelled: Cancelled = never) -> int:
-    """Make pyramid and index of the tables that lack them, so that pictures come fast; return how many.
-
-    Parameters
-    ----------
-    run
-        The run; what is made goes to its sidecar.
-    name
-        As for `sources`.
-    x, y
-        Columns of the coordinates; empty for those that a points file names.
-    cancelled
-        Asked between two blocks: whether to stop. What is finished by then stays.
-
-    Raises
-    ------
-    SupersededError
-        `cancelled` said yes.
-    QueryError
-        No coordinates are named, or they are no numbers.
-    """
-    made = 0
-    for item, source in zip(_tables(run.artifacts(), name), sources(run, name), strict=False):
-        table = open_table(source.path)
-        coordinates = (x, y) if x and y else table.coordinates
-        if coordinates is None:
-            raise QueryError(f"{item.key} does not say which columns are its coordinates; name them: x=..., y=...")
-        table.check(coordinates, numeric=True)
-        wants_index = source.index is None and not table.sorted_by_place
-        if item.sha256 and (wants_index or source.pyramid is None):
-            _make(run, item, table, coordinates, pyramid=source.pyramid is None, cancelled=cancelled)
-            made += 1
-    return made
-
-
-def _make(
-    run: Run, item: Artifact, table: Table, coordinates: tuple[str, str], *, pyramid: bool, cancelled: Cancelled
-) -> None:
-    index = run.paths.late(item.sha256, INDEX)
-    make_folder(run.paths.sidecar)
-    make_folder(index.parent)
-    # Another process may be at the same; whoever is last wins, with the same bytes.
-    temporary = index.with_name(f".{os.getpid()}.{index.name}")
-    above = temporary.with_suffix(".npz") if pyramid else None
-    x, y = coordinates
-    try:
-        with disk_errors(temporary, "writing"):
-            points.write(temporary, _located(table, x, y, cancelled), x=x, y=y, pyramid=above)
-            for made, target in ((above, run.paths.late(item.sha256, PYRAMID)), (temporary, index)):
-                if made is not None:
-                    made.chmod(0o600)
-                    made.replace(target)
-    finally:
-        for path in (temporary, above):
-            if path is not None:
-                path.unlink(missing_ok=True)
-
-
-def _located(table: Table, x: str, y: str, cancelled: Cancelled) -> Iterator[pa.RecordBatch]:
-    """Yield coordinates and row numbers, block by block."""
-    row = 0
-    for load in table.loads((x, y)):
-        check(cancelled)
-        columns = load()
-        places = [pa.array(numbers(columns[name])) for name in (x, y)]
-        count = len(places[0])
-        yield pa.record_batch([*places, pa.array(np.arange(row, row + count))], names=[x, y, "row"])
-        row += count
-
-
 def _tables(artifacts: tuple[Artifact, ...], name: str) -> list[Artifact]:
     return [
         item for item in artifacts if name in (item.key, item.name, f"{item.stage}/{item.name}") and _is_table(item)
@@ -204,8 +124,3 @@ def _tables(artifacts: tuple[Artifact, ...], name: str) -> list[Artifact]:
 
 def _is_table(item: Artifact) -> bool:
     return item.kind in ("points", "table") or item.path.endswith(SUFFIXES)
-
-
-def _late(run: Run, item: Artifact, suffix: str) -> Path | None:
-    path = run.paths.late(item.sha256, suffix)
-    return path if item.sha256 and path.is_file() else None

@@ -4,8 +4,7 @@
 lines on standard input, answers go as `agilab.raster.wire` says to standard
 output. A line ``{"cancel": id}`` ends the work at a request. Input that ends or
 stays silent means that whoever asks has gone; then it ends, whatever it does,
-and it ends when nobody has asked for long. It starts no process and keeps
-nothing but decoded columns, in memory.
+and it ends when nobody has asked for long. It starts no process.
 """
 
 from __future__ import annotations
@@ -23,8 +22,10 @@ from typing import Any, BinaryIO
 
 from agilab.backends.ssh.onhost import Inbox, ManagerGoneError
 from agilab.errors import AgilabError, first_line
+from agilab.paths import WenvPaths
 from agilab.raster import Cache, warm_up
 from agilab.raster.answers import Answers
+from agilab.raster.shelf import Shelf
 from agilab.raster.wire import Answer
 
 AT_ONCE = 4
@@ -48,7 +49,7 @@ class Helper:
 
     def __init__(self, out: BinaryIO) -> None:
         self._out, self._turn = out, threading.Lock()
-        self._answers = Answers(Cache(DECODED_BYTES))
+        self._answers = Answers(Cache(DECODED_BYTES, shelf=Shelf(WenvPaths.chosen().shelf)))
         self._pool = ThreadPoolExecutor(AT_ONCE, "agilab-answer")
         self._stopped: dict[int, threading.Event] = {}
 
