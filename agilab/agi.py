@@ -301,8 +301,15 @@ class AGI:
     @overload
     @staticmethod
     def service(
-        env: AgiEnv, action: Literal["start", "status", "stop"], *, cluster: Mapping[str, Any] | None = None
+        env: AgiEnv,
+        action: Literal["start"],
+        *,
+        cluster: Mapping[str, Any] | None = None,
+        report: Report | None = None,
     ) -> Status: ...
+    @overload
+    @staticmethod
+    def service(env: AgiEnv, action: Literal["status", "stop"]) -> Status: ...
     @overload
     @staticmethod
     def service(env: AgiEnv, action: Literal["health"], *, cluster: Mapping[str, Any] | None = None) -> Health: ...
@@ -318,6 +325,7 @@ class AGI:
         request: RunRequest | Mapping[str, Any] | None = None,
         *,
         cluster: Mapping[str, Any] | None = None,
+        report: Report | None = None,
     ) -> Status | Health | Run:
         """Start, ask, use or stop the kept-alive service of the selected app.
 
@@ -332,6 +340,8 @@ class AGI:
             For ``"submit"``: a request, or the settings of one that runs with the cluster options of the service.
         cluster
             For ``"start"`` the cluster options of the service, for ``"health"`` its ``service_health``.
+        report
+            For ``"start"``: told what happens until then, a line at a time, download sizes included.
 
         Returns
         -------
@@ -352,8 +362,8 @@ class AGI:
             case "start":
                 options = env.cluster(cluster).values
                 backend(options["backend"]).admit(options)
-                AGI.install(env)
-                return service.start(env.home, env.wenv, env.project, options)
+                AGI.install(env, report=report)
+                return service.start(env.home, env.wenv, env.project, cluster=options, report=report or _silent)
             case "status":
                 return service.status(env.home, app)
             case "health":

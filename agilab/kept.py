@@ -46,7 +46,7 @@ class Kept(Means):
     wenv
         The user's other folder.
     report
-        Told what happens to workers between runs, line by line.
+        Told what happens until workers are there, and to them between runs, line by line.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Kept(Means):
                 self._pool.end()
                 since = time.monotonic() - RATE_S
                 self._earlier = [at for at in (*self._earlier, *self._pool.restarts) if at > since]
-            self._pool = chosen.keep(job)
+            self._pool = chosen.keep(job, self._report)
         self.installed = installed
         self._watch(self._pool.look())
         return self._pool

@@ -50,6 +50,11 @@ class HomePaths:
         return self.root / "cache"
 
     @property
+    def shelf(self) -> Path:
+        """Pyramids and indexes of tables, made later; rebuildable."""
+        return self.cache / "shelf"
+
+    @property
     def slots(self) -> Path:
         return self.root / "slots"
 
@@ -163,6 +168,11 @@ class WenvPaths:
         return self.root / ".agilab"
 
     @property
+    def shelf(self) -> Path:
+        """Pyramids and indexes of tables that lie here, made later; rebuildable."""
+        return self.root / ".shelf"
+
+    @property
     def results(self) -> Path:
         """Results of runs that lie on this host until they are collected."""
         return self.root / ".runs"
@@ -274,10 +284,6 @@ class RunPaths:
     def sidecar(self) -> Path:
         """What is added to a run, outside of its seal."""
         return self.root / "sidecar"
-
-    def late(self, sha256: str, suffix: str) -> Path:
-        """Where what was made of an artifact after the seal lies: its pyramid or its index."""
-        return self.sidecar / "points" / f"{sha256}{suffix}"
 
     @property
     def tags(self) -> Path:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +32,6 @@ from agilab.request import RunRequest
 from agilab.run import Run
 
 SCHEMA = "agilab.service/1"
-BEGUN = "begun"
-"""What a service says once it takes requests."""
-
 STATES = ("running", "starting", "unreachable", "lost", "stopped")
 """``lost``: its process has gone without stopping it; ``unreachable``: it lives and does not answer."""
 
@@ -204,7 +201,9 @@ def _label(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def start(home: HomePaths, wenv: WenvPaths, project: Project, cluster: Mapping[str, Any]) -> Status:
+def start(
+    home: HomePaths, wenv: WenvPaths, project: Project, *, cluster: Mapping[str, Any], report: Callable[[str], None]
+) -> Status:
     """Start the service of an app, and return once its workers have loaded the app.
 
     Parameters
@@ -215,6 +214,8 @@ def start(home: HomePaths, wenv: WenvPaths, project: Project, cluster: Mapping[s
         The app; it is installed.
     cluster
         Every cluster option.
+    report
+        Told what happens until then, a line at a time.
 
     Raises
     ------
@@ -237,13 +238,18 @@ def start(home: HomePaths, wenv: WenvPaths, project: Project, cluster: Mapping[s
         )
     assert process.stdin is not None
     assert process.stdout is not None
+    said: dict[str, Any] = {}
     with process.stdout:
         with suppress(BrokenPipeError), process.stdin:
             process.stdin.write(json.dumps(order).encode())
-        said = process.stdout.readline().decode(errors="replace").strip()
+        for line in process.stdout:  # it closes that when it has begun
+            said = json.loads(line)
+            if "report" in said:
+                report(said["report"])
     process.wait()  # the service is a child of this process, which has gone
-    if said != BEGUN:
-        raise ServiceError(f"the service of {project.name} did not start{f': {said}' if said else ''}; see {paths.log}")
+    if "begun" not in said:
+        why = f": {said['error']}" if "error" in said else ""
+        raise ServiceError(f"the service of {project.name} did not start{why}; see {paths.log}")
     return status(home, project.name)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from agilab import __version__, installation, records, service
 from agilab.errors import AgilabError, RequestError, RunStateError, ServiceError
@@ -231,25 +231,53 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         os.close(self._folder)
 
 
+class Starter:
+    """Whoever has started this process and waits until it takes requests; reads a JSON object from every line.
+
+    Parameters
+    ----------
+    out
+        Where that is read.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def report(self, text: str) -> None:
+        """Tell what happens, as long as there is somebody; the log gets it in any case."""
+        _report(text)
+        self._tell({"report": text})
+
+    def leave(self, message: Mapping[str, Any]) -> None:
+        """Say the last word: ``{"begun": true}``, or an ``error``."""
+        self._tell(message)
+        with suppress(OSError):
+            self._out.close()
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        if not self._out.closed:
+            with suppress(OSError):  # that one has gone
+                self._out.write(json.dumps(message) + "\n")
+                self._out.flush()
+
+
 def main() -> int:
-    """Serve one app: one JSON object on standard input says which, one line on standard output that it has begun."""
+    """Serve one app: one JSON object on standard input says which; standard output is for its `Starter`."""
     if os.fork():
         os._exit(0)
     order = json.load(sys.stdin)
     home, wenv = HomePaths(Path(order["home"])), WenvPaths(Path(order["wenv"]))
-    out = os.fdopen(os.dup(1), "w")
+    starter = Starter(os.fdopen(os.dup(1), "w"))
     os.dup2(2, 1)
     try:
-        serve(
-            home, wenv, find(Path(order["project"])), cluster=order["cluster"], begun=lambda: _say(out, service.BEGUN)
-        )
+        serve(home, wenv, find(Path(order["project"])), cluster=order["cluster"], starter=starter)
     except AgilabError as err:
-        _say(out, " ".join(str(err).split()))
+        starter.leave({"error": " ".join(str(err).split())})
         raise
     return 0
 
 
-def serve(home: HomePaths, wenv: WenvPaths, project: Project, *, cluster: dict[str, Any], begun: Any) -> None:
+def serve(home: HomePaths, wenv: WenvPaths, project: Project, *, cluster: dict[str, Any], starter: Starter) -> None:
     """Be the service of an app, until somebody stops it.
 
     Raises
@@ -267,34 +295,26 @@ def serve(home: HomePaths, wenv: WenvPaths, project: Project, *, cluster: dict[s
             raise ServiceError(f"another service of {project.name} was faster") from err
         end_marked(name)
         watcher = stack.enter_context(Watcher.open(name))
-        kept = Kept(home, paths, cluster=cluster, watcher=watcher, wenv=wenv, report=_report)
+        kept = Kept(home, paths, cluster=cluster, watcher=watcher, wenv=wenv, report=starter.report)
         stack.callback(kept.end)
         me = Service(home, wenv, project, cluster=cluster, kept=kept)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: me.stopping.set())
         write_json(paths.request, me.status("starting"))
         stack.callback(lambda: write_json(paths.request, me.status("stopped")))
-        kept.load(project, installation.install(project, home=home, wenv=wenv, report=_report))
+        kept.load(project, installation.install(project, home=home, wenv=wenv, report=starter.report))
         paths.socket.unlink(missing_ok=True)
         server = stack.enter_context(_Server(paths, me))
         threading.Thread(target=server.serve_forever, name="agilab-socket", daemon=True).start()
         stack.callback(server.shutdown)
         write_json(paths.request, me.status())
-        begun()
+        starter.leave({"begun": True})
         me.run()
         paths.socket.unlink(missing_ok=True)
 
 
 def _report(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _say(out: Any, line: str) -> None:
-    """Answer whoever started this process, once."""
-    if not out.closed:
-        with suppress(OSError):
-            out.write(f"{line}\n")
-            out.close()
 
 
 if __name__ == "__main__":

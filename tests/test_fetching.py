@@ -17,6 +17,7 @@ from agilab.errors import AgilabError, ArtifactNotFoundError, EvidenceError, Hos
 from agilab.fetching import Fetched
 from agilab.owner import hold_owner
 from agilab.paths import HomePaths, RunPaths, WenvPaths
+from agilab.raster.far import Far
 from agilab.supervisor import sealing, supervise
 from agilab.testing.probe import events
 from tests.run_folder import RunFolder, conform, sealed_run
@@ -49,6 +50,9 @@ class Folders(Keeper):
             except FileNotFoundError as err:
                 raise ArtifactNotFoundError(f"host {host} has no file {path}; it may have been cleaned") from err
             self.spoil(target)
+
+    def far(self, host: str) -> Far:
+        raise HostError(host, "link", "is looked at by nobody")
 
     @contextmanager
     def reach(self) -> Iterator[Keeper]:

@@ -389,7 +389,7 @@ class Backend(ABC):
     def open(self, job: Job) -> Pool:
         """Start the first worker of a run."""
 
-    def keep(self, job: Job) -> KeptPool:
+    def keep(self, job: Job, report: Callable[[str], None]) -> KeptPool:
         """Start workers that are kept from run to run: as many as its slots.
 
         Parameters
@@ -397,6 +397,8 @@ class Backend(ABC):
         job
             What they are to load; its ``init`` needs ``worker`` and ``code``, its folder is for what they say between
             runs.
+        report
+            Told what happens until there are workers, a line at a time.
 
         Raises
         ------

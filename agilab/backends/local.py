@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from agilab.backends.base import Backend, Capabilities, Job, KeptPool, Pool
 from agilab.backends.entries import EntryPool, Launch
 from agilab.backends.kept import KeptEntryPool
@@ -16,5 +18,5 @@ class LocalBackend(Backend):
     def open(self, job: Job) -> Pool:
         return EntryPool(Launch.of(job), self.worker_names(1))
 
-    def keep(self, job: Job) -> KeptPool:
+    def keep(self, job: Job, report: Callable[[str], None]) -> KeptPool:
         return KeptEntryPool(Launch.of(job), tuple(f"{self.name}-{number}" for number in range(job.slots)))

@@ -92,8 +92,7 @@ def start_command(ctx: click.Context, *, as_json: bool) -> int:
     """
     env = _chosen(ctx)
     with watch() as view:
-        AGI.install(env, report=view.say)
-    found = AGI.service(env, "start", cluster=ctx.meta.get(CLUSTER, {}))
+        found = AGI.service(env, "start", cluster=ctx.meta.get(CLUSTER, {}), report=view.say)
     if as_json:
         document("service.start", found.to_json())
         return 0

@@ -129,7 +129,7 @@ def weigh(
     spared, cost = (sum(numbers) for numbers in zip((0, 0), *answers.values(), strict=True))
     (left, right), (bottom, top) = _ranges(query)
     lattice = Lattice.over((left, bottom, right, top), query.width, query.height)
-    for source in hosts.get(None, ()):
+    for source in _dressed(hosts.get(None, ()), query, cache):
         if _pyramid(source, query, lattice, cache) is not None:
             table = _placed(source, _opened(source.path, cache), query, cache)
             blocks = wanted_blocks(table, {query.x: (left, right), query.y: (bottom, top)})
@@ -206,7 +206,8 @@ class Aggregation:
                 for far, some in hosts.items()
                 if far is not None
             ]
-            waiting += [([one], pool.submit(self._made, one, grid, cancelled)) for one in hosts.get(None, ())]
+            here = _dressed(hosts.get(None, ()), self.query, self._cache)
+            waiting += [([one], pool.submit(self._made, one, grid, cancelled)) for one in here]
             try:
                 for some, future in waiting:
                     self._take(some, future)
@@ -282,6 +283,8 @@ class Aggregation:
         box = extent([source], query.x, query.y, cache=self._cache, cancelled=cancelled) if query.period else None
         scan = Scan(query, grid, categories=self._categories, cancelled=cancelled)
         parts = scan.run(_placed(source, table, query, self._cache), box)
+        if scan.way == "scan" and self._cache is not None and self._cache.shelf is not None:
+            self._cache.shelf.want([source], query)
         return Made(parts, (), frozenset((scan.way,)), scan.rows_read)
 
     def _settle(self, new: Sequence[Source], cancelled: Cancelled) -> None:
@@ -330,6 +333,13 @@ def _pyramid(source: Source, query: Query, lattice: Lattice | None, cache: Cache
         return None
     found: Pyramid = _kept(source.pyramid, cache, Pyramid)
     return found if found.columns == (query.x, query.y) and found.reaches(lattice) else None
+
+
+def _dressed(sources: Sequence[Source], query: Query, cache: Cache | None) -> Sequence[Source]:
+    """Return tables that lie here with what was made of them since they were written."""
+    if cache is None or cache.shelf is None:
+        return sources
+    return [cache.shelf.dressed(source, query) for source in sources]
 
 
 def _placed(source: Source, table: Table, query: Query, cache: Cache | None) -> Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import astuple
-from typing import Any
 
 from agilab.raster import wire
 from agilab.raster.aggregation import Aggregation, extent, weigh

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from pyarrow import compute, csv, ipc, parquet, types
 
 from agilab.errors import EvidenceError, QueryError
 from agilab.points import METADATA_KEY
+
+if TYPE_CHECKING:
+    from agilab.raster.shelf import Shelf
 
 Numbers = npt.NDArray[Any]
 Bounds = npt.NDArray[np.float64]
@@ -41,10 +44,12 @@ class Cache:
     ----------
     limit_bytes
         The bound [bytes].
+    shelf
+        Where what is missing of tables is made in the background; None to make nothing.
     """
 
-    def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
-        self.limit_bytes = limit_bytes
+    def __init__(self, limit_bytes: int = CACHE_BYTES, *, shelf: Shelf | None = None) -> None:
+        self.limit_bytes, self.shelf = limit_bytes, shelf
         self.size_bytes = 0
         self._held: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""`Far`, the tables of one host as whoever looks knows them: what is asked is checked when it comes back; draws nothing.
+"""`Far`, the tables of one host as whoever looks knows them: what it answers is checked before it counts; draws none.
 
 A host may be compromised: what it says has the shape that was asked for, or
 counts as if the host had gone. Whether its numbers are true nobody here can
@@ -11,13 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, TypeVar
 
 import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-from agilab.errors import HostError
+from agilab.errors import HostError, first_line
 from agilab.raster import wire
 from agilab.raster.categories import MOST_CATEGORIES
 from agilab.raster.grid import Box, Grid
@@ -146,6 +146,8 @@ class Far:
 
     def parts(self, sources: Sequence[Source], query: Query, grid: Grid, cancelled: Cancelled) -> Made:
         """Return the partial aggregate of some tables."""
+        left, bottom, right, top = grid.bounds
+        query = replace(query, x_range=(left, right), y_range=(bottom, top))
         request = {"query": wire.query_to_json(query), "grid": wire.grid_to_json(grid)}
         answer = self._ask("parts", sources, request, cancelled)
         with self._sensible():
@@ -195,7 +197,7 @@ class Far:
         try:
             yield
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError, OSError, pa.ArrowException) as err:
-            problem = f"gave an answer that makes no sense ({str(err):.120})"
+            problem = f"gave an answer that makes no sense ({first_line(err, 120)})"
             raise HostError(self.name, "link", problem, "it is left out; see that the host is in order") from err
 
 

@@ -175,7 +175,6 @@ def whole_number(said: Any) -> int:
     return said
 
 
-
 def table_to_bytes(table: Any) -> bytes:
     """Return a pyarrow table as an arrow stream."""
     sink = pa.BufferOutputStream()

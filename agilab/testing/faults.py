@@ -206,7 +206,9 @@ class FaultTests(Suite):
         if not self.promises.isolated:  # who stops that stops the caller
             return
         going = bench.start(Stage("first", [do("held", ["die", signal.SIGSTOP], ["write", "x", 1])]))
-        said = re.compile(r"worker \S+: its process (\d+) is stopped, and partition 'held' with it; let it go on with: ")
+        said = re.compile(
+            r"worker \S+: its process (\d+) is stopped, and partition 'held' with it; let it go on with: "
+        )
 
         def stopped() -> list[str]:
             notes = [one["text"] for one in going.seen if one["event"] == "note"]

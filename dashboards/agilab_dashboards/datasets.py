@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from agilab.artifact import Artifact
 from agilab.errors import ArtifactNotFoundError
 from agilab.raster import Source
-from agilab.raster.blocks import Table, open_table
-from agilab.raster.scan import Cancelled, each, never
-from agilab.raster.sources import SUFFIXES, pyramids_in, source_of
+from agilab.raster.far import Facts
+from agilab.raster.rows import facts, rows_of, values
+from agilab.raster.scan import Cancelled, never
+from agilab.raster.sources import SUFFIXES, far_source_of, folders, pyramids_in, source_of
 from agilab.run import Run
+from agilab_dashboards.reach import reach
 
 _PLACE_OR_NAME = re.compile(r"(?i:(.+_)?(id|track|x|y|lon|lat|longitude|latitude|index))")
 
@@ -66,6 +65,8 @@ class Dataset:
         In plan order.
     pyramids
         Those that workers left beside points of the run, by their keys.
+    folders
+        Key of each that lies on a host -> the run's folder there.
     """
 
     run: Run
@@ -73,6 +74,7 @@ class Dataset:
     kind: str
     artifacts: tuple[Artifact, ...] = field(repr=False)
     pyramids: Mapping[str, Artifact] = field(default_factory=dict, repr=False)
+    folders: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def size_bytes(self) -> int:
@@ -102,7 +104,7 @@ class Dataset:
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """What the first file has; empty for files without columns."""
+        """What the first table has; empty for files without columns."""
         return tuple(map(_column, self._first.schema)) if self.is_table else ()
 
     def named(self, *types: str) -> list[str]:
@@ -130,20 +132,24 @@ class Dataset:
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:
-        """The tables in the run folder, as pictures are made of them."""
-        here = [item for item in self.artifacts if not item.location]
-        return tuple(source_of(self.run, item, self.pyramids.get(f"{item.key}.pyramid")) for item in here)
+        """The tables, here and on hosts, as pictures are made of them."""
+        return tuple(self._source(item, self.pyramids.get(f"{item.key}.pyramid")) for item in self.artifacts)
+
+    def _source(self, item: Artifact, pyramid: Artifact | None) -> Source:
+        if not item.location:
+            return source_of(self.run, item, pyramid)
+        return far_source_of(self.run, item, pyramid, folder=self.folders[item.key], reach=reach())
 
     def slice(self, first: int, count: int, names: Sequence[str]) -> Any:
         """Return some rows as a pyarrow table, reading no further than these."""
         import pyarrow as pa
 
-        none = {name: _plain(pa.array([], self._first.schema.field(name).type)) for name in names}
-        found: list[Any] = [pa.table(none)]
-        for place, columns in self._blocks(first, names):
-            piece = pa.table({name: _plain(array) for name, array in columns.items()})
-            found.append(piece.slice(max(0, first - place), max(0, first + count - max(first, place))))
-            if place + piece.num_rows >= first + count:
+        found: list[Any] = []
+        for source in self.sources:
+            rows, known = rows_of(source, names, first, count)
+            found.append(rows)
+            first, count = max(0, first - known), count - rows.num_rows
+            if not count:
                 break
         return pa.concat_tables(found, promote_options="permissive")
 
@@ -167,24 +173,9 @@ class Dataset:
         found = rows.to_pandas()
         for name in self.named("time", "other"):
             if name in found:
-                found[name] = found[name].astype(str)
+                zoned = getattr(found[name].dtype, "tz", None) is not None  # which zone stands above the column
+                found[name] = (found[name].dt.tz_localize(None) if zoned else found[name]).astype(str)
         return found.rename(columns={name: self.column(name).label for name in found.columns})
-
-    def _blocks(self, first: int, names: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Yield number of the first row and columns of every block that does not end before a row."""
-        place = 0
-        for path in self.files:
-            table = open_table(path)
-            table.check(names)
-            blocks: list[int] | None = None
-            if table.rows is not None:
-                starts = place + np.concatenate(([0], np.cumsum(table.rows)))
-                blocks = np.flatnonzero(starts[1:] > first).tolist()
-                place = int(starts[blocks[0] if blocks else -1])
-            for load in table.loads(names, blocks):
-                columns = load()
-                yield place, columns
-                place += len(columns[names[0]])
 
     def frequent(self, name: str, most: int, cancelled: Cancelled = never) -> tuple[str, ...]:
         """Return the values of a column that most rows have, sorted; one fewer than `most` where there are others.
@@ -192,12 +183,7 @@ class Dataset:
         They are looked for once, so that each keeps its colour while somebody zooms.
         """
         if name not in self._frequent:
-            counts: Counter[str] = Counter()
-            for source in self.sources:
-                table = open_table(source.path)
-                table.check([name])
-                for some in each(table, [name], None, work=lambda columns: _counts(columns[name]), cancelled=cancelled):
-                    counts.update(some)
+            counts = values(self.sources, name, cancelled=cancelled)
             kept = counts.most_common(most if len(counts) <= most else most - 1)
             self._frequent[name] = tuple(sorted(value for value, _ in kept))
         return self._frequent[name]
@@ -212,8 +198,8 @@ class Dataset:
         return {}
 
     @cached_property
-    def _first(self) -> Table:
-        return open_table(self.files[0])
+    def _first(self) -> Facts:
+        return facts(self.sources)
 
 
 def datasets(run: Run) -> tuple[Dataset, ...]:
@@ -222,23 +208,8 @@ def datasets(run: Run) -> tuple[Dataset, ...]:
     artifacts = run.artifacts()
     for item in artifacts:
         found.setdefault((f"{item.stage}/{item.name}", item.kind, Path(item.path).suffix), []).append(item)
-    pyramids = pyramids_in(artifacts)
-    return tuple(Dataset(run, key, kind, tuple(items), pyramids) for (key, kind, _), items in found.items())
-
-
-def _plain(array: Any) -> Any:
-    """Return values that stand beside those of other files, which may keep theirs by dictionary or not."""
-    from pyarrow import types
-
-    return array.dictionary_decode() if types.is_dictionary(array.type) else array
-
-
-def _counts(array: Any) -> dict[str, int]:
-    import pyarrow as pa
-
-    found = array.value_counts()
-    values = _plain(found.field("values")).cast(pa.string()).to_pylist()
-    return {value: count for value, count in zip(values, found.field("counts").to_pylist(), strict=True) if value}
+    pyramids, away = pyramids_in(artifacts), folders(run, artifacts)
+    return tuple(Dataset(run, key, kind, tuple(items), pyramids, away) for (key, kind, _), items in found.items())
 
 
 def _column(given: Any) -> Column:

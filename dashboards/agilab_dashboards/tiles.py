@@ -136,7 +136,9 @@ class Counted:
 
 
 def bounds(sources: Sequence[Source], places: tuple[str, str]) -> Box | None:
-    """Return left, bottom, right and top of all points, as their files have recorded them; None where they have not."""
+    """Return left, bottom, right and top of all points, as their files have recorded them here; None else."""
+    if any(source.far is not None for source in sources):
+        return None
     found = [[open_table(source.path).bounds(name) for source in sources] for name in places]
     if not sources or any(one is None or np.isnan(one[:, 0]).all() for column in found for one in column):
         return None

@@ -29,7 +29,7 @@ from agilab_dashboards.drawing import QUIET_S, Drawing, sent, soon
 from agilab_dashboards.form import SettingsForm, html
 from agilab_dashboards.frame import Frame
 from agilab_dashboards.live import ENDED
-from agilab_dashboards.markup import Markup, element
+from agilab_dashboards.markup import Markup, element, join
 from agilab_dashboards.session import Session
 from agilab_dashboards.views import Catalogue
 from agilab_dashboards.views.base import View
@@ -254,7 +254,8 @@ class ViewCard(Viewer):
         if self._live:
             parts.append(f"{count(picture.sources, 'partition', 'partitions')} so far, more as they commit")
         told = {"class": "soft small", "role": "status", "data-rows": "" if rows is None else str(rows)}
-        self._said.object = str(element("p", " · ".join(parts), told))
+        lost = [element("p", text, {"class": "error", "role": "alert"}) for text in picture.missing]
+        self._said.object = str(join([element("p", " · ".join(parts), told), *lost]))
 
     def _zoomed(self, x_range: Any = None, y_range: Any = None) -> None:
         before = self._shown

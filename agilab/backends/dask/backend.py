@@ -9,7 +9,7 @@ and sends what a foreign worker lacks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agilab.backends.base import Backend, Capabilities, Job, KeptPool, Pool
@@ -45,7 +45,7 @@ class DaskBackend(Backend):
 
         return DaskPool(job, host)
 
-    def keep(self, job: Job) -> KeptPool:
+    def keep(self, job: Job, report: Callable[[str], None]) -> KeptPool:
         if job.cluster.get("scheduler"):
             raise BackendRefusedError(
                 f"scheduler is {job.cluster['scheduler']}: a service that is killed could not end what it keeps there; "

@@ -21,7 +21,20 @@ from typing import Any
 from distributed import Client, KilledWorker
 
 from agilab import digest
-from agilab.backends.base import Broken, Committed, Done, Event, Failed, Gone, Job, Report, Returned, Started, Told, Wanted
+from agilab.backends.base import (
+    Broken,
+    Committed,
+    Done,
+    Event,
+    Failed,
+    Gone,
+    Job,
+    Report,
+    Returned,
+    Started,
+    Told,
+    Wanted,
+)
 from agilab.backends.dask import lease
 from agilab.backends.entries import Launch
 from agilab.errors import EvidenceError

@@ -74,13 +74,13 @@ class SshBackend(Backend):
 
         return SshPool(job, host)
 
-    def keep(self, job: Job) -> KeptPool:
+    def keep(self, job: Job, report: Callable[[str], None]) -> KeptPool:
         host = scheduler_of(job)
         from agilab.backends.ssh.kept import KeptSshPool
 
         pool = KeptSshPool(job, host)
         try:
-            pool.get_ready()
+            pool.get_ready(report)
         except BaseException:
             pool.end()
             raise

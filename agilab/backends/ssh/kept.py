@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from agilab.backends.base import Job, Told, on_hosts
+from collections.abc import Callable
+
+from agilab.backends.base import Job, on_hosts
 from agilab.backends.dask.kept import KeptDaskPool
 from agilab.backends.ssh.pool import SshPool
 
@@ -15,8 +17,13 @@ class KeptSshPool(KeptDaskPool, SshPool):
 
     patient = True
 
-    def get_ready(self) -> None:
+    def get_ready(self, report: Callable[[str], None]) -> None:
         """Wait until hosts are ready, then let workers there load what the pool is for.
+
+        Parameters
+        ----------
+        report
+            Told what happens on the hosts, a line at a time.
 
         Raises
         ------
@@ -27,7 +34,7 @@ class KeptSshPool(KeptDaskPool, SshPool):
         """
         for text in self.prepare():
             if text:
-                self._inbox.put(Told("note", {"text": text}))
+                report(text)
         self.found()
         self.load(list(on_hosts(self.hosts)))
 

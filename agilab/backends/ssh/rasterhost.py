@@ -4,27 +4,28 @@
 lines on standard input, answers go as `agilab.raster.wire` says to standard
 output. A line ``{"cancel": id}`` ends the work at a request. Input that ends or
 stays silent means that whoever asks has gone; then it ends, whatever it does,
-and it ends when nobody has asked for long. It starts no process and keeps
-nothing but decoded columns, in memory.
+and it ends when nobody has asked for long. It starts no process.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from io import FileIO
 from typing import Any, BinaryIO
 
 from agilab.backends.ssh.onhost import Inbox, ManagerGoneError
 from agilab.errors import AgilabError, first_line
+from agilab.paths import WenvPaths
 from agilab.raster import Cache, warm_up
 from agilab.raster.answers import Answers
+from agilab.raster.shelf import Shelf
 from agilab.raster.wire import Answer
 
 AT_ONCE = 4
@@ -48,7 +49,7 @@ class Helper:
 
     def __init__(self, out: BinaryIO) -> None:
         self._out, self._turn = out, threading.Lock()
-        self._answers = Answers(Cache(DECODED_BYTES))
+        self._answers = Answers(Cache(DECODED_BYTES, shelf=Shelf(WenvPaths.chosen().shelf)))
         self._pool = ThreadPoolExecutor(AT_ONCE, "agilab-answer")
         self._stopped: dict[int, threading.Event] = {}
 
@@ -88,9 +89,7 @@ class Helper:
             {"name": name, "kind": one.kind, "shape": one.shape, "size_bytes": len(one.data)}
             for name, one in answer.arrays.items()
         ]
-        self._say(
-            {"id": number, "done": answer.said, "arrays": arrays}, *(one.data for one in answer.arrays.values())
-        )
+        self._say({"id": number, "done": answer.said, "arrays": arrays}, *(one.data for one in answer.arrays.values()))
 
     def _say(self, message: Mapping[str, Any], *blocks: bytes) -> None:
         with self._turn:
@@ -104,12 +103,10 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print belongs not between answers
     threading.Thread(target=warm_up, daemon=True).start()
-    try:
+    with suppress(ManagerGoneError, BrokenPipeError):
         Helper(out).serve(Inbox(FileIO(0, closefd=False)))
-    except (ManagerGoneError, BrokenPipeError):
-        pass
     os._exit(0)  # threads may be in the middle of a picture that nobody waits for
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -18,7 +18,15 @@ import asyncssh
 from agilab.backends.ssh.deploy import Backplane
 from agilab.backends.ssh.link import Link, heartbeat
 from agilab.backends.ssh.loop import LoopThread
-from agilab.errors import AgilabError, ArtifactNotFoundError, EvidenceError, HostError, QueryError, SupersededError
+from agilab.errors import (
+    AgilabError,
+    ArtifactNotFoundError,
+    EvidenceError,
+    HostError,
+    QueryError,
+    SupersededError,
+    first_line,
+)
 from agilab.raster.far import Channel
 from agilab.raster.scan import Cancelled
 from agilab.raster.wire import MOST_BYTES, Answer, Packed
@@ -78,7 +86,8 @@ class RasterLink(Channel):
         process = await self._started()
         self._number += 1
         number = self._number
-        waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = waiting
         try:
             _write(process, {"id": number, **request})
             return await waiting
@@ -123,7 +132,7 @@ class RasterLink(Channel):
         except (TimeoutError, EOFError, asyncssh.Error, OSError):
             pass
         except (AttributeError, KeyError, TypeError, ValueError) as err:
-            problem = f"gave an answer that makes no sense ({str(err):.120})"
+            problem = f"gave an answer that makes no sense ({first_line(err, 120)})"
         finally:
             process.close()
             self._listening = None
@@ -163,7 +172,7 @@ class _Frames:
         head = json.loads(self._data[:end])
         del self._data[: end + 1]
         if not isinstance(head, dict):
-            raise ValueError(f"{head!r:.100}")  # noqa: TRY004 - it is what is said that is wrong
+            raise ValueError(f"{head!r:.100}")
         return head
 
     async def block(self, size: int) -> bytes:

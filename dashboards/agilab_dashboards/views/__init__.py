@@ -61,7 +61,9 @@ class Catalogue:
 
     def shown(self, run: Run) -> tuple[Dataset, ...]:
         """Return what a run has left that any view can show, what has its own view first."""
-        able = [(source, self.fitting(source)) for source in datasets(run) if source.elsewhere < len(source.artifacts)]
+        # Tables are looked at where they lie; other files have to be here.
+        near = [one for one in datasets(run) if one.is_table or one.elsewhere < len(one.artifacts)]
+        able = [(source, self.fitting(source)) for source in near]
         fit = [(source, names) for source, names in able if names]
         fit.sort(key=lambda pair: self.names.index(pair[1][0]))
         return tuple(source for source, _ in fit)

@@ -13,7 +13,9 @@ import param
 from bokeh.models import NumeralTickFormatter
 
 from agilab import raster
+from agilab.paths import HomePaths
 from agilab.raster.grid import Box
+from agilab.raster.shelf import Shelf
 from agilab_dashboards.conditions import parsed
 from agilab_dashboards.datasets import Dataset
 from agilab_dashboards.frame import Frame
@@ -122,7 +124,7 @@ class Plane(Counted):
 @cache
 def decoded() -> raster.Cache:
     """Return the columns that this process keeps decoded, for all who look."""
-    return raster.Cache(DECODED_BYTES)
+    return raster.Cache(DECODED_BYTES, shelf=Shelf(HomePaths.chosen().shelf))
 
 
 def image(values: Any, bounds: Box, labels: Sequence[str], *, scale: str, colours: str) -> Any:

@@ -121,7 +121,12 @@ def test_nothing_is_left_when_it_stops_or_is_killed(served: Served, run_host: Ss
     assert AGI.service(served.env, "stop").state == "stopped"
     assert marked(served) == []
     assert there(served, run_host) == set()
-    assert AGI.service(served.env, "start", cluster={"backend": "ssh", "workers": {HOST: 1}}).state == "running"
+    init = served.env.project.worker / "__init__.py"
+    init.write_text(f"{init.read_text()}\n# code that is not there yet\n")
+    told: list[str] = []
+    cluster = {"backend": "ssh", "workers": {HOST: 1}}
+    assert AGI.service(served.env, "start", cluster=cluster, report=told.append).state == "running"
+    assert any(line.startswith(f"{HOST}: sending probe_worker/") for line in told), told
     os.kill(served.status.record["pid"], signal.SIGKILL)
     wait_until(lambda: not marked(served) and not there(served, run_host))
     assert served.status.state == "lost"

@@ -10,9 +10,9 @@ from agilab_dashboards.datasets import Dataset
 from agilab_dashboards.frame import Frame
 from agilab_dashboards.views.base import View
 
-from agilab import raster
-
-HOUR_NS, DAY_NS = 3600 * 10**9, 24 * 3600 * 10**9
+HOUR_MS = 3600 * 1000
+MOST_ROWS = 50_000_000
+"""How many cells and hours of a partition are read; a year has 10 million."""
 
 
 class Clock(View):
@@ -33,16 +33,18 @@ class Clock(View):
 
 def clock(source: Dataset, frame: Frame) -> tuple[Any, Any]:
     """Return the days, and how many aircraft are in the air on average, shape (day, hour), UTC."""
-    box = raster.extent(source.sources, "hour", "hour", cancelled=frame.cancelled)
-    first, last = (0, 0) if box is None else (int(box[0]) // DAY_NS, int(box[2]) // DAY_NS)
-    count = last - first + 1
-    # Hours lie in the middle of their cells, where no rounding can take them to the next.
-    start = first * DAY_NS - HOUR_NS // 2
-    within = (start, start + count * DAY_NS)
-    query = raster.Query(
-        "hour", "hour", 24 * count, 1, within, within, reduction="sum", value="samples"
-    )  # fmt: skip
-    found = raster.aggregate(source.sources, query, cancelled=frame.cancelled)
+    sums: dict[int, float] = {}  # hours since 1970 -> samples
+    for table in source.parts(["hour", "samples"], MOST_ROWS):
+        if frame.cancelled():
+            break
+        hours, place = np.unique(
+            table["hour"].cast("timestamp[ms]").cast("int64").to_numpy() // HOUR_MS, return_inverse=True
+        )
+        for hour, count in zip(hours.tolist(), np.bincount(place, table["samples"].to_numpy()).tolist(), strict=True):
+            sums[hour] = sums.get(hour, 0.0) + count
+    first, last = min(sums, default=0) // 24, max(sums, default=0) // 24
+    samples = np.zeros(24 * (last - first + 1))
+    samples[np.array(list(sums), dtype=int) - 24 * first] = list(sums.values())
     sample_s = float(source.run.request["settings"]["sample_s"])
-    aloft = np.nan_to_num(found.values).reshape(count, 24) * sample_s / 3600
-    return np.arange(first, last + 1).astype("datetime64[D]"), aloft
+    days = np.arange(first, last + 1).astype("datetime64[D]")
+    return days, samples.reshape(len(days), 24) * sample_s / 3600
