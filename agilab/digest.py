@@ -52,8 +52,9 @@ def of_file(path: Path | str) -> str:
 def tree_files(root: Path, *, skip: str = "") -> list[str]:
     """List the files of a source tree that count, as sorted POSIX paths relative to it.
 
-    Byte code, editor leftovers and tool caches do not count; symbolic links
-    count as files and are never followed into folders.
+    Byte code, editor leftovers, tool caches and files that are just being
+    written do not count; symbolic links count as files and are never followed
+    into folders.
 
     Parameters
     ----------
@@ -69,14 +70,19 @@ def tree_files(root: Path, *, skip: str = "") -> list[str]:
         prefix = "" if base == "." else f"{base}/"
         if not prefix and skip in folders:
             folders.remove(skip)
-        found += [prefix + name for name in files if not name.endswith(_IGNORED_ENDINGS)]
+        found += [prefix + name for name in files if not _ignored(name)]
     return sorted(found)
 
 
 def counts(name: str) -> bool:
     """Whether a file counts in a tree, by its POSIX path relative to it: the rule of `tree_files`."""
     *folders, file = name.split("/")
-    return _IGNORED_FOLDERS.isdisjoint(folders) and not file.endswith(_IGNORED_ENDINGS)
+    return _IGNORED_FOLDERS.isdisjoint(folders) and not _ignored(file)
+
+
+def _ignored(file: str) -> bool:
+    """Whether a file is byte code, left by an editor, or just being written by `agilab.paths.write_file`."""
+    return file.endswith(_IGNORED_ENDINGS) or (file.startswith(".") and file.endswith(".tmp"))
 
 
 def of_tree(root: Path, *, skip: str = "") -> str:

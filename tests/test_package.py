@@ -285,6 +285,15 @@ def test_two_processes_install_the_same_code_at_once(source: WorkerSource, wenv:
     assert package.verify_code(Path(said[0][-1])) == ()
 
 
+def test_what_another_process_is_just_writing_is_no_part_of_the_code(source: WorkerSource) -> None:
+    """As the lock, which whoever installs first writes beside the code."""
+    before = package.code_digest(source)
+    source.lock.with_name(f".{source.lock.name}.1234.tmp").write_text("numpy==")
+    assert package.code_digest(source) == before
+    (source.folder / "data.tmp").write_text("ours")
+    assert package.code_digest(source) != before
+
+
 def test_damaged_code_and_runtime_are_made_again(source: WorkerSource, wenv: WenvPaths) -> None:
     installed = install(source, wenv)
     table = installed.code / "demo_worker" / "data" / "table.csv"
