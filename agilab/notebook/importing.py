@@ -25,7 +25,7 @@ from agilab.notebook.document import read_cells
 from agilab.notebook.reading import Note, Reading, read
 from agilab.notebook.returning import Returned, returned
 from agilab.paths import HomePaths
-from agilab.project import Project
+from agilab.project import Project, name_problem
 from agilab.project import read as read_project
 from agilab.template import manifest, require_free, worker_manifest
 
@@ -231,7 +231,9 @@ def _written(found: Looked, target: Path, home: HomePaths) -> trust.Import:
 
 
 def _name(file: Path) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", file.stem.lower()).strip("_")[:50]
+    """Return the name that a file gives an app; ``notebook_`` goes before one that no app can have."""
+    name = re.sub(r"[^a-z0-9]+", "_", file.stem.lower()).strip("_")[:40]
+    return f"notebook_{name}".rstrip("_") if name_problem(name) else name
 
 
 def _files(

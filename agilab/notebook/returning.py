@@ -116,7 +116,16 @@ def returned(cells: Sequence[Cell]) -> Returned | None:
     """Return what a notebook was; None when it is no standalone export, or was changed where that matters."""
     try:
         return _Found(cells).whole()
-    except (SyntaxError, ValueError, TypeError, LookupError, StopIteration, MemoryError, RecursionError):
+    except (
+        SyntaxError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        StopIteration,
+        MemoryError,
+        RecursionError,
+    ):
         return None
 
 
@@ -186,12 +195,14 @@ def _results(node: ast.expr) -> str:
 
 
 def _assigned(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+    """Yield names and values of plain assignments; several at once only as an export has them, value by value."""
     for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            yield node.targets[0].id, node.value
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
-            assert isinstance(node.value, ast.Tuple)
-            yield from ((one.id, value) for one, value in zip(node.targets[0].elts, node.value.elts, strict=True))  # type: ignore[attr-defined]
+        if not isinstance(node, ast.Assign):
+            continue
+        target, pairs = node.targets[0], [(node.targets[0], node.value)]
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            pairs = list(zip(target.elts, node.value.elts, strict=False))
+        yield from ((one.id, value) for one, value in pairs if isinstance(one, ast.Name))
 
 
 def _defined(tree: ast.Module) -> Iterator[str]:
