@@ -85,7 +85,7 @@ class Returned:
     def manager(self) -> str:
         """Return the manager package."""
         lines = [f'"""What there is to do: settings and plan of {self.name}, from a standalone notebook."""', ""]
-        dates = any("datetime." in literal(one.default) for one in self.settings)
+        dates = any("datetime." in literal(one.default) + one.limits for one in self.settings)
         lines += ["import datetime", ""] if dates else []
         lines += ["import agilab", *(["import param"] if self.settings else []), ""]
         lines += ["", f"class {title(self.name)}(agilab.App):"]
@@ -222,8 +222,41 @@ def _settings(cell: Cell, tree: ast.Module) -> Iterator[Setting]:
         if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
             raise ValueError("no setting")
         name, value = node.targets[0].id, _value(node.value)
-        doc = comments.get(node.end_lineno or node.lineno, ("", False))[0]
-        yield Setting(name, name, _type(value), value, doc)
+        doc, told = _parted(name, comments.get(node.end_lineno or node.lineno, ("", False))[0])
+        yield _limited(Setting(name, name, _type(value), value, doc), told)
+
+
+def _parted(name: str, comment: str) -> tuple[str, ast.Compare | None]:
+    """Return the doc of a setting, and what its comment says in Python of the values that it may have."""
+    for found in re.finditer(r"\(", comment):
+        try:
+            told = ast.parse(comment[found.start() :], mode="eval").body
+        except SyntaxError:
+            continue
+        if isinstance(told, ast.Compare) and name in {one.id for one in ast.walk(told) if isinstance(one, ast.Name)}:
+            return comment[: found.start()].rstrip(), told
+    return comment, None
+
+
+def _limited(setting: Setting, told: ast.Compare | None) -> Setting:
+    """Return a setting with the bounds, or the values to choose from, that a comparison gives it."""
+    if told is None:
+        return setting
+    if isinstance(told.ops[0], ast.In):
+        objects = f"objects={json_literal(ast.literal_eval(told.comparators[0]))}"
+        return replace(setting, type="ListSelector" if setting.type == "List" else "Selector", limits=objects)
+    ends: list[str] = []
+    sides = [told.left, *told.comparators]
+    place = next(place for place, one in enumerate(sides) if isinstance(one, ast.Name))
+    for one in (sides[:place], sides[place + 1 :]):
+        value: Any = ast.literal_eval(one[0]) if one else None
+        if isinstance(value, str) and setting.type.startswith("Calendar"):
+            value = datetime.date.fromisoformat(value)
+        ends.append(literal(value))
+    closed = [isinstance(op, ast.LtE) for op in told.ops]
+    low, high = (closed[0] if place else True), (closed[-1] if place + 1 < len(sides) else True)
+    inclusive = "" if low and high else f", inclusive_bounds=({low}, {high})"
+    return replace(setting, limits=f"bounds=({', '.join(ends)}){inclusive}")
 
 
 def _value(node: ast.expr) -> Any:
@@ -254,13 +287,15 @@ def _type(value: Any) -> str:
 
 def _declaration(setting: Setting) -> str:
     value: Any = setting.default
-    if setting.type == "List":
+    if setting.type in ("List", "ListSelector"):
         shown = f"[{', '.join(map(literal, value))}]"
     else:
         shown = json_literal(value) if setting.type == "Dict" else literal(value)
     empty = ", allow_None=True" if value is None else ""
+    limits = f", {setting.limits}" if setting.limits else ""
     doc = f", doc={quoted(setting.doc)}" if setting.doc else ""
-    return f"{setting.name} = param.{setting.type}({shown}{empty}{doc})"
+    named = "default=" if "Selector" in setting.type else ""
+    return f"{setting.name} = param.{setting.type}({named}{shown}{limits}{empty}{doc})"
 
 
 def _kinds(suffixes: Mapping[str, str], context: str) -> Iterator[tuple[str, Mapping[str, str]]]:

@@ -281,6 +281,29 @@ def test_a_standalone_notebook_comes_back_as_the_project_that_it_was(home: Path,
     assert plans(repeated) == plans(run)
 
 
+def test_settings_come_back_with_what_they_may_be(home: Path, tmp_path: Path) -> None:
+    env = AgiEnv(create("squares", tmp_path).root)
+    manager = env.project.manager / "__init__.py"
+    declared = manager.read_text().replace("\n    def plan", f"{DECLARED}\n    def plan", 1)
+    manager.write_text(f"import datetime\n{declared}")
+    env.project.settings_file.unlink()
+    text = write_text(cells(of_app(env, report=print)), script=True)
+    assert "    share = 0.5  # How much (of it) (0.0 < share <= 1.0)\n" in text
+    file = written_as(tmp_path / "squares.py", text)
+    back = import_notebook(file, tmp_path, home=HomePaths.chosen(), name="back")
+    trust.trust(back.project.root, HomePaths.chosen(), seen=trust.digest_of(back.project.root))
+    assert AgiEnv(back.project.root).fields() == AgiEnv(env.project.root).fields()
+
+
+DECLARED = """\
+        share = param.Number(0.5, bounds=(0, 1), inclusive_bounds=(False, True), doc="How much (of it)")
+        least = param.Integer(3, bounds=(1, None), doc="At least [m]")
+        colour = param.Selector(default="red", objects=["red", "it's (blue)"])
+        places = param.ListSelector(default=["a"], objects=["a", "b"], doc="Where")
+        day = param.CalendarDate(datetime.date(2020, 1, 2), bounds=(datetime.date(2020, 1, 1), None))
+"""
+
+
 def plans(run: Run) -> dict[str, Any]:
     """Return what was planned, by stage, but for how it was assigned."""
     found = {path.stem: json.loads(path.read_text()) for path in run.paths.plans.glob("*.json")}
