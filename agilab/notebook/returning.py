@@ -60,7 +60,7 @@ class Returned:
     description: str
     settings: tuple[Setting, ...]
     plan: Mapping[str, Sequence[tuple[str, Mapping[str, Any], Mapping[str, str], Sequence[str]]]]
-    kinds: Mapping[str, Mapping[str, str]]
+    kinds: Mapping[str, Mapping[str, Any]]
     requires: tuple[str, ...]
     worker: str
 
@@ -79,7 +79,11 @@ class Returned:
         lines = []
         for name, kind in self.kinds.items():
             lines += ["", f"[tool.agilab.kinds.{key_text(name)}]"]
-            lines += [f"{key} = {string_text(value)}" for key, value in kind.items()]
+            for key, value in kind.items():
+                inner = isinstance(value, Mapping) and ", ".join(
+                    f"{key_text(one)} = {string_text(value[one])}" for one in value
+                )
+                lines.append(f"{key} = {{ {inner} }}" if inner else f"{key} = {string_text(value)}")
         return "\n".join([*lines, ""]) if lines else ""
 
     def manager(self) -> str:
@@ -152,6 +156,7 @@ class _Found:
         values = dict(_assigned(self.trees[at_plan][1]))
         plan = ast.literal_eval(values["PLAN"])
         suffixes = ast.literal_eval(values["SUFFIXES"])
+        units = ast.literal_eval(values["UNITS"]) if "UNITS" in values else {}
         _require_plan(plan)
         name = _results(values["RESULTS"])
         context = self.trees[at_context][0].source
@@ -162,7 +167,7 @@ class _Found:
             description=self._description(name),
             settings=tuple(_settings(*self.trees[at_settings])),
             plan=plan,
-            kinds=dict(_kinds(suffixes, context)),
+            kinds=dict(_kinds(suffixes, units, context)),
             requires=_requires(first),
             worker=_worker(name, self.trees[0][1], worker, list(plan)),
         )
@@ -298,7 +303,9 @@ def _declaration(setting: Setting) -> str:
     return f"{setting.name} = param.{setting.type}({named}{shown}{limits}{empty}{doc})"
 
 
-def _kinds(suffixes: Mapping[str, str], context: str) -> Iterator[tuple[str, Mapping[str, str]]]:
+def _kinds(
+    suffixes: Mapping[str, str], units: Mapping[str, Mapping[str, str]], context: str
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield kinds of the app's own, as ``[tool.agilab.kinds]`` declares them."""
     as_json = re.search(r"elif kind in (\([^)]*\)) and", context)
     like_json = ast.literal_eval(as_json[1]) if as_json else ()
@@ -306,7 +313,9 @@ def _kinds(suffixes: Mapping[str, str], context: str) -> Iterator[tuple[str, Map
         if name not in KINDS:
             if not NAME_PATTERN.fullmatch(name) or not re.fullmatch(r"\.[\w.]{1,20}", suffix):
                 raise ValueError("no kind")
-            yield name, {"suffix": suffix, **({"comparison": "json"} if name in like_json else {})}
+            comparison = "json" if name in like_json else "table" if suffix == ".parquet" else "bytes"
+            columns = {str(column): str(unit) for column, unit in units.get(name, {}).items()}
+            yield name, {"suffix": suffix, "comparison": comparison, **({"columns": columns} if columns else {})}
 
 
 def _requires(first: str) -> tuple[str, ...]:

@@ -230,7 +230,7 @@ def _plan(subject: Subject, text: WorkerText, kinds: Mapping[str, Kind]) -> str:
 def _stage(stage: Stage, parts: Sequence[str], *, rows: bool) -> list[str]:
     if not rows or len(parts) == 1:
         return [f'    "{stage.name}": [{", ".join(parts)}],']
-    return [f'    "{stage.name}": [', *(f"        {part}," for part in parts), "    ],"]
+    return [f'    "{stage.name}": [', *(f"        {part}," for part in parts[:-1]), f"        {parts[-1]}],"]
 
 
 def _partition(part: Partition) -> str:

@@ -28,7 +28,7 @@ SHORT = {
     "delay_model": {"flights": 2_000, "folds": 2, "epochs": 2, "repeats": 1},
 }
 """What makes runs of the other apps short."""
-MOST_LINES_OF_POINTS = 26
+MOST_LINES_OF_POINTS = 20
 """As many again where it writes points, in the format that zooms fast."""
 
 
