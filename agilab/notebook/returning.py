@@ -18,6 +18,8 @@ from typing import Any
 
 from agilab import errors
 from agilab.artifact import KINDS
+from agilab.data import DataSpec
+from agilab.errors import DataError
 from agilab.notebook import flow
 from agilab.notebook.decide import Setting, comments_of
 from agilab.notebook.document import Cell, quoted
@@ -30,6 +32,7 @@ LONGEST_LINE = 120
 """From how many characters on what a partition reads is written line by line."""
 
 _HEADER = re.compile(r"(?ms)\A# /// script\n(.*?)^# ///$")
+_DATA = re.compile(r'(?m)^DATA = Path\(".*/([0-9a-f]{64})"\)\.expanduser\(\)  # (\S+) (\S+): (\S+)$')
 _ERRORS = re.compile(r"(?m)^class (\w+)\(Exception\): pass\n+")
 _OPENED_AGAIN = re.compile(r"class (\w+)\((\w+)\):  # goes on\n")
 _GIVEN = ("Worker", "PartitionContext", "Inputs")
@@ -54,6 +57,8 @@ class Returned:
         Distributions that the worker needs.
     worker
         Text of the worker package.
+    data
+        The data set that it reads, as ``[tool.agilab.data]`` names it; empty for none.
     """
 
     name: str
@@ -63,6 +68,7 @@ class Returned:
     kinds: Mapping[str, Mapping[str, Any]]
     requires: tuple[str, ...]
     worker: str
+    data: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -74,9 +80,10 @@ class Returned:
         worker = re.sub(rf"\b{title(self.name)}Worker\b", f"{title(name)}Worker", self.worker)
         return replace(self, name=name, worker=worker)
 
-    def declared_kinds(self) -> str:
-        """Return the tables of ``pyproject.toml`` that declare its own kinds; empty without one."""
-        lines = []
+    def declared(self) -> str:
+        """Return the tables of ``pyproject.toml`` that declare its data set and its own kinds; empty without any."""
+        lines = ["", "[tool.agilab.data]"] if self.data else []
+        lines += [f"{key} = {string_text(value)}" for key, value in self.data.items()]
         for name, kind in self.kinds.items():
             lines += ["", f"[tool.agilab.kinds.{key_text(name)}]"]
             for key, value in kind.items():
@@ -170,6 +177,7 @@ class _Found:
             kinds=dict(_kinds(suffixes, units, context)),
             requires=_requires(first),
             worker=_worker(name, self.trees[0][1], worker, list(plan)),
+            data=_data(self.trees[at_settings][0].source),
         )
 
     def _description(self, name: str) -> str:
@@ -191,6 +199,19 @@ def _require_plan(plan: Any) -> None:
                 raise ValueError("no partition")
             if any(PurePosixPath(path).is_absolute() or ".." in path.split("/") for path in files.values()):
                 raise ValueError("a file elsewhere")
+
+
+def _data(source: str) -> dict[str, str]:
+    """Return which data set lies where the settings say; nothing where it is no folder of one."""
+    found = _DATA.search(source)
+    if found is None:
+        return {}
+    given = dict(zip(("sha256", "distribution", "version", "root"), found.groups(), strict=True))
+    try:
+        DataSpec.from_json(given)
+    except DataError:
+        return {}
+    return given
 
 
 def _results(node: ast.expr) -> str:
