@@ -71,7 +71,7 @@ def sdist(tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         link = tarfile.TarInfo("demo_data-1.0/demo_data/tables/passwd")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
-    monkeypatch.setenv("UV_NO_INDEX", "1")
+    monkeypatch.setenv("UV_OFFLINE", "1")
     monkeypatch.setenv("UV_FIND_LINKS", str(file.parent))
     return file
 
@@ -251,7 +251,7 @@ def index(sdist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Index, directory=str(sdist.parent))) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        for name in ("UV_NO_INDEX", "UV_FIND_LINKS"):
+        for name in ("UV_OFFLINE", "UV_FIND_LINKS"):
             monkeypatch.delenv(name)
         monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://127.0.0.1:{server.server_port}/simple")
         monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
@@ -279,7 +279,7 @@ def test_a_download_that_breaks_off_leaves_nothing(
 
 @pytest.mark.usefixtures("sdist")
 def test_without_a_network_it_fails_in_one_line(paths: HomePaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("UV_NO_INDEX", "UV_FIND_LINKS"):
+    for name in ("UV_OFFLINE", "UV_FIND_LINKS"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")

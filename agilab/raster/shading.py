@@ -7,6 +7,7 @@ This is the only module that knows Datashader.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,8 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 _ADD: Mapping[str, Any] = {"count": np.add, "sum": np.add, "min": np.fmin, "max": np.fmax}
 _FARTHEST = 2.0**36  # in widths of the picture: the error of a cut is 2 ** -17 of it
 _EMPTY: Mapping[str, float] = {"count": 0, "sum": 0.0, "min": np.nan, "max": np.nan}
+_known: set[tuple[Any, ...]] = set()
+_compiling = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,7 @@ def _drawn(glyph: str, rows: Rows, grid: Grid, reduction: str, *, categories: Se
         reductions[name] = datashader.by("category", made) if categories is not None else made
     # One reduction by itself is the kernel that everybody else uses too; each other one is compiled for seconds.
     whole = datashader.summary(**reductions) if len(reductions) > 1 else next(iter(reductions.values()))
-    found = getattr(canvas, glyph)(frame, "x", "y", whole)
+    found = _bypixel(canvas, glyph, frame, whole, (reduction, *(categories or ())))
     drawn = found if len(reductions) > 1 else dict.fromkeys(reductions, found)
     parts: Parts = {}
     for name in reductions:
@@ -167,6 +170,22 @@ def _drawn(glyph: str, rows: Rows, grid: Grid, reduction: str, *, categories: Se
             array = np.where(drawn["count"].values[: grid.rows, : grid.columns] > 0, array, 0.0)
         parts[name] = array.astype(np.uint32 if name == "count" else np.float64, copy=False)
     return parts
+
+
+def _bypixel(canvas: Any, glyph: str, frame: Any, whole: Any, asked: tuple[str, ...]) -> Any:
+    """Draw, one thread at a time where Datashader may have to write and compile a kernel first.
+
+    Others would compile the same for seconds, and CPython before 3.11.8
+    cannot parse in two threads at once (``AST constructor recursion depth
+    mismatch``, python/cpython#106905).
+    """
+    kind = (glyph, asked, *map(str, frame.dtypes))
+    if kind in _known:
+        return getattr(canvas, glyph)(frame, "x", "y", whole)
+    with _compiling:
+        found = getattr(canvas, glyph)(frame, "x", "y", whole)
+        _known.add(kind)
+    return found
 
 
 def _near(places: Array, low: float, high: float) -> Array:

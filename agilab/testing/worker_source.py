@@ -110,8 +110,8 @@ class ProbeWorker(agilab.Worker):
     def _log(self, part, text):
         part.log.warning(text)
 
-    def _wait(self, part, path):
-        end = time.monotonic() + DEADLINE_S
+    def _wait(self, part, path, deadline_s=DEADLINE_S):
+        end = time.monotonic() + deadline_s
         while not os.path.exists(path):
             if time.monotonic() > end:
                 raise TimeoutError(path)

@@ -97,7 +97,7 @@ class Hits:
         hold = []
         for number in range(2):
             verbs = [["hide"]] if self.hides else []
-            verbs += [["hang", str(self.folder / f"pids{number}")] if hang else ["wait", str(self.gate)]]
+            verbs += [["hang", str(self.folder / f"pids{number}")] if hang else ["wait", str(self.gate), 2 * ENDS_S]]
             hold.append(replace(do(f"hold{number}", ["random", "numbers"], *verbs), weight=0.1))  # the last ones
         parts = [do(f"p{number}", ["random", "numbers"], ["metric", "rows", number]) for number in range(30)]
         inputs = [ArtifactRef("first", part.id, "numbers") for part in parts[:2]]

@@ -452,8 +452,9 @@ def _open_wheelhouse(house: Path, wheels: list[dict[str, str]], wenv: WenvPaths)
                 f"{source} has sha256 {found}: it was changed on this host; clean the host and try again"
             )
         os.link(source, house / Path(wheel["name"]).name)
-    os.environ["UV_FIND_LINKS"], os.environ["UV_NO_INDEX"] = str(house), "1"  # pages of an index may be cached
-    os.environ["UV_OFFLINE"] = "1"
+    settings = house / "uv.toml"  # offline alone is not enough: pages of an index may be cached, and name other files
+    settings.write_text(f"no-index = true\noffline = true\nfind-links = [{json.dumps(str(house))}]\n")
+    os.environ["UV_CONFIG_FILE"] = str(settings)
 
 
 # --- commands ----------------------------------------------------------------
