@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -242,6 +244,49 @@ def test_a_server_that_hangs_delays_no_run_and_one_that_lies_gets_nothing(
     untracked = AGI.run(bench.env, request, track="").check()
     assert not untracked.paths.tracking.exists()
     assert [item.sha256 for item in untracked.artifacts()] == [item.sha256 for item in run.artifacts()]
+
+
+class Drip(socketserver.BaseRequestHandler):
+    """Begins an answer at once, and sends a byte of it now and then, for ever: no read of it takes long."""
+
+    heard: threading.Event
+    over: threading.Event
+
+    def handle(self) -> None:
+        self.request.recv(1 << 16)
+        self.heard.set()
+        with suppress(OSError):  # whoever asked has gone
+            self.request.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
+            )
+            while not self.over.wait(0.1):
+                self.request.sendall(b" ")
+
+
+def test_a_server_that_drips_is_waited_for_by_no_run(
+    bench: Bench, wait_for: WaitFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T59: the answer never ends, and every byte of it comes in time."""
+    monkeypatch.setattr(tracking, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(tracking, "WAIT_S", 0.2)
+    Drip.heard, Drip.over = threading.Event(), threading.Event()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Drip) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setenv(tracking.VARIABLE, url)
+        gate = bench.folder / "gate"
+        going = bench.start(Stage("first", [do("a", ["wait", str(gate)], ["write", "x", 1])]))
+        going.until("dispatched")
+        wait_for(Drip.heard.is_set, START_S)
+        gate.touch()
+        run = going.result().check()  # while the answer goes on
+        found = tracking.arrived(run, Store(url))
+        assert found is None or found.error, "who waited for the run waits a while only for what does not come"
+        wait_for(lambda: stores(run).get(url, Tracked("", "")).error, START_S)
+        Drip.over.set()
+        server.shutdown()
+    assert stores(run)[url].error == "nothing has arrived for 1 s"
+    assert verify(run.paths).ok
 
 
 def test_what_is_no_address_is_refused_before_there_is_a_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,8 @@ class Setting:
         Its value.
     doc
         What a comment says.
+    limits
+        Which values it may have, as arguments of that class; empty for any.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Setting:
     type: str
     default: object
     doc: str
+    limits: str = ""
 
 
 @dataclass(frozen=True, slots=True)

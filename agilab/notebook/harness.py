@@ -140,11 +140,9 @@ _FRAME_WITH_UNITS = """\
 """
 _TABLE_WITH_UNITS = """\
         elif isinstance(content, pa.Table):
-            units = UNITS.get(kind, {})
-            told = [f.with_metadata({b"unit": units[f.name], **(f.metadata or {})} if f.name in units else f.metadata)
-                    for f in content.schema]
-            content = content.cast(pa.schema(told, content.schema.metadata))
-            parquet.write_table(content, file, compression="zstd")
+            unit = {name: {b"unit": unit} for name, unit in UNITS.get(kind, {}).items()}
+            told = [f.with_metadata(unit[f.name] | (f.metadata or {})) if f.name in unit else f for f in content.schema]
+            parquet.write_table(content.cast(pa.schema(told, content.schema.metadata)), file, compression="zstd")
 """
 _TABLE = """\
         elif isinstance(content, pa.Table):
@@ -179,19 +177,17 @@ _POINTS = """
 $morton\
         numbers = [field for field in first.schema if types.is_primitive(field.type) and field.type != pa.bool_()]
         coded = {f.name: "BYTE_STREAM_SPLIT" if types.is_floating(f.type) else "DELTA_BINARY_PACKED" for f in numbers}
-        plain = [column for column in first.schema.names if column not in coded]
-        made = {"compression": "zstd", "column_encoding": coded, "use_dictionary": plain}
+        made = {"column_encoding": coded, "use_dictionary": [one for one in first.schema.names if one not in coded]}
         file, rows, pending, boxes = self.folder / f"{name}.parquet", 0, [], []
-        with parquet.ParquetWriter(file, first.schema, **made) as writer:
+        with parquet.ParquetWriter(file, first.schema, compression="zstd", **made) as writer:
             for batch in itertools.chain([first], batches, [None]):
                 if pending and (batch is None or sum(map(len, pending)) + len(batch) > $limit):
                     group, pending = pa.Table.from_batches(pending).unify_dictionaries(), []
                     for part in (group.slice(start, 1 << 20) for start in range(0, len(group), 1 << 20)):
                         writer.write_table(part, row_group_size=len(part))
-                        xy = np.array([part[x].to_numpy(), part[y].to_numpy()]) * 1.0
-                        xy = xy[:, np.isfinite(xy).all(axis=0)]
-                        boxes.append([*xy.min(axis=1).tolist(), *xy.max(axis=1).tolist()] if xy.size else None)
-                        rows += len(part)
+                        xy = np.array([part[x].to_numpy(), part[y].to_numpy()]).T * 1.0
+                        xy, rows = xy[np.isfinite(xy).all(axis=1)], rows + len(part)
+                        boxes.append([*xy.min(0).tolist(), *xy.max(0).tolist()] if xy.size else None)
                 pending += [batch] if batch else []
             about = {"schema": "agilab.points/1", "x": x, "y": y, "order": order, "count": rows, "row_groups": boxes}
             writer.add_key_value_metadata({"agilab.points": json.dumps(about, separators=(",", ":"))})

@@ -25,7 +25,7 @@ from agilab.notebook.document import read_cells
 from agilab.notebook.reading import Note, Reading, read
 from agilab.notebook.returning import Returned, returned
 from agilab.paths import HomePaths
-from agilab.project import Project
+from agilab.project import Project, name_problem
 from agilab.project import read as read_project
 from agilab.template import manifest, require_free, worker_manifest
 
@@ -181,14 +181,17 @@ def _taken_apart(file: Path, reading: Reading, sha256: str, *, name: str, one_st
 def _back(file: Path, was: Returned, sha256: str) -> Looked:
     """Return the project that a standalone notebook was."""
     beside = file.absolute().parent
-    inputs = tuple(path for path in was.inputs if _plain_file(beside, path))
+    inputs = () if was.data else tuple(path for path in was.inputs if _plain_file(beside, path))
     notes = [Note(0, "a standalone notebook of AGILAB", "settings, plan, kinds and the worker's text are as they were")]
-    missing = [path for path in was.inputs if path not in inputs]
+    if was.data:
+        about = f"{was.data['distribution']} {was.data['version']} with sha256 {was.data['sha256']}"
+        notes.append(Note(0, f"reads the data set {about}", "agilab install fetches it; nothing else is taken for it"))
+    missing = [path for path in was.inputs if path not in inputs and not was.data]
     notes += [Note(0, f"{path} is missing", "put it into the project, under that name") for path in missing]
     stages = tuple(StageCells(stage, "", (), frozenset()) for stage in was.plan)
     decisions = Decisions(was.settings, (), (), stages, tuple(notes))
     files = {
-        "pyproject.toml": manifest(was.name, uuid=str(uuid4()), description=was.description) + was.declared_kinds(),
+        "pyproject.toml": manifest(was.name, uuid=str(uuid4()), description=was.description) + was.declared(),
         "README.md": f"# {was.name}\n\n{was.description}\n\n    agilab run {was.name}\n",
         "REVIEW.md": review(was.name, decisions, notes, was.requires),
         f"src/{was.name}/__init__.py": was.manager(),
@@ -231,7 +234,9 @@ def _written(found: Looked, target: Path, home: HomePaths) -> trust.Import:
 
 
 def _name(file: Path) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", file.stem.lower()).strip("_")[:50]
+    """Return the name that a file gives an app; ``notebook_`` goes before one that no app can have."""
+    name = re.sub(r"[^a-z0-9]+", "_", file.stem.lower()).strip("_")[:40]
+    return f"notebook_{name}".rstrip("_") if name_problem(name) else name
 
 
 def _files(

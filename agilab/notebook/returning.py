@@ -18,6 +18,8 @@ from typing import Any
 
 from agilab import errors
 from agilab.artifact import KINDS
+from agilab.data import DataSpec
+from agilab.errors import DataError
 from agilab.notebook import flow
 from agilab.notebook.decide import Setting, comments_of
 from agilab.notebook.document import Cell, quoted
@@ -30,6 +32,7 @@ LONGEST_LINE = 120
 """From how many characters on what a partition reads is written line by line."""
 
 _HEADER = re.compile(r"(?ms)\A# /// script\n(.*?)^# ///$")
+_DATA = re.compile(r'(?m)^DATA = Path\(".*/([0-9a-f]{64})"\)\.expanduser\(\)  # (\S+) (\S+): (\S+)$')
 _ERRORS = re.compile(r"(?m)^class (\w+)\(Exception\): pass\n+")
 _OPENED_AGAIN = re.compile(r"class (\w+)\((\w+)\):  # goes on\n")
 _GIVEN = ("Worker", "PartitionContext", "Inputs")
@@ -54,15 +57,18 @@ class Returned:
         Distributions that the worker needs.
     worker
         Text of the worker package.
+    data
+        The data set that it reads, as ``[tool.agilab.data]`` names it; empty for none.
     """
 
     name: str
     description: str
     settings: tuple[Setting, ...]
     plan: Mapping[str, Sequence[tuple[str, Mapping[str, Any], Mapping[str, str], Sequence[str]]]]
-    kinds: Mapping[str, Mapping[str, str]]
+    kinds: Mapping[str, Mapping[str, Any]]
     requires: tuple[str, ...]
     worker: str
+    data: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -74,18 +80,23 @@ class Returned:
         worker = re.sub(rf"\b{title(self.name)}Worker\b", f"{title(name)}Worker", self.worker)
         return replace(self, name=name, worker=worker)
 
-    def declared_kinds(self) -> str:
-        """Return the tables of ``pyproject.toml`` that declare its own kinds; empty without one."""
-        lines = []
+    def declared(self) -> str:
+        """Return the tables of ``pyproject.toml`` that declare its data set and its own kinds; empty without any."""
+        lines = ["", "[tool.agilab.data]"] if self.data else []
+        lines += [f"{key} = {string_text(value)}" for key, value in self.data.items()]
         for name, kind in self.kinds.items():
             lines += ["", f"[tool.agilab.kinds.{key_text(name)}]"]
-            lines += [f"{key} = {string_text(value)}" for key, value in kind.items()]
+            for key, value in kind.items():
+                inner = isinstance(value, Mapping) and ", ".join(
+                    f"{key_text(one)} = {string_text(value[one])}" for one in value
+                )
+                lines.append(f"{key} = {{ {inner} }}" if inner else f"{key} = {string_text(value)}")
         return "\n".join([*lines, ""]) if lines else ""
 
     def manager(self) -> str:
         """Return the manager package."""
         lines = [f'"""What there is to do: settings and plan of {self.name}, from a standalone notebook."""', ""]
-        dates = any("datetime." in literal(one.default) for one in self.settings)
+        dates = any("datetime." in literal(one.default) + one.limits for one in self.settings)
         lines += ["import datetime", ""] if dates else []
         lines += ["import agilab", *(["import param"] if self.settings else []), ""]
         lines += ["", f"class {title(self.name)}(agilab.App):"]
@@ -116,7 +127,16 @@ def returned(cells: Sequence[Cell]) -> Returned | None:
     """Return what a notebook was; None when it is no standalone export, or was changed where that matters."""
     try:
         return _Found(cells).whole()
-    except (SyntaxError, ValueError, TypeError, LookupError, StopIteration, MemoryError, RecursionError):
+    except (
+        SyntaxError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        StopIteration,
+        MemoryError,
+        RecursionError,
+    ):
         return None
 
 
@@ -143,6 +163,7 @@ class _Found:
         values = dict(_assigned(self.trees[at_plan][1]))
         plan = ast.literal_eval(values["PLAN"])
         suffixes = ast.literal_eval(values["SUFFIXES"])
+        units = ast.literal_eval(values["UNITS"]) if "UNITS" in values else {}
         _require_plan(plan)
         name = _results(values["RESULTS"])
         context = self.trees[at_context][0].source
@@ -153,9 +174,10 @@ class _Found:
             description=self._description(name),
             settings=tuple(_settings(*self.trees[at_settings])),
             plan=plan,
-            kinds=dict(_kinds(suffixes, context)),
+            kinds=dict(_kinds(suffixes, units, context)),
             requires=_requires(first),
             worker=_worker(name, self.trees[0][1], worker, list(plan)),
+            data=_data(self.trees[at_settings][0].source),
         )
 
     def _description(self, name: str) -> str:
@@ -179,6 +201,19 @@ def _require_plan(plan: Any) -> None:
                 raise ValueError("a file elsewhere")
 
 
+def _data(source: str) -> dict[str, str]:
+    """Return which data set lies where the settings say; nothing where it is no folder of one."""
+    found = _DATA.search(source)
+    if found is None:
+        return {}
+    given = dict(zip(("sha256", "distribution", "version", "root"), found.groups(), strict=True))
+    try:
+        DataSpec.from_json(given)
+    except DataError:
+        return {}
+    return given
+
+
 def _results(node: ast.expr) -> str:
     """Return the app's name, of ``Path("NAME_results").resolve()``."""
     call = node.func.value  # type: ignore[attr-defined]
@@ -186,12 +221,14 @@ def _results(node: ast.expr) -> str:
 
 
 def _assigned(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+    """Yield names and values of plain assignments; several at once only as an export has them, value by value."""
     for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            yield node.targets[0].id, node.value
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
-            assert isinstance(node.value, ast.Tuple)
-            yield from ((one.id, value) for one, value in zip(node.targets[0].elts, node.value.elts, strict=True))  # type: ignore[attr-defined]
+        if not isinstance(node, ast.Assign):
+            continue
+        target, pairs = node.targets[0], [(node.targets[0], node.value)]
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            pairs = list(zip(target.elts, node.value.elts, strict=False))
+        yield from ((one.id, value) for one, value in pairs if isinstance(one, ast.Name))
 
 
 def _defined(tree: ast.Module) -> Iterator[str]:
@@ -211,8 +248,41 @@ def _settings(cell: Cell, tree: ast.Module) -> Iterator[Setting]:
         if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
             raise ValueError("no setting")
         name, value = node.targets[0].id, _value(node.value)
-        doc = comments.get(node.end_lineno or node.lineno, ("", False))[0]
-        yield Setting(name, name, _type(value), value, doc)
+        doc, told = _parted(name, comments.get(node.end_lineno or node.lineno, ("", False))[0])
+        yield _limited(Setting(name, name, _type(value), value, doc), told)
+
+
+def _parted(name: str, comment: str) -> tuple[str, ast.Compare | None]:
+    """Return the doc of a setting, and what its comment says in Python of the values that it may have."""
+    for found in re.finditer(r"\(", comment):
+        try:
+            told = ast.parse(comment[found.start() :], mode="eval").body
+        except SyntaxError:
+            continue
+        if isinstance(told, ast.Compare) and name in {one.id for one in ast.walk(told) if isinstance(one, ast.Name)}:
+            return comment[: found.start()].rstrip(), told
+    return comment, None
+
+
+def _limited(setting: Setting, told: ast.Compare | None) -> Setting:
+    """Return a setting with the bounds, or the values to choose from, that a comparison gives it."""
+    if told is None:
+        return setting
+    if isinstance(told.ops[0], ast.In):
+        objects = f"objects={json_literal(ast.literal_eval(told.comparators[0]))}"
+        return replace(setting, type="ListSelector" if setting.type == "List" else "Selector", limits=objects)
+    ends: list[str] = []
+    sides = [told.left, *told.comparators]
+    place = next(place for place, one in enumerate(sides) if isinstance(one, ast.Name))
+    for one in (sides[:place], sides[place + 1 :]):
+        value: Any = ast.literal_eval(one[0]) if one else None
+        if isinstance(value, str) and setting.type.startswith("Calendar"):
+            value = datetime.date.fromisoformat(value)
+        ends.append(literal(value))
+    closed = [isinstance(op, ast.LtE) for op in told.ops]
+    low, high = (closed[0] if place else True), (closed[-1] if place + 1 < len(sides) else True)
+    inclusive = "" if low and high else f", inclusive_bounds=({low}, {high})"
+    return replace(setting, limits=f"bounds=({', '.join(ends)}){inclusive}")
 
 
 def _value(node: ast.expr) -> Any:
@@ -243,16 +313,20 @@ def _type(value: Any) -> str:
 
 def _declaration(setting: Setting) -> str:
     value: Any = setting.default
-    if setting.type == "List":
+    if setting.type in ("List", "ListSelector"):
         shown = f"[{', '.join(map(literal, value))}]"
     else:
         shown = json_literal(value) if setting.type == "Dict" else literal(value)
     empty = ", allow_None=True" if value is None else ""
+    limits = f", {setting.limits}" if setting.limits else ""
     doc = f", doc={quoted(setting.doc)}" if setting.doc else ""
-    return f"{setting.name} = param.{setting.type}({shown}{empty}{doc})"
+    named = "default=" if "Selector" in setting.type else ""
+    return f"{setting.name} = param.{setting.type}({named}{shown}{limits}{empty}{doc})"
 
 
-def _kinds(suffixes: Mapping[str, str], context: str) -> Iterator[tuple[str, Mapping[str, str]]]:
+def _kinds(
+    suffixes: Mapping[str, str], units: Mapping[str, Mapping[str, str]], context: str
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield kinds of the app's own, as ``[tool.agilab.kinds]`` declares them."""
     as_json = re.search(r"elif kind in (\([^)]*\)) and", context)
     like_json = ast.literal_eval(as_json[1]) if as_json else ()
@@ -260,7 +334,9 @@ def _kinds(suffixes: Mapping[str, str], context: str) -> Iterator[tuple[str, Map
         if name not in KINDS:
             if not NAME_PATTERN.fullmatch(name) or not re.fullmatch(r"\.[\w.]{1,20}", suffix):
                 raise ValueError("no kind")
-            yield name, {"suffix": suffix, **({"comparison": "json"} if name in like_json else {})}
+            comparison = "json" if name in like_json else "table" if suffix == ".parquet" else "bytes"
+            columns = {str(column): str(unit) for column, unit in units.get(name, {}).items()}
+            yield name, {"suffix": suffix, "comparison": comparison, **({"columns": columns} if columns else {})}
 
 
 def _requires(first: str) -> tuple[str, ...]:

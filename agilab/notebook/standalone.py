@@ -146,9 +146,22 @@ def _settings(subject: Subject) -> str:
 
 
 def comment(field: Field) -> str:
-    """Return what a setting's doc says, as the end of its line."""
-    said = " ".join(f"{field.doc.rstrip()} [{field.unit}]".removesuffix(" []").split())
+    """Return what a setting's doc says and which values it may have, as the end of its line."""
+    said = " ".join(f"{field.doc.rstrip()} [{field.unit}] {allowed(field)}".replace(" [] ", " ").split())
     return f"  # {said}" if said else ""
+
+
+def allowed(field: Field) -> str:
+    """Return which values a setting may have as Python says it, such as ``(1 <= folds <= 26)``; empty for any."""
+    known = field.constraints
+    if "options" in known and not known.get("open"):
+        return f"({field.name} in {json_literal(known['options'])})"
+    if field.type == "list" or not {"min", "max"} & known.keys():
+        return ""
+    low, high = (f"<{'=' * (not known.get(f'{side}_exclusive'))}" for side in ("min", "max"))
+    least = f"{literal(known['min'])} {low} " if "min" in known else ""
+    most = f" {high} {literal(known['max'])}" if "max" in known else ""
+    return f"({least}{field.name}{most})"
 
 
 def _short(path: Path) -> str:
@@ -217,7 +230,7 @@ def _plan(subject: Subject, text: WorkerText, kinds: Mapping[str, Kind]) -> str:
 def _stage(stage: Stage, parts: Sequence[str], *, rows: bool) -> list[str]:
     if not rows or len(parts) == 1:
         return [f'    "{stage.name}": [{", ".join(parts)}],']
-    return [f'    "{stage.name}": [', *(f"        {part}," for part in parts), "    ],"]
+    return [f'    "{stage.name}": [', *(f"        {part}," for part in parts[:-1]), f"        {parts[-1]}],"]
 
 
 def _partition(part: Partition) -> str:

@@ -53,12 +53,22 @@ def outputs(part):
 
 
 def _name(path):
-    """Return a path as the name of an artifact: a folder's end as --, what is not allowed by its number."""
-    return re.sub(r"^\\.|[^A-Za-z0-9_.-]", lambda char: f"-x{ord(char[0]):x}-", path.replace("/", "--"))
+    """Return a path as the name of an artifact: a folder's end as --, what is not allowed by its numbers."""
+    plain = re.sub(r"^[.-]|[^A-Za-z0-9_.-]+", _coded, path.replace("/", "--"))
+    return f"_{plain}" if plain.startswith("-") else plain  # a name begins with a letter, a digit or _
+
+
+def _coded(found):
+    return f"-x{'.'.join(f'{ord(char):x}' for char in found[0])}-"
 
 
 def _path(name):
-    return re.sub(r"-x([0-9a-f]+)-", lambda code: chr(int(code[1], 16)), name).replace("--", "/")
+    plain = re.sub(r"^_(?=-x)", "", name)
+    return re.sub(r"-x([0-9a-f.]+)-", _plain, plain).replace("--", "/")
+
+
+def _plain(found):
+    return "".join(chr(int(code, 16)) for code in found[1].split("."))
 
 
 class _Both(io.TextIOBase):

@@ -8,6 +8,7 @@ from dataclasses import astuple
 from agilab.raster import wire
 from agilab.raster.aggregation import Aggregation, extent, weigh
 from agilab.raster.blocks import Cache
+from agilab.raster.fields import places
 from agilab.raster.rows import facts, rows_of, values
 from agilab.raster.scan import Cancelled
 from agilab.raster.selection import select
@@ -79,6 +80,11 @@ class Answers:
         sources = wire.sources_from_json(request["sources"])
         return Answer({"values": values(sources, request["column"], cancelled=cancelled)}, {})
 
+    def _places(self, request: Said, cancelled: Cancelled) -> Answer:
+        sources = wire.sources_from_json(request["sources"])
+        across, up = places(sources, request["x"], request["y"], cache=self._cache, cancelled=cancelled)
+        return Answer({"across": len(across), "up": len(up)}, {"across": Packed.of(across), "up": Packed.of(up)})
+
     def _rows(self, request: Said, cancelled: Cancelled) -> Answer:
         (source,) = wire.sources_from_json(request["sources"])
         found, known = rows_of(source, request["names"], request["first"], request["count"])
@@ -93,6 +99,7 @@ TASKS: Mapping[str, Callable[[Answers, Said, Cancelled], Answer]] = {
     "parts": Answers._parts,
     "select": Answers._select,
     "values": Answers._values,
+    "places": Answers._places,
     "rows": Answers._rows,
 }
 """What can be asked."""

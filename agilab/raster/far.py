@@ -20,7 +20,7 @@ import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-igno
 from agilab.errors import HostError, first_line
 from agilab.raster import wire
 from agilab.raster.categories import MOST_CATEGORIES
-from agilab.raster.grid import Box, Grid
+from agilab.raster.grid import Array, Box, Grid
 from agilab.raster.picture import Query, Source
 from agilab.raster.scan import Cancelled, never
 from agilab.raster.shading import NEEDS, Parts
@@ -179,6 +179,15 @@ class Far:
         answer = self._ask("values", sources, {"column": column}, cancelled)
         with self._sensible():
             return {_text(value): wire.whole_number(count) for value, count in answer.said["values"].items()}
+
+    def places(self, sources: Sequence[Source], x: str, y: str, cancelled: Cancelled) -> tuple[Array, Array]:
+        """Return every value of two columns once; see `agilab.raster.fields.places`."""
+        answer = self._ask("places", sources, {"x": x, "y": y}, cancelled)
+        with self._sensible():
+            across, up = (
+                answer.arrays[name].array((wire.whole_number(answer.said[name]),)) for name in ("across", "up")
+            )
+            return across, up
 
     def rows(self, source: Source, names: Sequence[str], first: int, count: int) -> tuple[Any, int]:
         """Return some rows of a table, and how many it has up to there; see `agilab.raster.rows.rows_of`."""

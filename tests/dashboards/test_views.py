@@ -20,7 +20,6 @@ from agilab_dashboards.frame import Frame
 from agilab_dashboards.linkedcard import linked
 from agilab_dashboards.paircard import compared, pairs
 from agilab_dashboards.paircard import whole as whole_of
-from agilab_dashboards.views.field import grid as grid_of
 from agilab_dashboards.views.raster import Counted
 from PIL import Image
 from pyarrow import ipc
@@ -106,10 +105,13 @@ def test_an_envelope_is_exact(points: Dataset) -> None:
 
 def test_a_grid_has_a_gap_where_no_cell_is(run: Run) -> None:
     source = next(source for source in datasets.datasets(run) if source.kind == "field")
-    found = grid_of(source, ("x", "y"), "height", how="mean", frame=FRAME)
+    view = views.SHIPPED.make("field", source)
+    found = view.seen(source, view.whole(source))
     wanted = grid().pivot(index="y", columns="x", values="height")
     np.testing.assert_array_equal(found.values, wanted)
-    assert (list(found.x), list(found.y)) == (list(wanted.columns), list(wanted.index))
+    (left, *_), (bottom, *_) = wanted.columns, wanted.index
+    assert found.bounds[0] < left < found.bounds[0] + wanted.columns[1] - left
+    assert found.bounds[1] < bottom < found.bounds[1] + wanted.index[1] - bottom
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".arrow"])
@@ -144,7 +146,7 @@ def test_views_are_those_that_fit_the_kind_first(run: Run) -> None:
         ("tracks/points", "points", hv.DynamicMap),
         ("tracks/points", "tracks", hv.DynamicMap),
         ("tracks/points", "timeseries", hv.DynamicMap),
-        ("summary/grid", "field", hv.Image),
+        ("summary/grid", "field", hv.DynamicMap),
         ("summary/chart", "image", hv.RGB),
         ("summary/rows", "table", hv.Table),
     ],

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from agilab import AGI, AgiEnv
+from agilab import AGI, AgiEnv, trust
 from agilab.errors import ProjectError, RunStateError
 from agilab.installation import worker_environment
 from agilab.notebook.document import read_cells
 from agilab.notebook.export import Exported, export
+from agilab.notebook.importing import import_notebook
 from agilab.run import Run
 from agilab.template import create
 from tests.notebook.conftest import our_lines, printed, run_notebook, run_script
@@ -28,7 +29,7 @@ SHORT = {
     "delay_model": {"flights": 2_000, "folds": 2, "epochs": 2, "repeats": 1},
 }
 """What makes runs of the other apps short."""
-MOST_LINES_OF_POINTS = 26
+MOST_LINES_OF_POINTS = 20
 """As many again where it writes points, in the format that zooms fast."""
 
 
@@ -89,6 +90,22 @@ def test_every_app_gives_its_hashes_where_agilab_is_not_installed(shipped: tuple
     done = run_script(environment / "bin" / "python", made.file)
     assert done.returncode == 0, done.stderr
     assert f"all {len(run.artifacts())} artifacts are what run {run.run_id} left" in done.stdout
+
+
+@pytest.mark.parametrize("shipped", ["weather_forecast"], indirect=True)
+def test_a_standalone_notebook_knows_its_data_set_when_it_comes_back(
+    shipped: tuple[AgiEnv, Run], tmp_path: Path
+) -> None:
+    env, run = shipped
+    made = out(env, run, tmp_path / "made.py")
+    again = import_notebook(made.file, tmp_path, home=env.home, name="again")
+    trust.trust(again.project.root, env.home, seen=trust.digest_of(again.project.root))
+    back = AgiEnv(again.project.root, home=env.home.root, wenv=env.wenv.root)
+    repeated = AGI.run(back, back.request()).check()
+    assert {item.key: item.sha256 for item in repeated.artifacts()} == {
+        item.key: item.sha256 for item in run.artifacts()
+    }
+    assert back.request().settings == env.request(SHORT["weather_forecast"]).settings
 
 
 def test_every_app_gives_its_hashes_through_agilab_on_this_machine_and_on_a_cluster(

@@ -14,13 +14,14 @@ import pytest
 
 from agilab import AGI, AgiEnv, Run, contract, digest, trust
 from agilab.errors import ProjectError, TrustError
+from agilab.notebook import text
 from agilab.notebook.document import Cell, read_cells, write_text
 from agilab.notebook.export import export
 from agilab.notebook.importing import Imported, import_notebook
 from agilab.notebook.returning import returned
 from agilab.notebook.standalone import cells
 from agilab.notebook.subject import of_app
-from agilab.paths import HomePaths
+from agilab.paths import NAME_PATTERN, HomePaths
 from agilab.template import create
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "data" / "notebooks"
@@ -56,7 +57,10 @@ def written(tmp_path: Path, *sources: str, name: str = "made.ipynb") -> Path:
 
 def decoded(name: str) -> str:
     """Return the path that the name of an artifact stands for."""
-    return re.sub(r"-x([0-9a-f]+)-", lambda code: chr(int(code[1], 16)), name).replace("--", "/")
+    space: dict[str, Any] = {}
+    exec(text.OUTPUTS, space)  # what every imported project has
+    found: str = space["_path"](name)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +122,26 @@ def test_an_imported_notebook_runs_once_it_is_trusted(home: Path, tmp_path: Path
     assert made.project.root.joinpath("REVIEW.md").is_file()
 
 
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("queue", "notebook_queue"), ("2024 Отчёт", "notebook_2024"), ("отчёт", "notebook"), ("A b", "a_b")],
+)
+def test_a_file_gives_an_app_a_name_that_it_may_have(home: Path, tmp_path: Path, file: str, name: str) -> None:
+    AgiEnv().prepare()
+    made = import_notebook(written(tmp_path, "print(1)", name=f"{file}.ipynb"), tmp_path, home=HomePaths.chosen())
+    assert made.project.name == name
+
+
+@pytest.mark.parametrize(
+    "path", ["plain.csv", "a/b c.txt", "фев.txt", ".hidden", "-x", "_a.txt", "данные/отчёт за год.csv"]
+)
+def test_every_file_has_a_name_as_an_artifact_that_leads_back(path: str) -> None:
+    space: dict[str, Any] = {}
+    exec(text.OUTPUTS, space)
+    assert NAME_PATTERN.fullmatch(space["_name"](path))
+    assert space["_path"](space["_name"](path)) == path
+
+
 def test_one_stage_when_asked(home: Path, tmp_path: Path) -> None:
     made = brought("pipeline", tmp_path, name="whole", one_stage=True)
     assert [stage.name for stage in made.decisions.stages] == ["clean"]
@@ -148,6 +172,7 @@ def test_what_only_ipython_understands_is_said(home: Path, tmp_path: Path) -> No
     ("sources", "stages"),
     [
         (("x = 1\ny = [x]", "y.append(2)", "print(3)"), 2),
+        (("a, (b, *c) = 1, 'two'", "d[0], e = c", "print(a, b)"), 1),
         (("import numpy as np\nnp.random.seed(1)", "print(1)", "print(2)"), 1),
         (("import numpy as np\nnp.save('a.npy', [1])", "print(np.load('a.npy'))"), 2),
         (("import decimal\ndecimal.getcontext().prec = 3", "print(1)"), 1),
@@ -254,6 +279,29 @@ def test_a_standalone_notebook_comes_back_as_the_project_that_it_was(home: Path,
         item.key: (item.kind, item.sha256) for item in run.artifacts()
     }
     assert plans(repeated) == plans(run)
+
+
+def test_settings_come_back_with_what_they_may_be(home: Path, tmp_path: Path) -> None:
+    env = AgiEnv(create("squares", tmp_path).root)
+    manager = env.project.manager / "__init__.py"
+    declared = manager.read_text().replace("\n    def plan", f"{DECLARED}\n    def plan", 1)
+    manager.write_text(f"import datetime\n{declared}")
+    env.project.settings_file.unlink()
+    text = write_text(cells(of_app(env, report=print)), script=True)
+    assert "    share = 0.5  # How much (of it) (0.0 < share <= 1.0)\n" in text
+    file = written_as(tmp_path / "squares.py", text)
+    back = import_notebook(file, tmp_path, home=HomePaths.chosen(), name="back")
+    trust.trust(back.project.root, HomePaths.chosen(), seen=trust.digest_of(back.project.root))
+    assert AgiEnv(back.project.root).fields() == AgiEnv(env.project.root).fields()
+
+
+DECLARED = """\
+        share = param.Number(0.5, bounds=(0, 1), inclusive_bounds=(False, True), doc="How much (of it)")
+        least = param.Integer(3, bounds=(1, None), doc="At least [m]")
+        colour = param.Selector(default="red", objects=["red", "it's (blue)"])
+        places = param.ListSelector(default=["a"], objects=["a", "b"], doc="Where")
+        day = param.CalendarDate(datetime.date(2020, 1, 2), bounds=(datetime.date(2020, 1, 1), None))
+"""
 
 
 def plans(run: Run) -> dict[str, Any]:
