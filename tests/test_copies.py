@@ -328,7 +328,7 @@ def test_a_kill_at_any_moment_leaves_nothing_half(tmp_path: Path, folders: HomeP
     if verb == "import":
         shutil.rmtree(made.root)
     script = tmp_path / "steps.py"
-    stride = "97" if verb in ("clone", "rename") else "5"  # of some thousand steps and of a few hundred
+    stride = {"delete": "5", "import": "11"}.get(verb, "211")  # of a few dozen steps, some hundred, some thousand
     script.write_text(STEPS)
     command = [sys.executable, script, verb, tmp_path, folders.root, stride]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=170)
