@@ -341,7 +341,7 @@ class AGI:
         cluster
             For ``"start"`` the cluster options of the service, for ``"health"`` its ``service_health``.
         report
-            For ``"start"``: told what happens until then, a line at a time, download sizes included.
+            For ``"start"``: told what happens until then, a line at a time.
 
         Returns
         -------
@@ -360,15 +360,14 @@ class AGI:
         app = env.project.name
         match action:
             case "start":
-                options = env.cluster(cluster).values
+                options, say = env.cluster(cluster).values, report or _silent
                 backend(options["backend"]).admit(options)
-                AGI.install(env, report=report)
-                return service.start(env.home, env.wenv, env.project, cluster=options, report=report or _silent)
+                AGI.install(env, report=say)
+                return service.start(env.home, env.wenv, env.project, cluster=options, report=say)
             case "status":
                 return service.status(env.home, app)
             case "health":
-                allowed = env.cluster(cluster).values["service_health"]
-                return service.health(service.status(env.home, app), allowed)
+                return service.health(service.status(env.home, app), env.cluster(cluster).values["service_health"])
             case "submit":
                 if not isinstance(request, RunRequest):
                     request = env.request(request, cluster=service.options(env.home, app))

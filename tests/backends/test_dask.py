@@ -1,4 +1,8 @@
-"""Backend `dask` keeps the contract on a cluster of its own, and what is its own: leases, kills, keys."""
+"""Backend `dask` on clusters of its own: a part of the contract, and what is its own: leases, kills, keys.
+
+All of the contract is kept on a scheduler that serves every run (`test_dask_scheduler`), and here by hand
+(`contract_on_a_cluster`).
+"""
 
 from __future__ import annotations
 
@@ -29,12 +33,36 @@ from agilab.testing import BackendTests, Bench, do, is_alive, processes_marked
 from agilab.testing.faults import Suite
 from agilab.testing.probe import Going, events, wait_until
 from tests.backends.hostile import attack
+from tests.backends.part import only
 
 FAST_S = 10.0
 
 
+@only(
+    "test_a_run_leaves_artifacts_metrics_and_records_that_verify",
+    "test_neither_order_nor_workers_nor_a_retry_change_what_a_run_leaves",
+    "test_a_partition_whose_worker_is_killed_is_tried_again",
+    "test_a_partition_that_kills_every_worker_fails_the_run_and_the_rest_is_kept",
+    "test_a_worker_that_uses_more_memory_than_it_may_is_ended",
+    "test_what_a_dead_worker_leaves_running_ends_with_it",
+    "test_runs_beyond_the_slots_of_the_machine_queue_visibly",
+    "test_a_cancelled_run_is_gone_in_time_however_often_it_is_asked",
+    "test_a_second_signal_ends_it_at_once",
+    "test_the_environment_of_a_worker_is_an_allowlist",
+    "test_a_lost_run_goes_on_and_leaves_the_same_hashes",
+)
 class TestDask(BackendTests):
     backend = "dask"
+
+    @pytest.mark.parametrize("retries", [0])
+    def test_a_partition_that_ignores_signals_is_ended_by_its_timeout(self, bench: Bench, retries: int) -> None:
+        """F23."""
+        super().test_a_partition_that_ignores_signals_is_ended_by_its_timeout(bench, retries)
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM])
+    def test_a_signal_cancels_the_run(self, bench: Bench, number: signal.Signals) -> None:
+        """F5."""
+        super().test_a_signal_cancels_the_run(bench, number)
 
 
 def command_line(pid: int) -> str:

@@ -1,4 +1,7 @@
-"""Backend `dask` on a scheduler that somebody else has started: what is missing is sent, what differs is refused."""
+"""Backend `dask` on a scheduler that somebody else has started: the contract; what is missing is sent, and so on.
+
+One cluster serves every run of a class, so that it is started once.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from agilab import AGI, Run, Stage, __version__, manifest
 from agilab.backends.dask import tls
 from agilab.backends.dask.backplane import DISTRIBUTION, compare
 from agilab.errors import BackendRefusedError
-from agilab.testing import Bench, do, processes_marked
+from agilab.testing import BackendTests, Bench, do, processes_marked
 from agilab.testing.faults import Suite
 from agilab.testing.probe import events, hashes, wait_until
 from tests.backends.dask_cluster import packages, scheduler
@@ -62,15 +65,27 @@ def answer_as_usual() -> None:
     lease.sees = vars(lease)["usual"]
 
 
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the tests of this module a cluster with two workers."""
+    folder = tmp_path_factory.mktemp("foreign")
+    with scheduler(packages(folder), folder) as address:
+        yield address
+
+
+class TestContract(BackendTests):
+    backend = "dask"
+    test_runs_beyond_the_slots_of_the_machine_queue_visibly = None  # it uses none
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def goes_there(cls, address: str) -> None:
+        """Let every run go to the cluster."""
+        cls.cluster = {"scheduler": address}
+
+
 class TestExistingScheduler(Suite):
     backend = "dask"
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def address(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-        folder = tmp_path_factory.mktemp("foreign")
-        with scheduler(packages(folder), folder) as address:
-            yield address
 
     def run(self, bench: Bench, address: str, *stages: Stage, **cluster: Any) -> Run:
         return AGI.run(bench.env, bench.request(*stages, cluster={"scheduler": address, **cluster}))

@@ -9,9 +9,12 @@ from typing import Any, ClassVar
 import pytest
 
 from agilab.testing import BackendTests, Bench
+from tests.backends.part import only
 
 HOST = "part"
-PART = (
+
+
+@only(
     "test_a_run_leaves_artifacts_metrics_and_records_that_verify",
     "test_neither_order_nor_workers_nor_a_retry_change_what_a_run_leaves",
     "test_a_partition_whose_worker_is_killed_is_tried_again",
@@ -21,8 +24,6 @@ PART = (
     "test_a_cancelled_run_is_gone_in_time_however_often_it_is_asked",
     "test_a_second_signal_ends_it_at_once",
 )
-
-
 @pytest.mark.usefixtures("run_host")
 class TestSsh(BackendTests):
     backend = "ssh"
@@ -42,8 +43,3 @@ class TestSsh(BackendTests):
     def test_a_signal_cancels_the_run(self, bench: Bench, number: signal.Signals) -> None:
         """F5."""
         super().test_a_signal_cancels_the_run(bench, number)
-
-
-for name in dir(BackendTests):
-    if name.startswith("test_") and name not in (*PART, *vars(TestSsh)):
-        setattr(TestSsh, name, None)
