@@ -12,6 +12,8 @@ from agilab.notebook.document import quoted
 from agilab.notebook.reading import CodeCell
 from agilab.renaming import title
 
+DISPLAYS = ("IPython.display", "IPython.core.display")
+"""Where `display` is imported from."""
 OUTPUTS = '''\
 """What a notebook's cells leave: the files they write and the text they print, as artifacts of their stage."""
 
@@ -94,6 +96,12 @@ def show(value):
         print(text)
 
 
+def display(*values, **how):
+    """Print values as text; the other ways to show them are Jupyter's."""
+    for value in values:
+        print(None) if value is None else show(value)
+
+
 def end_cell():
     """Close the figures of a cell, as Jupyter does."""
     if "matplotlib.pyplot" in sys.modules:
@@ -174,9 +182,15 @@ def definitions(name: str, decisions: Decisions) -> str:
 
 
 def relocated(decisions: Decisions, name: str, modules: Collection[str]) -> Decisions:
-    """Return decisions whose imports of modules that came along lead into the worker package."""
+    """Return decisions whose imports of modules that came along, and of `display`, lead into the worker package."""
     imports: list[tuple[CodeCell, ast.stmt]] = []
     for cell, node in decisions.imports:
+        if isinstance(node, ast.ImportFrom) and node.module in DISPLAYS:
+            ours = [alias for alias in node.names if alias.name == "display"]
+            rest = [alias for alias in node.names if alias.name != "display"]
+            imports += [(cell, ast.ImportFrom(f"{name}_worker.outputs", ours, 0))] if ours else []
+            imports += [(cell, ast.ImportFrom(node.module, rest, 0))] if rest else []
+            continue
         if isinstance(node, ast.ImportFrom) and node.module in modules:
             node = ast.ImportFrom(module=f"{name}_worker.{node.module}", names=node.names, level=0)
         if isinstance(node, ast.Import) and any(alias.name in modules for alias in node.names):
