@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 
 from agilab.notebook import flow
 from agilab.notebook.decide import Decisions, Setting, StageCells, comments_of
@@ -243,7 +244,8 @@ def _helpers(decisions: Decisions) -> Mapping[str, str]:
     taken = {name for stage in decisions.stages for _, body in stage.parts for name in flow.names_of(body).writes}
     taken |= {name for stage in decisions.stages for name in stage.reads}
     names = {"outputs": True, "show": _shows_any(decisions), "end_cell": _draws(decisions)}
-    return {name: f"{name} as {name}_" if name in taken else name for name, needed in names.items() if needed}
+    free = {name: next(one for n in count() if (one := name + "_" * n) not in taken) for name in names if names[name]}
+    return {name: name if one == name else f"{name} as {one}" for name, one in free.items()}
 
 
 def _called(helpers: Mapping[str, str], name: str) -> str:

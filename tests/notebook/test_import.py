@@ -160,6 +160,15 @@ def test_what_is_displayed_is_printed(home: Path, tmp_path: Path, first: str, ne
     assert code.count("from made_worker.outputs import display\n") == 2, "by stages, and by what cells define"
 
 
+def test_names_of_ours_make_way_for_those_of_the_notebook(home: Path, tmp_path: Path) -> None:
+    AgiEnv().prepare()
+    file = written(tmp_path, "show = show_ = outputs = [1]", "show + show_ + outputs")
+    made = import_notebook(file, tmp_path, home=HomePaths.chosen())
+    worker = (made.project.root / "src" / "made_worker" / "__init__.py").read_text()
+    assert "import outputs as outputs_, show as show__\n" in worker
+    assert "show__(show + show_ + outputs)" in worker
+
+
 def test_one_stage_when_asked(home: Path, tmp_path: Path) -> None:
     made = brought("pipeline", tmp_path, name="whole", one_stage=True)
     assert [stage.name for stage in made.decisions.stages] == ["clean"]
