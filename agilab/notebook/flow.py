@@ -7,7 +7,7 @@ import builtins
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-BUILTINS = frozenset(dir(builtins)) | {"__name__", "__file__", "display", "get_ipython"}
+BUILTINS = frozenset(dir(builtins)) | {"__name__", "__file__", "get_ipython"}
 
 
 @dataclass

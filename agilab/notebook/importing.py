@@ -362,7 +362,9 @@ def _imported_tops(reading: Reading) -> Iterator[tuple[str, int]]:
     for cell in reading.cells:
         for node in ast.walk(cell.tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                shown = node.module in text.DISPLAYS and all(alias.name == "display" for alias in node.names)
+                names += [node.module or ""] if not shown else []
             for top in (name.partition(".")[0] for name in names):
                 if top and top not in seen:
                     seen.add(top)
@@ -373,10 +375,10 @@ def _requirements(reading: Reading, own: Sequence[str], notes: list[Note]) -> It
     given = {re.split(r"[\[<>=!~]", item)[0].lower().replace("_", "-"): item for item in reading.installed}
     found: dict[str, tuple[int, str]] = {}
     for top, number in _imported_tops(reading):
-        if top not in sys.stdlib_module_names and top not in own and top not in ("agilab", "IPython"):
+        if top not in sys.stdlib_module_names and top not in own and top != "agilab":
             found.setdefault(dependencies.distribution_of(top), (number, f"for import {top}"))
-        elif top == "IPython":
-            notes.append(Note(number, "IPython is not there in a worker", "take out what needs it"))
+        if top == "IPython":
+            notes.append(Note(number, "IPython is a library in a worker", "what needs a session of it finds none"))
     for cell in reading.cells:
         for node in ast.walk(cell.tree):
             if isinstance(node, ast.Attribute) and node.attr in _HIDDEN_NEEDS:

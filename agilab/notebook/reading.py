@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agilab.errors import ProjectError
 from agilab.notebook.document import Cell
+from agilab.notebook.flow import names_of
 
 MARK = "# left out: "
 """How a line begins that stands for one of IPython's."""
@@ -21,6 +22,9 @@ _HELP = re.compile(r"^\s*[A-Za-z_][\w.]*\?{1,2}\s*$")
 _STATEMENT_MAGICS = ("time", "timeit", "prun", "memit")
 _BODY_MAGICS = ("time", "timeit", "capture", "prun")
 _INSTALLERS = re.compile(r"(?:python3? -m )?(?:pip3?|uv pip|conda|mamba) install (?P<what>.*)")
+DISPLAY = "from IPython.display import display"
+_SESSION = frozenset({"_", "__", "___", "_i", "_ih", "_oh", "In", "Out", "get_ipython"})
+_ONLY_THERE = "it is not there in a worker; give what it stands for a name"
 _DISPLAY_MAGICS = ("matplotlib", "config", "load_ext", "autoreload", "reload_ext", "precision", "autosave", "time")
 
 
@@ -134,7 +138,26 @@ def read(cells: Sequence[Cell], path: Path) -> Reading:
         shows = path.suffix != ".py" and not source.rstrip().endswith(";")
         found.append(CodeCell(number, source, tree, cell.tags, heading, shows))
     text = tuple(cell.source for cell in cells if cell.kind == "markdown")
+    unbound = _unbound(found)
+    if "display" in unbound:  # Jupyter brings it; in a worker it is imported like everything else
+        found.insert(0, CodeCell(0, DISPLAY, ast.parse(DISPLAY), (), "", False))
+    notes += [
+        Note(unbound[name], f"{name} is Jupyter's own", _ONLY_THERE) for name in sorted(_SESSION & unbound.keys())
+    ]
     return Reading(tuple(found), text, tuple(notes), tuple(dict.fromkeys(installed)))
+
+
+def _unbound(cells: Sequence[CodeCell]) -> dict[str, int]:
+    """Return the names that Jupyter gives where no cell does, and the cell that needs them first."""
+    names = [node for cell in cells for node in ast.walk(cell.tree) if isinstance(node, ast.Name)]
+    bound = {one.id for one in names if not isinstance(one.ctx, ast.Load)}
+    bound |= {name for cell in cells for name in names_of(cell.tree.body).writes}
+    found: dict[str, int] = {}
+    for cell in cells:
+        for node in ast.walk(cell.tree):
+            if isinstance(node, ast.Name) and node.id in _SESSION | {"display"} and node.id not in bound:
+                found.setdefault(node.id, cell.number)
+    return found
 
 
 def _parsed(source: str) -> ast.Module | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 
 from agilab.notebook import flow
 from agilab.notebook.decide import Decisions, Setting, StageCells, comments_of
@@ -12,6 +13,8 @@ from agilab.notebook.document import quoted
 from agilab.notebook.reading import CodeCell
 from agilab.renaming import title
 
+DISPLAYS = ("IPython.display", "IPython.core.display")
+"""Where `display` is imported from."""
 OUTPUTS = '''\
 """What a notebook's cells leave: the files they write and the text they print, as artifacts of their stage."""
 
@@ -94,6 +97,12 @@ def show(value):
         print(text)
 
 
+def display(*values, **how):
+    """Print values as text; the other ways to show them are Jupyter's."""
+    for value in values:
+        print(None) if value is None else show(value)
+
+
 def end_cell():
     """Close the figures of a cell, as Jupyter does."""
     if "matplotlib.pyplot" in sys.modules:
@@ -174,9 +183,15 @@ def definitions(name: str, decisions: Decisions) -> str:
 
 
 def relocated(decisions: Decisions, name: str, modules: Collection[str]) -> Decisions:
-    """Return decisions whose imports of modules that came along lead into the worker package."""
+    """Return decisions whose imports of modules that came along, and of `display`, lead into the worker package."""
     imports: list[tuple[CodeCell, ast.stmt]] = []
     for cell, node in decisions.imports:
+        if isinstance(node, ast.ImportFrom) and node.module in DISPLAYS:
+            ours = [alias for alias in node.names if alias.name == "display"]
+            rest = [alias for alias in node.names if alias.name != "display"]
+            imports += [(cell, ast.ImportFrom(f"{name}_worker.outputs", ours, 0))] if ours else []
+            imports += [(cell, ast.ImportFrom(node.module, rest, 0))] if rest else []
+            continue
         if isinstance(node, ast.ImportFrom) and node.module in modules:
             node = ast.ImportFrom(module=f"{name}_worker.{node.module}", names=node.names, level=0)
         if isinstance(node, ast.Import) and any(alias.name in modules for alias in node.names):
@@ -229,7 +244,8 @@ def _helpers(decisions: Decisions) -> Mapping[str, str]:
     taken = {name for stage in decisions.stages for _, body in stage.parts for name in flow.names_of(body).writes}
     taken |= {name for stage in decisions.stages for name in stage.reads}
     names = {"outputs": True, "show": _shows_any(decisions), "end_cell": _draws(decisions)}
-    return {name: f"{name} as {name}_" if name in taken else name for name, needed in names.items() if needed}
+    free = {name: next(one for n in count() if (one := name + "_" * n) not in taken) for name in names if names[name]}
+    return {name: name if one == name else f"{name} as {one}" for name, one in free.items()}
 
 
 def _called(helpers: Mapping[str, str], name: str) -> str:

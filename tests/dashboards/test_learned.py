@@ -78,15 +78,15 @@ def model_bytes(schema: str | None = None) -> bytes:
     return out.getvalue()
 
 
-def learned_run(home: Path, model: bytes) -> Run:
+def learned_run(home: Path, model: bytes, *, rows: int = 3) -> Run:
     """Return a run of two partitions with curves, and of one with forecasts and a model."""
     made = RunFolder(home, partitions=2)
     for number, name in enumerate(made.tracks):
-        curve = pd.DataFrame({"step": [3, 1, 2], "loss": [1.0 + number, 3.0 + number, 2.0 + number]})
+        curve = pd.DataFrame({"step": [3, 1, 2], "loss": [1.0 + number, 3.0 + number, 2.0 + number]}).head(rows)
         made.commit("tracks", name, files={"curve": table_bytes(curve)}, kinds={"curve": "training"})
     made.plan()
     made.prepare()
-    files = {"told": table_bytes(forecasts()), "model": model}
+    files = {"told": table_bytes(forecasts() if rows else forecasts().head(0)), "model": model}
     made.commit("summary", "summary", files=files, kinds={"told": "forecast", "model": "model"})
     return Run(made.seal())
 
@@ -152,6 +152,14 @@ def test_a_model_is_listed_step_by_step_without_running_it(run: Run) -> None:
     ]
     settings = views.SHIPPED.make("model", source, {"learned": False}).frame_of_rows(source)
     assert settings["name"].tolist() == ["", "", "alpha", "names"]
+
+
+@pytest.mark.parametrize("kind", ["forecast", "training"])
+def test_without_a_row_there_is_nothing_to_draw(tmp_path: Path, kind: str) -> None:
+    run = learned_run(tmp_path, model_bytes(), rows=0)
+    source = of_kind(run, kind)
+    with pytest.raises(ArtifactNotFoundError, match="has no rows"):
+        views.SHIPPED.make(kind, source).plot(run)
 
 
 @pytest.mark.parametrize("schema", ["[1]", "{", "[" * 100_000, '{"content": {"content": {"a": {"file": "../x.npy"}}}}'])

@@ -79,7 +79,7 @@ def shipped(request: pytest.FixtureRequest, shared_wenv: Path, shared_folder: Pa
     """Return a short run of another app that ships."""
     env = AgiEnv(request.param, home=shared_folder / "shared_home", wenv=shared_wenv)
     AGI.install(env)
-    return env, AGI.run(env, env.request(SHORT[request.param])).check()
+    return env, AGI.run(env, env.request(SHORT[request.param], cluster={"workers": 1})).check()
 
 
 def test_every_app_gives_its_hashes_where_agilab_is_not_installed(shipped: tuple[AgiEnv, Run], tmp_path: Path) -> None:
@@ -117,7 +117,8 @@ def test_every_app_gives_its_hashes_through_agilab_on_this_machine_and_on_a_clus
     here = '{\\"backend\\": \\"local\\"}'
     assert here in notebook.read_text()
     if env.project.name == "delay_model":
-        notebook.write_text(notebook.read_text().replace(here, here.replace("local", "dask")))
+        there = '{\\"backend\\": \\"dask\\", \\"workers\\": 1}'
+        notebook.write_text(notebook.read_text().replace(here, there))
     folders = {"AGILAB_HOME": str(env.home.root), "AGILAB_WENV": str(env.wenv.root)}
     cells = run_notebook(Path(sys.executable), notebook, **folders)  # its last cell compares with the run
     for artifact in run.artifacts():

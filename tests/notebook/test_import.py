@@ -142,6 +142,33 @@ def test_every_file_has_a_name_as_an_artifact_that_leads_back(path: str) -> None
     assert space["_path"](space["_name"](path)) == path
 
 
+@pytest.mark.parametrize(
+    ("first", "needs"),
+    [
+        ("x = [1]", ()),
+        ("from IPython.display import display\nx = [1]", ()),
+        ("from IPython.display import HTML, display\nx = HTML('a')", ("ipython",)),
+    ],
+)
+def test_what_is_displayed_is_printed(home: Path, tmp_path: Path, first: str, needs: tuple[str, ...]) -> None:
+    AgiEnv().prepare()
+    file = written(tmp_path, first, "def seen(y):\n    display(y)", "seen(x)\nOut[1]", "display(x)")
+    made = import_notebook(file, tmp_path, home=HomePaths.chosen())
+    assert made.requirements == needs
+    assert "Out is Jupyter's own" in {note.what for note in made.notes}
+    code = "".join(path.read_text() for path in sorted((made.project.root / "src" / "made_worker").glob("[_d]*.py")))
+    assert code.count("from made_worker.outputs import display\n") == 2, "by stages, and by what cells define"
+
+
+def test_names_of_ours_make_way_for_those_of_the_notebook(home: Path, tmp_path: Path) -> None:
+    AgiEnv().prepare()
+    file = written(tmp_path, "show = show_ = outputs = [1]", "show + show_ + outputs")
+    made = import_notebook(file, tmp_path, home=HomePaths.chosen())
+    worker = (made.project.root / "src" / "made_worker" / "__init__.py").read_text()
+    assert "import outputs as outputs_, show as show__\n" in worker
+    assert "show__(show + show_ + outputs)" in worker
+
+
 def test_one_stage_when_asked(home: Path, tmp_path: Path) -> None:
     made = brought("pipeline", tmp_path, name="whole", one_stage=True)
     assert [stage.name for stage in made.decisions.stages] == ["clean"]

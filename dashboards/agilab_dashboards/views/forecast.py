@@ -12,6 +12,7 @@ import numpy as np
 import param
 
 from agilab import codec
+from agilab.errors import ArtifactNotFoundError
 from agilab.run import Run
 from agilab_dashboards.datasets import Dataset
 from agilab_dashboards.frame import Frame
@@ -25,6 +26,7 @@ MOST_CHOICES = 500
 """How many series and moments can be chosen from."""
 HEIGHT_PX = 300
 _TOLD = ("issued", "time", "horizon_h", "forecast", "low", "high")
+_TIMES = {"issued", "time"}
 _OBSERVED = PALETTE[7]
 
 
@@ -43,7 +45,9 @@ class Forecast(View):
 
     @classmethod
     def fits(cls, source: Dataset) -> bool:
-        return source.kind in cls.kinds and source.is_table and set(_TOLD) <= {one.name for one in source.columns}
+        numbers, times = set(_TOLD) - _TIMES, _TIMES
+        able = source.is_table and numbers <= set(source.named("number")) and times <= set(source.named("time"))
+        return source.kind in cls.kinds and able
 
     @classmethod
     def controls(cls, source: Dataset) -> tuple[codec.Field, ...]:
@@ -59,6 +63,8 @@ class Forecast(View):
 
     def draw(self, source: Dataset, frame: Frame) -> Any:
         rows = Rows.of(source)
+        if not len(rows.time):
+            raise ArtifactNotFoundError(f"{source.key} has no rows")
         name = self.series if self.series in rows.every_series else rows.every_series[0]
         mine = rows.where(rows.series == name)
         moments = {str(moment): moment for moment in mine.moments}

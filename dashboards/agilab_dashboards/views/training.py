@@ -8,6 +8,7 @@ import holoviews as hv
 import numpy as np
 import param
 
+from agilab.errors import ArtifactNotFoundError
 from agilab_dashboards.datasets import Dataset
 from agilab_dashboards.frame import Frame
 from agilab_dashboards.markup import PALETTE
@@ -42,7 +43,9 @@ class Training(View):
         step = self.column_of(source, "step")
         names = [name for name in self.values if name in source.named("number")]
         names = names or [name for name in source.named("number") if name != step]
-        parts = [part for part in _parts(source, [step, *names]) if not frame.cancelled()]
+        parts = [part for part in _parts(source, [step, *names]) if len(part[step])]
+        if not parts:
+            raise ArtifactNotFoundError(f"{source.key} has no rows")
         lines = []
         for place, name in enumerate(names):
             colour = PALETTE[place % len(PALETTE)]
