@@ -212,6 +212,11 @@ def datasets(run: Run) -> tuple[Dataset, ...]:
     return tuple(Dataset(run, key, kind, tuple(items), pyramids, away) for (key, kind, _), items in found.items())
 
 
+def asks_hosts(run: Run) -> bool:
+    """Say whether what a run has left can be told only by hosts, which may take a while."""
+    return any(item.location and Path(item.path).suffix in SUFFIXES for item in run.artifacts())
+
+
 def _column(given: Any) -> Column:
     from pyarrow import types
 

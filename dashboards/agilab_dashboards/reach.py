@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import logging
+from collections import deque
 from functools import cache
 
 from agilab.paths import WenvPaths
 from agilab.reach import Reach
 
-_log = logging.getLogger(__name__)
-
 
 @cache
 def reach() -> Reach:
     """Return the hosts, for all who look."""
-    return Reach(WenvPaths.chosen(), _log.info)
+    return Reach(WenvPaths.chosen(), _lines().append)
+
+
+def last_word() -> str:
+    """Return the last line about a host that is being made ready; empty when there was none."""
+    return _lines()[-1] if _lines() else ""
+
+
+@cache
+def _lines() -> deque[str]:
+    return deque(maxlen=1)

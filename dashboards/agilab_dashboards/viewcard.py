@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import holoviews as hv
@@ -24,12 +25,13 @@ from agilab.run import Run
 from agilab_dashboards import markup
 from agilab_dashboards.boxcard import BoxCard
 from agilab_dashboards.components import data_table
-from agilab_dashboards.datasets import Dataset
+from agilab_dashboards.datasets import Dataset, asks_hosts
 from agilab_dashboards.drawing import QUIET_S, Drawing, sent, soon
 from agilab_dashboards.form import SettingsForm, html
 from agilab_dashboards.frame import Frame
 from agilab_dashboards.live import ENDED
 from agilab_dashboards.markup import Markup, element, join
+from agilab_dashboards.reach import last_word
 from agilab_dashboards.session import Session
 from agilab_dashboards.views import Catalogue
 from agilab_dashboards.views.base import View
@@ -94,13 +96,29 @@ class ViewCard(Viewer):
 
     async def start(self) -> ViewCard:
         """Draw as soon as the page stands, and what is new until the run has ended."""
-        self._sources = {source.key: source for source in await asyncio.to_thread(self._views.shown, self._run)}
+        looking = asyncio.create_task(asyncio.to_thread(self._views.shown, self._run))
+        if await asyncio.to_thread(asks_hosts, self._run):
+            pn.state.execute(partial(self._wait_for_hosts, looking))
+        else:
+            self._found(await looking)
+        return self
+
+    async def _wait_for_hosts(self, looking: asyncio.Task[tuple[Dataset, ...]]) -> None:
+        """Say what hosts are at: one that is asked for the first time gets what it takes, for a minute perhaps."""
+        while not (await asyncio.wait([looking], timeout=PERIOD_MS / 1000))[0]:
+            said = markup.empty("Asking the hosts that hold it", last_word() or "One moment.")
+            soon(partial(self._body.param.update, objects=[html(said)]))
+        soon(partial(self._found, looking.result()))
+
+    def _found(self, sources: Sequence[Dataset]) -> None:
+        self._sources = {source.key: source for source in sources}
         self._problems()
         if self._sources:
             self._begin()
+        elif not self._live:
+            self._body.objects = [html(_NOTHING)]
         if self._live:
             self._ticker = pn.state.add_periodic_callback(self._tick, period=PERIOD_MS)
-        return self
 
     def _begin(self) -> None:
         """Show the first of what a run leaves."""

@@ -31,6 +31,7 @@ from agilab_dashboards.components import (
     run_head,
     settings_tables,
 )
+from agilab_dashboards.datasets import asks_hosts
 from agilab_dashboards.form import html
 from agilab_dashboards.linkedcard import LinkedCard, able
 from agilab_dashboards.live import ENDED
@@ -85,19 +86,22 @@ async def _run(session: Session) -> Viewable:
     crumbs = ((session.href("analysis", app=""), "all runs"), (session.href("analysis"), run.app))
     summary = await asyncio.to_thread(_summary, session, run)
     catalogue = await asyncio.to_thread(views.catalogue, session.env, run)
-    known = await asyncio.to_thread(catalogue.shown, run)
-
+    away = await asyncio.to_thread(asks_hosts, run)
+    known = () if away else await asyncio.to_thread(catalogue.shown, run)
     linkable = tuple(source for source in known if able(source, catalogue))
 
     async def views_of() -> Viewable:
         return await ViewCard(session, run, catalogue).start()
 
     async def linked() -> Viewable:
-        return LinkedCard(session, catalogue, linkable).start()
+        found = linkable or tuple(
+            source for source in await asyncio.to_thread(catalogue.shown, run) if able(source, catalogue)
+        )
+        return LinkedCard(session, catalogue, found).start() if found else html(_NOTHING_LINKED)
 
     makers = {
-        **({"Views": views_of} if known or catalogue.problems or run.state not in ENDED else {}),
-        **({"Linked": linked} if linkable else {}),
+        **({"Views": views_of} if known or away or catalogue.problems or run.state not in ENDED else {}),
+        **({"Linked": linked} if linkable or away else {}),
         "Metrics": partial(_metrics, run),
         "Settings": partial(settings_tables, run),
         "Artifacts": partial(artifact_table, run),
@@ -115,6 +119,7 @@ async def _run(session: Session) -> Viewable:
     )
 
 
+_NOTHING_LINKED = markup.empty("Nothing to link", "The run has left no points with a time or a number beside them.")
 NEXT = {"orchestrate": "Watch or run again", "workflow": "Its stages"}
 
 

@@ -52,7 +52,9 @@ class Counted(View):
     def draw(self, source: Dataset, frame: Frame) -> Any:
         query = self.query(source, frame)
         found = raster.aggregate(source.sources, query, cache=decoded(), cancelled=frame.cancelled)
-        return framed(self.shaded(source, found), frame, self.zooming)
+        made = framed(self.shaded(source, found), frame, self.zooming)
+        # What is drawn without a page around it has to say itself what is not in it.
+        return made.relabel(found.missing[0].partition("; ")[0]) if found.missing else made
 
     def begun(self, source: Dataset, frame: Frame, *, growing: bool = False) -> raster.Aggregation:
         """Return a picture of a frame that tables can be added to; a growing one becomes larger with them."""
