@@ -49,7 +49,10 @@ _CARD = {
 
 def row(*content: Any, gap_px: int = 12, align: str = "center") -> pn.Row:
     """Return things side by side, on further lines where they do not fit."""
-    styles = {"gap": f"{gap_px}px", "flex-wrap": "wrap", "align-items": align}
+    styles = {"gap": f"{gap_px}px", "flex-wrap": "wrap"}
+    for one in content:
+        if isinstance(one, Viewable):
+            one.align = align
     return pn.Row(*content, sizing_mode="stretch_width", styles=styles)
 
 

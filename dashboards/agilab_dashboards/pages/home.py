@@ -30,7 +30,7 @@ async def page(session: Session) -> Viewable:
     last = html(await asyncio.to_thread(_last, session, runs))
     return pn.Column(
         heading("Reproducible runs, from one declaration", "Choose settings, look at the plan, run, keep evidence."),
-        row(_proof(session, runs, last), _own_app(session), gap_px=20, align="flex-start"),
+        row(_proof(session, runs, last), _own_app(session), gap_px=20, align="start"),
         card("Last runs", last),
         sizing_mode="stretch_width",
     )
