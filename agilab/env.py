@@ -139,6 +139,10 @@ class AgiEnv:
         """Return every cluster option with its value and where it came from; environment: ``AGILAB_CLUSTER_<NAME>``."""
         return self._resolve("cluster", Layer("caller", caller or {}))
 
+    def view_controls(self) -> list[Layer]:
+        """Return the tables ``[views]`` of app file and workspace file, view -> controls; only views can check them."""
+        return self._files("views")
+
     def save_settings(self, values: Mapping[str, Any]) -> Path:
         """Write values into the user's workspace file of the app; return its path."""
         self.prepare()
@@ -261,10 +265,14 @@ class AgiEnv:
         from agilab.request import ClusterOptions
 
         fields = self.fields() if table == "settings" else ClusterOptions.fields()
+        environment = environment_layer(fields, os.environ, prefix=_PREFIXES[table])
+        return resolve(fields, [*self._files(table), environment, *callers])
+
+    def _files(self, table: str) -> list[Layer]:
+        """Read a table of the app's settings file, and of the user's."""
         project = self.project
         places = (("app file", project.settings_file), ("workspace file", self.home.app_settings(project.name)))
-        layers = [settings_layer(source, path, table=table) for source, path in places]
-        return resolve(fields, [*layers, environment_layer(fields, os.environ, prefix=_PREFIXES[table]), *callers])
+        return [settings_layer(source, path, table=table) for source, path in places]
 
     def _from_file(self, path: Path) -> dict[str, Any]:
         """Read a request file; SettingErrors about its values come later, with their names."""

@@ -1,23 +1,25 @@
-"""Tags and note of a run: ``sidecar/tags.json``, outside of the seal; what else lies there it does not know."""
+"""What lies beside the seal of a run, and the first of it, ``sidecar/tags.json``: tags and a note."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from agilab import sums
-from agilab.errors import AgilabError, EvidenceError, HomeError, QueryError
+from agilab.errors import AgilabError, EvidenceError, HomeError, QueryError, first_line
 from agilab.paths import NAME_PATTERN, RunPaths, make_folder, read_json, write_json
 
 SCHEMA = "agilab.tags/1"
 MOST_TAGS = 100
 LONGEST_NOTE = 10_000
 """How long a note may be [characters]."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +46,33 @@ def read_tags(paths: RunPaths) -> Tags:
     EvidenceError
         The file cannot be read.
     """
+    return read(paths.tags, SCHEMA, _parsed, f"the tags of run {paths.run_id}") or Tags()
+
+
+def read(path: Path, schema: str, parse: Callable[[dict[str, Any]], T], what: str) -> T | None:
+    """Read one of the files beside a seal; None when there is none.
+
+    Parameters
+    ----------
+    path, schema
+        The file, a plain one whatever somebody has put there, and what it says it is.
+    parse
+        Makes of its content what it stands for.
+    what
+        What cannot be read if it cannot, for the sentence that says so.
+
+    Raises
+    ------
+    EvidenceError
+        The file cannot be read.
+    """
     try:
-        os.close(sums.open_file(str(paths.tags)))
-        return _parsed(read_json(paths.tags, SCHEMA))
+        os.close(sums.open_file(str(path)))
+        return parse(read_json(path, schema))
     except (FileNotFoundError, NotADirectoryError):
-        return Tags()
+        return None
     except (AgilabError, OSError, LookupError, TypeError) as err:
-        raise EvidenceError(f"the tags of run {paths.run_id} cannot be read ({err}); remove {paths.tags}") from err
+        raise EvidenceError(f"{what} cannot be read ({first_line(err)}); remove {path}") from err
 
 
 def change_tags(

@@ -21,12 +21,11 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
-from agilab import sums
-from agilab.errors import AgilabError, EvidenceError, TrackingError, first_line
+from agilab import sidecar, sums
+from agilab.errors import EvidenceError, TrackingError
 from agilab.events import visible
-from agilab.paths import RunPaths, read_json, write_json
+from agilab.paths import RunPaths, write_json
 from agilab.run import Run
-from agilab.sidecar import alone
 
 SCHEMA = "agilab.tracking/1"
 VARIABLE = "AGILAB_TRACK"
@@ -195,20 +194,12 @@ def read(paths: RunPaths) -> tuple[Tracked, ...]:
     EvidenceError
         The file cannot be read.
     """
-    try:
-        os.close(sums.open_file(str(paths.tracking)))
-        return tuple(_parsed(item) for item in read_json(paths.tracking, SCHEMA)["stores"])
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
-    except (AgilabError, OSError, LookupError, TypeError) as err:
-        raise EvidenceError(
-            f"where run {paths.run_id} is tracked cannot be read ({first_line(err)}); remove {paths.tracking}"
-        ) from err
+    return sidecar.read(paths.tracking, SCHEMA, _stores, f"where run {paths.run_id} is tracked") or ()
 
 
 def remember(paths: RunPaths, tracked: Tracked) -> None:
     """Write what is known of a store, in the place of what was."""
-    with alone(paths):
+    with sidecar.alone(paths):
         others = [item for item in read(paths) if item.uri != tracked.uri]
         stores = [item.to_json() for item in (*others, tracked)]
         write_json(paths.tracking, {"schema": SCHEMA, "stores": stores})
@@ -253,6 +244,10 @@ _MANNERS = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 """What MLflow is told in its process, whatever it was told before."""
+
+
+def _stores(value: Mapping[str, Any]) -> tuple[Tracked, ...]:
+    return tuple(_parsed(item) for item in value["stores"])
 
 
 def _parsed(value: Mapping[str, Any]) -> Tracked:

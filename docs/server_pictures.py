@@ -23,6 +23,11 @@ from playwright.sync_api import Page, sync_playwright
 PICTURES = Path(__file__).parent / "pictures"
 SIZE = {"width": 1200, "height": 900}
 LONG_MS = 180_000
+GLYPHS = """least => {
+    const models = window.Bokeh?.documents[0]?._all_models.values() ?? []
+    return Math.max(0, ...[...models].map(model => model.data?.start?.length ?? 0)) >= least
+}"""
+"""Whether the task stream of a frame has so many rectangles."""
 
 
 @contextmanager
@@ -106,8 +111,10 @@ def dask(page: Page, url: str) -> None:
     page.get_by_role("button", name="Run", exact=True).click(timeout=LONG_MS)
     frame = page.locator("iframe")
     frame.scroll_into_view_if_needed(timeout=LONG_MS)
-    page.frame_locator("iframe").get_by_text("Task Stream").wait_for(timeout=LONG_MS)
-    page.wait_for_timeout(4000)
+    handle = frame.element_handle()
+    shown = handle and handle.content_frame()
+    assert shown is not None
+    shown.wait_for_function(GLYPHS, arg=30, timeout=LONG_MS)  # its title is painted: no text that could be waited for
     take(page, "dask")
     page.locator("[data-state=succeeded]").wait_for(timeout=LONG_MS)
 

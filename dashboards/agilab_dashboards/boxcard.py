@@ -9,15 +9,14 @@ import panel as pn
 from panel.viewable import Viewable, Viewer
 
 from agilab.cli.screen import count
-from agilab.errors import AgilabError, SupersededError
 from agilab.raster import Query
 from agilab.raster.scan import Cancelled
 from agilab.raster.selection import Selection, Statistics, select
 from agilab_dashboards import markup
+from agilab_dashboards.board import Board
 from agilab_dashboards.components import data_table
 from agilab_dashboards.conditions import value_text
 from agilab_dashboards.datasets import Column, Dataset
-from agilab_dashboards.drawing import Drawing, soon
 from agilab_dashboards.form import html
 from agilab_dashboards.markup import Markup, element
 
@@ -27,15 +26,15 @@ class BoxCard(Viewer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._drawing = Drawing()
-        self._view = pn.Column(sizing_mode="stretch_width", visible=False)
+        self._board = Board()
+        self._view = pn.Column(self._board, sizing_mode="stretch_width", visible=False)
 
     def __panel__(self) -> Viewable:
         return self._view
 
     def clear(self) -> None:
         """Forget the box."""
-        self._drawing.stop()
+        self._board.clear()
         self._view.visible = False
 
     def look(self, source: Dataset, query: Query) -> None:
@@ -45,18 +44,15 @@ class BoxCard(Viewer):
             chosen = select(source.sources, query, cancelled=cancelled)
             return chosen, source.readable(chosen.rows).to_dict("records")
 
-        async def show() -> None:
-            said: Any
-            try:
-                chosen, rows = await self._drawing.make(found)
-                said = [html(_head(chosen, source)), *([data_table(rows)] if rows else [])]
-            except SupersededError:
-                return
-            except AgilabError as err:
-                said = [html(element("p", err, {"class": "error", "role": "alert"}))]
-            soon(lambda: self._view.param.update(objects=said, visible=True))
+        def show(looked: tuple[Selection, list[dict[str, Any]]]) -> None:
+            chosen, rows = looked
+            self._board.put(html(_head(chosen, source)), *([data_table(rows)] if rows else []))
 
-        pn.state.execute(show)
+        async def draw() -> None:
+            await self._board.draw(found, show)
+
+        self._view.visible = True
+        pn.state.execute(draw)
 
 
 def _head(found: Selection, source: Dataset) -> Markup:

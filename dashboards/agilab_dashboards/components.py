@@ -47,9 +47,12 @@ _CARD = {
 }
 
 
-def row(*content: Any, gap_px: int = 12) -> pn.Row:
+def row(*content: Any, gap_px: int = 12, align: str = "center") -> pn.Row:
     """Return things side by side, on further lines where they do not fit."""
-    styles = {"gap": f"{gap_px}px", "flex-wrap": "wrap", "align-items": "center"}
+    styles = {"gap": f"{gap_px}px", "flex-wrap": "wrap"}
+    for one in content:
+        if isinstance(one, Viewable):
+            one.align = align
     return pn.Row(*content, sizing_mode="stretch_width", styles=styles)
 
 
@@ -207,6 +210,32 @@ def sections(makers: Mapping[str, Maker]) -> Viewable:
 
     folded.param.watch(opened, "active")
     return folded
+
+
+class Folded(Viewer):
+    """A part of a page that is folded: what stands in it is looked at by nobody, and not made, until it is opened."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self._content: Any = None
+        self._place = pn.Column(sizing_mode="stretch_width")
+        self._view = pmui.Accordion(
+            (title, self._place), title_variant="subtitle1", sizing_mode="stretch_width", margin=(8, 0, 0, 0)
+        )
+        self._view.param.watch(self._opened, "active")
+
+    def __panel__(self) -> Viewable:
+        return self._view
+
+    def put(self, content: Any) -> None:
+        """Let something else stand in it."""
+        self._content = content
+        self._opened(None)
+
+    def _opened(self, event: Any) -> None:
+        shown = [self._content] if self._view.active else []
+        if self._place.objects != shown:
+            self._place.objects = shown
 
 
 class _Places:

@@ -67,7 +67,7 @@ class DaskView(Viewer):
             sx={".MuiToggleButton-root": {"textTransform": "none", "whiteSpace": "nowrap", "padding": "8px 14px"}},
         )
         self._more = pmui.Select(
-            label="Another one",
+            label="Another dashboard",
             options={"none": "", **more},
             value=self._document if self._document in more.values() else "",
             width=250,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -155,18 +155,8 @@ class Dataset:
 
     def parts(self, names: Sequence[str], most_rows: int) -> Iterator[Any]:
         """Yield some columns of each partition as a pyarrow table, of no more rows than that in each."""
-        import pyarrow as pa
-
-        for path in self.files:
-            table = open_table(path)
-            table.check(names)
-            fields = [self._first.schema.field(name) for name in names]
-            pieces: list[Any] = [pa.table({one.name: _plain(pa.array([], one.type)) for one in fields})]
-            for load in table.loads(names):
-                pieces.append(pa.table({name: _plain(array) for name, array in load().items()}))
-                if sum(piece.num_rows for piece in pieces) >= most_rows:
-                    break
-            yield pa.concat_tables(pieces, promote_options="permissive").slice(0, most_rows)
+        for source in self.sources:
+            yield rows_of(source, names, 0, most_rows)[0]
 
     def readable(self, rows: Any) -> Any:
         """Return some rows as a pandas DataFrame for people: times as text, columns with their units."""

@@ -7,6 +7,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from agilab_dashboards.pages import PAGES, TITLES
 from agilab_dashboards.session import LONGEST, PLUGIN_COMMAND, Session
 from agilab_dashboards.template import COOKIE, frame
 
+PATIENCE_S = 2.0
+"""How long a page waits for its browser to say where it is [s]."""
 _LOG = logging.getLogger("agilab_dashboards")
 
 
@@ -61,14 +64,20 @@ def document(*, guarded: bool, readers: Sequence[str] = ()) -> Callable[[], Any]
             return page
 
         async def fill() -> None:
-            session.zone = _zone()
-            if COOKIE not in pn.state.cookies and getattr(pn.state.browser_info, "dark_mode", False):
-                page.dark_theme = True
-            made, curdoc = await _page(session), pn.state.curdoc
-            if curdoc is None:
+            info = await _browser()
+            session.zone = _zone(info)
+            dark = COOKIE not in pn.state.cookies and getattr(info, "dark_mode", False)
+            made = await _page(session)
+
+            def show() -> None:
                 body.objects = [made]
+                if dark:
+                    page.dark_theme = True
+
+            if pn.state.curdoc is None:
+                show()
             else:  # after an await the document may be in the middle of sending something else
-                curdoc.add_next_tick_callback(lambda: setattr(body, "objects", [made]))
+                pn.state.curdoc.add_next_tick_callback(show)
 
         pn.state.onload(fill)
         return page
@@ -158,10 +167,21 @@ def _local() -> bool:
     return is_loopback(host)
 
 
-def _zone() -> str:
+async def _browser() -> Any:
+    """Return what the browser has said of itself; it may say so a moment after it has the page."""
+    info = pn.state.browser_info
+    if info is not None and not info.timezone:
+        told = asyncio.Event()
+        watcher = info.param.watch(lambda event: told.set(), "timezone")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(told.wait(), PATIENCE_S)
+        info.param.unwatch(watcher)
+    return info
+
+
+def _zone(info: Any) -> str:
     from zoneinfo import available_timezones
 
-    info = pn.state.browser_info
     name = getattr(info, "timezone", "") or ""
     return name if name in available_timezones() else ""
 

@@ -15,13 +15,14 @@ from bokeh.models import NumeralTickFormatter
 from panel.viewable import Viewable, Viewer
 
 from agilab.cli.screen import count
-from agilab.errors import AgilabError, SupersededError
 from agilab.raster import Filter, Query, aggregate
 from agilab.raster.scan import Cancelled
 from agilab.raster.series import Histogram, counting
+from agilab_dashboards.board import Board
+from agilab_dashboards.components import row
 from agilab_dashboards.conditions import written
 from agilab_dashboards.datasets import Dataset
-from agilab_dashboards.drawing import Drawing, sent, soon
+from agilab_dashboards.drawing import sent
 from agilab_dashboards.form import html
 from agilab_dashboards.frame import Frame
 from agilab_dashboards.markup import PALETTE, Markup, element
@@ -154,7 +155,7 @@ class LinkedCard(Viewer):
         super().__init__()
         self._session, self._catalogue = session, catalogue
         self._sources = {source.key: source for source in sources}
-        self._drawing = Drawing()
+        self._board = Board(_HEIGHTS["map"])
         self._known: Linked | None = None
         self._pipes: dict[str, Any] = {}
         given = session.remembered("linked")
@@ -171,14 +172,12 @@ class LinkedCard(Viewer):
         self._value = pmui.Select(label="Histogram of", options=[], width=260)
         self._columns(given.get("column"))
         self._clear = pmui.Button(label="Clear the boxes", variant="outlined", disabled=not self._brushes)
-        self._bar = pmui.LinearProgress(active=True, visible=False, sizing_mode="stretch_width")
         self._said = html(Markup(""))
-        self._place = pn.Row(sizing_mode="stretch_width", min_height=_HEIGHTS["map"])
         self._data.param.watch(self._other_data, "value")
         self._value.param.watch(self._other_value, "value")
         self._clear.on_click(self._cleared)
-        row = pn.FlexBox(self._data, self._value, self._clear, gap="12px", align_items="center")
-        self._view = pn.Column(row, self._bar, self._said, self._place, sizing_mode="stretch_width", margin=(12, 0))
+        chosen = row(self._data, self._value, self._clear)
+        self._view = pn.Column(chosen, self._said, self._board, sizing_mode="stretch_width", margin=(12, 0))
 
     def __panel__(self) -> Viewable:
         return self._view
@@ -222,17 +221,7 @@ class LinkedCard(Viewer):
         pn.state.execute(self._build)
 
     async def _build(self) -> None:
-        self._bar.visible = True
-        try:
-            known, rows, made = await self._drawing.make(self._drawn)
-        except SupersededError:
-            return
-        except AgilabError as err:
-            said = html(element("p", err, {"class": "error", "role": "alert"}))
-            soon(lambda: self._place.param.update(objects=[said]))
-        else:
-            soon(lambda: self._show(known, rows, made))
-        soon(lambda: self._bar.param.update(visible=False))
+        await self._board.draw(self._drawn, lambda found: self._show(*found))
 
     def _drawn(self, cancelled: Cancelled) -> tuple[Linked, int, dict[str, Any]]:
         known = self._known
@@ -250,7 +239,8 @@ class LinkedCard(Viewer):
             self._known, self._pipes = known, {}
             panes = {place: self._pane(place, shown) for place, shown in made.items()}
             left = panes.pop("map")
-            self._place.objects = [left, pn.Column(*panes.values(), sizing_mode="stretch_width")]
+            right = pn.Column(*panes.values(), sizing_mode="stretch_width")
+            self._board.put(pn.Row(left, right, sizing_mode="stretch_width"))
         filters = written(known.filters(self._brushes), known.source)
         said = f"{rows:,} of {count(known.rows, 'row', 'rows')}" + (f" where {filters}" if filters else "")
         advice = "" if filters else ". Draw a box on one view, and the others show its rows."

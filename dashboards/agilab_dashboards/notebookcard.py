@@ -15,6 +15,7 @@ from agilab.errors import ProjectError
 from agilab.notebook.importing import Looked, import_notebook, look
 from agilab_dashboards import markup
 from agilab_dashboards.chooser import Chooser, inside
+from agilab_dashboards.components import row
 from agilab_dashboards.form import html
 from agilab_dashboards.markup import Markup, code, element, link
 from agilab_dashboards.session import Session
@@ -62,8 +63,8 @@ def notebook_import(session: Session) -> Viewable:
 
     session.on_press(ask, review)
     session.on_press(make, write)
-    first = pn.FlexBox(file, chooser.button, name, whole, gap="12px", align_items="center")
-    return pn.Column(first, chooser, pn.FlexBox(ask, make, gap="12px"), said, sizing_mode="stretch_width")
+    first = row(file, chooser.button, name, whole)
+    return pn.Column(first, chooser, row(ask, make), said, sizing_mode="stretch_width")
 
 
 def _inside(folder: Path, given: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,17 +13,17 @@ import panel as pn
 import panel_material_ui as pmui
 from panel.viewable import Viewable, Viewer
 
-from agilab.errors import AgilabError, SupersededError
-from agilab.layers import Resolved
 from agilab.raster import Picture, alike
 from agilab.raster.scan import Cancelled, around
 from agilab.raster.series import Envelope
 from agilab.run import Run
+from agilab_dashboards.board import Board
+from agilab_dashboards.components import Folded, row
 from agilab_dashboards.datasets import Dataset
-from agilab_dashboards.drawing import QUIET_S, Drawing, sent, soon
-from agilab_dashboards.form import SettingsForm, html
+from agilab_dashboards.drawing import QUIET_S, sent
+from agilab_dashboards.form import SettingsForm
 from agilab_dashboards.frame import Frame
-from agilab_dashboards.markup import PALETTE, element
+from agilab_dashboards.markup import PALETTE
 from agilab_dashboards.session import Session
 from agilab_dashboards.views import Catalogue
 from agilab_dashboards.views.base import View
@@ -160,23 +159,20 @@ class PairCard(Viewer):
     ) -> None:
         super().__init__()
         self._session, self._catalogue, self._known = session, catalogue, known
-        self._drawing = Drawing()
+        self._board = Board(HEIGHT_PX)
         self._shown: Compared | None = None
         self._pipes: dict[str, Any] = {}
         key = session.query.get("data", "")
         key = key if key in known else next(iter(known))
         self._data = pmui.Select(label="Artifacts", options=list(known), value=key, width=300)
         self._kind = pmui.Select(label="View", options=[], width=160)
-        self._bar = pmui.LinearProgress(active=True, visible=False, sizing_mode="stretch_width")
-        self._place = pn.Column(sizing_mode="stretch_width", min_height=HEIGHT_PX)
-        self._controls = pn.Column(sizing_mode="stretch_width")
+        self._controls = Folded("Controls")
         self._form: SettingsForm | None = None
         self._choose(session.query.get("view", ""))
         self._data.param.watch(self._other_data, "value")
         self._kind.param.watch(self._other_view, "value")
-        more = pmui.Accordion(("Controls", self._controls), title_variant="subtitle1", sizing_mode="stretch_width")
-        row = pn.FlexBox(self._data, self._kind, gap="12px", align_items="center")
-        self._view = pn.Column(row, self._bar, self._place, more, sizing_mode="stretch_width")
+        chosen = row(self._data, self._kind)
+        self._view = pn.Column(chosen, self._board, self._controls, sizing_mode="stretch_width")
 
     def __panel__(self) -> Viewable:
         return self._view
@@ -194,11 +190,10 @@ class PairCard(Viewer):
         self._new_form()
 
     def _new_form(self) -> None:
-        pair, view = self._known[self._data.value][0], self._catalogue.view_class(self._kind.value)
-        fields = view.controls(pair[0])
-        self._form = SettingsForm(fields, Resolved({field.name: field.default for field in fields}, {}), None)
+        pair = self._known[self._data.value][0]
+        self._form = SettingsForm(*self._catalogue.controls(self._kind.value, pair[0]))
         self._form.param.watch(lambda event: pn.state.execute(self._build), "given")
-        self._controls.objects = [self._form]
+        self._controls.put(self._form)
 
     def _other_data(self, event: Any) -> None:
         self._session.remember("data", event.new)
@@ -226,17 +221,7 @@ class PairCard(Viewer):
                 made = compared(view, pair, whole(view, pair, replace(_FRAME, cancelled=cancelled)))
             return made, made.elements(pair)
 
-        self._bar.visible = True
-        try:
-            made, elements = await self._drawing.make(drawn)
-        except SupersededError:
-            return
-        except AgilabError as err:
-            said = html(element("p", err, {"class": "error", "role": "alert"}))
-            soon(lambda: self._place.param.update(objects=[said]))
-        else:
-            soon(lambda: self._show(made, elements))
-        soon(lambda: self._bar.param.update(visible=False))
+        await self._board.draw(drawn, lambda found: self._show(*found))
 
     def _show(self, made: Compared, elements: Mapping[str, Any]) -> None:
         self._shown, self._pipes = made, {}
@@ -249,7 +234,7 @@ class PairCard(Viewer):
         ranges.add_subscriber(self._zoomed)
         # Plots of one layout share their axes: whoever zooms one zooms all.
         layout = hv.Layout(plots).cols(len(plots) if plane else 1).opts(sizing_mode="stretch_width")
-        self._place.objects = [pn.pane.HoloViews(layout, sizing_mode="stretch_width", linked_axes=False)]
+        self._board.put(pn.pane.HoloViews(layout, sizing_mode="stretch_width", linked_axes=False))
 
     def _zoomed(self, x_range: Any = None, y_range: Any = None) -> None:
         before = self._shown
@@ -277,9 +262,7 @@ class PairCard(Viewer):
                 for title, shown in elements.items():
                     pipes[title].send(shown)
 
-        with suppress(SupersededError):
-            made, elements = await self._drawing.make(drawn)
-            soon(lambda: send(made, elements))
+        await self._board.draw(drawn, lambda found: send(*found))
 
 
 def _titled(shown: Any, title: str) -> Any:

@@ -13,7 +13,7 @@ from agilab.errors import QueryError
 from agilab.history import STATES, Found, Query, condition, find
 from agilab.rows import Row
 from agilab_dashboards import markup, rows
-from agilab_dashboards.components import card, data_table
+from agilab_dashboards.components import card, data_table, row
 from agilab_dashboards.form import html
 from agilab_dashboards.markup import Markup, element, link
 from agilab_dashboards.session import Session, href
@@ -59,8 +59,8 @@ class RunList(Viewer):
         self._shown: tuple[Row, ...] = ()
         for name, widget in self._inputs.items():
             widget.param.watch(lambda event, name=name: self._asked(name, event.new), "value")
-        row = pn.FlexBox(*self._inputs.values(), self._compare, gap="12px", align_items="center")
-        self._view = card("", row, self._said, self._place)
+        asked = row(*self._inputs.values(), self._compare)
+        self._view = card("", asked, self._said, self._place)
 
     def __panel__(self) -> Viewable:
         return self._view

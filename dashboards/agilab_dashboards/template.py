@@ -74,9 +74,12 @@ def frame(session: Session, site: Mapping[str, str], main: list[Any]) -> pmui.Pa
         site_url=session.href("home"),
         header=[nav],
         main=[pn.Column(*main, sizing_mode="stretch_width", max_width=WIDTH, styles=_MAIN)],
-        app_bar_width=WIDTH + 40,
+        app_bar_width=WIDTH,
         dark_theme=dark,
-        sx={".MuiAppBar-root": {"backgroundColor": "#0a4a8c", "color": "#fff", "boxShadow": "none"}},
+        sx={
+            ".MuiAppBar-root": {"backgroundColor": "#0a4a8c", "color": "#fff", "boxShadow": "none"},
+            ".MuiToolbar-root": {"padding": "0 16px"},  # what the page has beside it
+        },
         theme_toggle=True,
         busy_indicator=None,
         meta_viewport="width=device-width, initial-scale=1",

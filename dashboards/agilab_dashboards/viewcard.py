@@ -17,14 +17,15 @@ from panel.viewable import Viewable, Viewer
 
 from agilab.cli.screen import count, size
 from agilab.codec import Field
-from agilab.errors import AgilabError, SupersededError
+from agilab.errors import AgilabError
 from agilab.layers import Resolved
 from agilab.raster import Aggregation, Picture
 from agilab.raster.scan import Cancelled
 from agilab.run import Run
 from agilab_dashboards import markup
+from agilab_dashboards.board import Board
 from agilab_dashboards.boxcard import BoxCard
-from agilab_dashboards.components import data_table
+from agilab_dashboards.components import Folded, data_table, row
 from agilab_dashboards.datasets import Dataset, asks_hosts
 from agilab_dashboards.drawing import QUIET_S, Drawing, sent, soon
 from agilab_dashboards.form import SettingsForm, html
@@ -65,7 +66,7 @@ class ViewCard(Viewer):
         self._session, self._run, self._views = session, run, catalogue
         self._sources: dict[str, Dataset] = {}
         self._live = run.state not in ENDED
-        self._drawing, self._saving = Drawing(), Drawing()
+        self._board, self._saving = Board(480), Drawing()
         self._pipe: Any = None
         self._shown: _Shown | None = None
         self._ticker: Any = None
@@ -75,11 +76,9 @@ class ViewCard(Viewer):
         self._save = pmui.FileDownload(
             callback=self._picture, filename="view.png", label="Save as PNG", variant="outlined"
         )
-        self._bar = pmui.LinearProgress(active=True, visible=False, sizing_mode="stretch_width")
-        self._place = pn.Column(sizing_mode="stretch_width", min_height=480)
         self._said = html(Markup(""))
         self._boxed = BoxCard()
-        self._controls = pn.Column(sizing_mode="stretch_width")
+        self._controls = Folded("Controls")
         self._form: SettingsForm | None = None
         self._missing = pn.Column(sizing_mode="stretch_width")
         self._body = pn.Column(html(_WAITING), sizing_mode="stretch_width")
@@ -140,23 +139,20 @@ class ViewCard(Viewer):
         self._data.param.watch(self._other_data, "value")
         self._kind.param.watch(self._other_view, "value")
         self._whole.on_click(self._all_of_it)
-        row = pn.FlexBox(self._data, self._kind, self._whole, self._save, gap="12px", align_items="center")
-        more = pmui.Accordion(
-            ("Controls", self._controls), title_variant="subtitle1", sizing_mode="stretch_width", margin=(8, 0, 0, 0)
-        )
-        self._body.objects = [row, self._bar, self._place, self._said, self._boxed, more]
+        chosen = row(self._data, self._kind, self._whole, self._save)
+        self._body.objects = [chosen, self._board, self._said, self._boxed, self._controls]
 
     def _new_form(self, *, keep: bool = True) -> None:
         view = self._views.view_class(self._kind.value)
         fields: tuple[Field, ...] = ()
+        resolved = Resolved({}, {})
         # What is wrong is said where it would be drawn.
         with suppress(AgilabError), told(view, self._kind.value):
-            fields = view.controls(self._source)
-        values = {field.name: field.default for field in fields}
+            fields, resolved = self._views.controls(self._kind.value, self._source)
         given = self._session.remembered("controls") if keep else None
-        self._form = SettingsForm(fields, Resolved(values, {}), given if isinstance(given, dict) else None)
+        self._form = SettingsForm(fields, resolved, given if isinstance(given, dict) else None)
         self._form.param.watch(self._controlled, "given")
-        self._controls.objects = [self._form]
+        self._controls.put(self._form)
 
     def _forget(self, *names: str) -> None:
         for name in names:
@@ -195,20 +191,10 @@ class ViewCard(Viewer):
 
     async def _build(self) -> None:
         """Draw with everything as it is chosen now."""
-        self._bar.visible = True
-        try:
-            shown: Any = await self._drawing.make(self._drawn)
-        except SupersededError:
-            return  # whatever came instead takes the bar away
-        except AgilabError as err:
-            shown = str(err)
-        except BaseException:
-            soon(self._rested)
-            raise
-        soon(lambda: self._show(shown))
-
-    def _rested(self) -> None:
-        self._bar.visible = False
+        self._pipe, self._shown = None, None
+        self._boxed.clear()
+        self._said.object = ""
+        await self._board.draw(self._drawn, self._show)
 
     def _drawn(self, cancelled: Cancelled) -> _Shown | Any:
         """Return a table's rows, or what a view shows; called from a thread."""
@@ -228,20 +214,13 @@ class ViewCard(Viewer):
         return _drawn(view, source, frame if self._live else view.whole(source, frame), growing=self._live)
 
     def _show(self, shown: Any) -> None:
-        import pandas as pd
-
-        self._rested()
-        self._pipe, self._shown = None, None
-        self._boxed.clear()
         self._whole.visible = "zoom" in self._session.query
-        self._said.object = ""
-        if isinstance(shown, str):
-            self._place.objects = [html(element("p", shown, {"class": "error", "role": "alert"}))]
-        elif isinstance(shown, pd.DataFrame):
-            self._place.objects = [data_table(shown.to_dict("records"))]
-        else:
-            self._place.objects = [self._plot(shown)]
+        if isinstance(shown, _Shown):
+            with told(shown.view, self._kind.value):  # an option that Bokeh refuses comes up here
+                self._board.put(self._plot(shown))
             self._say(shown)
+        else:
+            self._board.put(data_table(shown.to_dict("records")))
 
     def _plot(self, shown: _Shown) -> Any:
         """Return a plot that is drawn anew for each range, by what `_zoomed` sends."""
@@ -296,16 +275,12 @@ class ViewCard(Viewer):
             with told(view, self._kind.value):
                 return _drawn(view, source, replace(frame, cancelled=cancelled))
 
-        with suppress(SupersededError):
-            soon(lambda: self._bar.param.update(visible=True))
-            shown = await self._drawing.make(drawn)
-            soon(lambda: self._send(shown, pipe, zoom=[*frame.x, *frame.y]))
+        await self._board.draw(drawn, lambda shown: self._send(shown, pipe, zoom=[*frame.x, *frame.y]))
 
     def _send(self, shown: _Shown, pipe: Any, zoom: list[float] | None = None) -> None:
         """Put a picture in the place of the one that is shown, unless there is another plot by now."""
         if pipe is None or pipe is not self._pipe:
             return
-        self._rested()
         pipe.send(shown.element)
         self._shown = shown
         self._say(shown)
@@ -323,7 +298,7 @@ class ViewCard(Viewer):
 
     async def _tick(self) -> None:
         """Take in what has committed since: what is shown already is not looked at again."""
-        if self._drawing.busy:
+        if self._board.busy:
             return
         ended, sources = await asyncio.to_thread(_looked, self._run, self._views)
         if ended:
@@ -345,9 +320,7 @@ class ViewCard(Viewer):
         if shown is None or shown.pictured is None:
             await self._build()
             return
-        with suppress(SupersededError):
-            more = await self._drawing.make(lambda cancelled: _added(shown, now, cancelled))
-            soon(lambda: self._send(more, pipe))
+        await self._board.draw(lambda cancelled: _added(shown, now, cancelled), lambda more: self._send(more, pipe))
 
     async def _picture(self) -> io.BytesIO:
         view, source = self._made(), self._source

@@ -203,6 +203,16 @@ class Visitor:
             raise AssertionError(f"{query}: {self.page.inner_text('body')!r}, {self.complaints}") from err
         return self.page
 
+    def fits_900(self) -> bool:
+        """Whether nothing of what is open has to be scrolled sideways in a window of 900 px."""
+        size = self.page.viewport_size
+        assert size is not None
+        self.page.set_viewport_size({**size, "width": 900})
+        root = "document.documentElement"
+        fits = bool(self.page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth"))
+        self.page.set_viewport_size(size)
+        return fits
+
 
 def browser_of_somebody(server: Served, browser: Browser) -> BrowserContext:
     """Return a browser with its own cookies, logged in by the server's newest link."""

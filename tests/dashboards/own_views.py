@@ -50,6 +50,15 @@ class Leaky(View):
 
     def draw(self, source, frame):
         return 1 / 0
+
+
+class Odd(View):
+    """Fails when Bokeh draws it."""
+
+    kinds = ("weather.gauge",)
+
+    def draw(self, source, frame):
+        return hv.Curve([1, 2]).opts(yticks=range(3), backend="bokeh")
 '''
 SHAPES = '''"""What views share."""
 

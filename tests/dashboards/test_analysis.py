@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from agilab import Stage, WorkPlan
+from agilab import AGI, AgiEnv, Stage, WorkPlan
 from agilab.owner import hold_owner
 from agilab.run import Run
 from agilab.sidecar import read_tags
@@ -39,21 +36,26 @@ def press(page: Page, name: str) -> None:
     page.get_by_role("button", name=name, exact=True).click(timeout=LONG_MS)
 
 
+def choose(page: Page, label: str, text: str) -> None:
+    page.get_by_label(label, exact=True).click(timeout=LONG_MS)
+    page.locator("li", has_text=text).click()
+
+
 def link(page: str, **state: str) -> str:
     return "?" + urlencode({"page": page, **state})
 
 
-def test_runs_are_found_tagged_and_compared(visit: Visitor, runs: tuple[Run, Run]) -> None:
-    page = visit.open(link("analysis", app="flights", run=runs[0].run_id))
-    tags = page.get_by_label("Tags")
-    tags.fill("baseline")
-    tags.press("Tab")
-    press(page, "Keep")
-    expect(page.get_by_text("Kept beside the record")).to_be_visible(timeout=LONG_MS)
-    assert read_tags(runs[0].paths).tags == ("baseline",)
-
-    page = visit.open(link("analysis", app="flights"))
-    expect(page.get_by_text("2 runs")).to_be_visible(timeout=LONG_MS)
+def test_runs_are_found_and_compared(visit: Visitor, runs: tuple[Run, Run]) -> None:
+    page = visit.open(link("analysis", app="flights", setting="sample_s>60"))
+    expect(page.get_by_text("1 of 2 runs")).to_be_visible(timeout=LONG_MS)
+    field = page.get_by_label("Settings")
+    field.fill("sample_s")
+    field.press("Tab")
+    expect(page.get_by_role("alert")).to_contain_text("is no condition", timeout=LONG_MS)
+    field.fill("")
+    field.press("Tab")
+    expect(page.locator(".tabulator-row")).to_have_count(2, timeout=LONG_MS)
+    assert visit.fits_900()
     ticks = page.locator(".tabulator-row input[type=checkbox]")
     ticks.nth(0).click()
     ticks.nth(1).click()
@@ -61,34 +63,17 @@ def test_runs_are_found_tagged_and_compared(visit: Visitor, runs: tuple[Run, Run
     expect(page.locator("[data-differ=yes]")).to_be_visible(timeout=LONG_MS)
     expect(page.get_by_role("row", name=re.compile("sample_s.*60.*61"))).to_be_visible()
     expect(page.locator(".bk-Figure")).to_have_count(3, timeout=LONG_MS)  # A, B, and one less the other
-
-    page = visit.open(link("analysis", app="flights", setting="sample_s>60"))
-    expect(page.get_by_text("1 of 2 runs")).to_be_visible(timeout=LONG_MS)
-    field = page.get_by_label("Settings")
-    field.fill("sample_s")
-    field.press("Tab")
-    expect(page.get_by_role("alert")).to_contain_text("is no condition", timeout=LONG_MS)
+    assert visit.fits_900()
 
 
-def test_a_view_is_zoomed_and_its_url_keeps_everything(visit: Visitor, runs: tuple[Run, Run]) -> None:
-    page = visit.open(link("analysis", app="flights", run=runs[0].run_id))
-    canvas = page.locator(".bk-Figure").first
-    expect(canvas).to_be_visible(timeout=LONG_MS)
-    page.wait_for_function(RANGE)
-    before = page.evaluate(RANGE)
-    canvas.hover()
-    page.mouse.wheel(0, -400)
-    expect(page).to_have_url(re.compile("zoom="), timeout=LONG_MS)
-    page.get_by_text("Controls", exact=True).click()
-    colour = page.get_by_label("Colour", exact=True)
-    colour.click()
-    page.locator("li", has_text="carrier").click()
-    expect(page).to_have_url(re.compile("carrier"), timeout=LONG_MS)
-    page.reload()
-    page.wait_for_function(f"() => {{ const now = ({RANGE})(); return now > 0 && now < 0.95 * {before} }}")
-    press(page, "Whole extent")
-    page.wait_for_function(f"() => Math.abs(({RANGE})() / {before} - 1) < 0.1")
-    expect(page).not_to_have_url(re.compile("zoom="))
+def test_a_run_is_tagged_beside_its_record(visit: Visitor, runs: tuple[Run, Run]) -> None:
+    page = visit.open(link("analysis", app="flights", run=runs[1].run_id, tab="Manifest"))
+    tags = page.get_by_label("Tags")
+    tags.fill("baseline")
+    tags.press("Tab")
+    press(page, "Keep")
+    expect(page.get_by_text("Kept beside the record")).to_be_visible(timeout=LONG_MS)
+    assert read_tags(runs[1].paths).tags == ("baseline",)
 
 
 def drag(page: Page, figure: int) -> None:
@@ -99,6 +84,25 @@ def drag(page: Page, figure: int) -> None:
     page.mouse.down()
     page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.6 * box["height"], steps=4)
     page.mouse.up()
+
+
+def test_a_view_is_zoomed_and_its_url_keeps_everything(visit: Visitor, runs: tuple[Run, Run]) -> None:
+    page = visit.open(link("analysis", app="flights", run=runs[0].run_id))
+    expect(page.locator("[data-rows='10000']")).to_be_visible(timeout=LONG_MS)
+    page.wait_for_function(RANGE)
+    before = page.evaluate(RANGE)
+    page.locator(".bk-Figure").first.hover()
+    page.mouse.wheel(0, -400)
+    expect(page).to_have_url(re.compile("zoom="), timeout=LONG_MS)
+    page.get_by_text("Controls", exact=True).click()
+    choose(page, "Colour", "carrier")
+    expect(page).to_have_url(re.compile("carrier"), timeout=LONG_MS)
+    page.reload()
+    page.wait_for_function(f"() => {{ const now = ({RANGE})(); return now > 0 && now < 0.95 * {before} }}")
+    press(page, "Whole extent")
+    page.wait_for_function(f"() => Math.abs(({RANGE})() / {before} - 1) < 0.1")
+    expect(page).not_to_have_url(re.compile("zoom="))
+    expect(page).to_have_url(re.compile("carrier"))
 
 
 def test_a_box_tells_its_rows_and_shows_them_on_linked_views(visit: Visitor, runs: tuple[Run, Run]) -> None:
@@ -142,20 +146,26 @@ def test_an_app_has_views_of_its_own_and_one_that_fails_leaves_the_rest(server: 
     run = weather_run(server.home)
     page = visit.open(link("analysis", app="weather", run=run.run_id))
     expect(page.locator(".bk-Figure")).to_be_visible(timeout=LONG_MS)
-    page = visit.open(link("analysis", app="weather", run=run.run_id, view="weather.leaky"))
-    expect(page.get_by_role("alert")).to_contain_text("weather.leaky raised ZeroDivisionError", timeout=LONG_MS)
+    for name, error in (("Odd", "ValueError"), ("Leaky", "ZeroDivisionError")):
+        choose(page, "View", name)
+        said = page.get_by_role("alert")
+        expect(said).to_contain_text(f"weather.{name.lower()} raised {error}", timeout=LONG_MS)
     expect(page.get_by_role("tab", name="Manifest")).to_be_visible()
 
 
 def test_artifacts_of_every_kind_are_shown(visit: Visitor, runs: tuple[Run, Run]) -> None:
-    for data, view, sign in (
-        ("summary/grid", "field", ".bk-Figure"),
-        ("summary/chart", "image", ".bk-Figure"),
-        ("summary/rows", "table", ".tabulator-row"),
-        ("tracks/points", "timeseries", ".bk-Figure"),
+    page = visit.open(link("analysis", app="flights", run=runs[1].run_id, data="tracks/points", view="timeseries"))
+    expect(page.locator(".bk-Figure")).to_be_visible(timeout=LONG_MS)
+    for chosen, figures in (
+        ({"Artifacts": "summary/rows", "View": "Table"}, 0),
+        ({"Artifacts": "summary/grid", "View": "Field"}, 1),
+        ({"View": "Table"}, 0),
+        ({"Artifacts": "summary/chart"}, 1),
     ):
-        page = visit.open(link("analysis", app="flights", run=runs[1].run_id, data=data, view=view))
-        expect(page.locator(sign).first).to_be_visible(timeout=LONG_MS)
+        for label, text in chosen.items():
+            choose(page, label, text)
+        expect(page.locator(".bk-Figure")).to_have_count(figures, timeout=LONG_MS)
+        expect(page.locator(".tabulator")).to_have_count(1 - figures, timeout=LONG_MS)
         expect(page.get_by_role("alert")).to_have_count(0)
 
 
@@ -168,16 +178,12 @@ def test_a_stage_is_looked_into_and_the_back_button_leads_back(visit: Visitor, r
     expect(page).to_have_url(re.compile("stage=summary"), timeout=LONG_MS)
     page.get_by_role("tab", name="Artifacts").click()
     expect(page.get_by_text("grid", exact=True)).to_be_visible(timeout=LONG_MS)
-    page.reload()
+    page.go_back()  # loads the page by what its URL keeps
     expect(page.locator("[data-stage=summary]")).to_have_attribute("aria-pressed", "true", timeout=LONG_MS)
-    expect(page.get_by_text("grid", exact=True)).to_be_visible(timeout=LONG_MS)
-    page.go_back()
     expect(page.get_by_role("tab", name="Plan")).to_have_attribute("aria-selected", "true", timeout=LONG_MS)
-    page.go_back()
-    expect(page.locator("[data-stage=tracks]")).to_have_attribute("aria-pressed", "true", timeout=LONG_MS)
 
 
-def test_stages_are_followed_cancelled_and_resumed(visit: Visitor, tmp_path: Path) -> None:
+def test_stages_are_followed_cancelled_and_resumed(server: Served, visit: Visitor, tmp_path: Path) -> None:
     file = tmp_path / "go"
     plan = WorkPlan(
         (
@@ -185,9 +191,8 @@ def test_stages_are_followed_cancelled_and_resumed(visit: Visitor, tmp_path: Pat
             Stage("second", (do("q", ["wait", str(file)]),), after="first"),
         )
     )
-    page = visit.open(link("orchestrate", app="probe", settings=json.dumps({"plan": plan.to_json()})))
-    press(page, "Run")
-    expect(page.locator("[data-state=running]")).to_be_visible(timeout=LONG_MS)
+    env = AgiEnv("probe", apps_path=server.folder / "apps", home=server.home, wenv=server.folder / "wenv")
+    AGI.submit(env, env.request({"plan": plan.to_json()}))
     page = visit.open(link("workflow", app="probe"))
     state = page.locator("[data-stage=second]")
     expect(state).to_have_attribute("data-state", "running", timeout=LONG_MS)
@@ -199,15 +204,10 @@ def test_stages_are_followed_cancelled_and_resumed(visit: Visitor, tmp_path: Pat
     expect(state).to_have_attribute("data-state", "committed", timeout=LONG_MS)
 
 
-def test_both_pages_fit_900_pixels_and_say_what_is_empty(server: Served, visit: Visitor, runs: tuple[Run, Run]) -> None:
+def test_what_is_empty_is_said_and_fits_900_pixels(server: Served, visit: Visitor) -> None:
     create("never_run", server.folder / "apps")
-    visit.page.set_viewport_size({"width": 900, "height": 900})
-    fits: Callable[[Page], Any] = lambda page: page.evaluate(  # noqa: E731
-        "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
-    )
-    both = f"flights/{runs[0].run_id},flights/{runs[1].run_id}"
-    queries = [link("workflow"), link("workflow", app="squares"), link("analysis", compare=both)]
-    assert [query for query in queries if not fits(visit.open(query))] == []
     page = visit.open(link("analysis", app="never_run"))
     expect(page.get_by_text("No runs yet")).to_be_visible(timeout=LONG_MS)
-    assert fits(page)
+    assert visit.fits_900()
+    visit.open(link("workflow", app="squares"))
+    assert visit.fits_900()

@@ -6,12 +6,15 @@ import asyncio
 import logging
 import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 
+import panel as pn
 import pytest
 from agilab_dashboards import document
 from agilab_dashboards.session import Session
 from bokeh.document import Document
+from panel.io.browser import BrowserInfo
 from panel.io.state import set_curdoc
 from tornado.websocket import WebSocketClosedError
 
@@ -39,6 +42,19 @@ def test_a_run_is_found_by_its_id_also_where_its_app_is_named_by_a_path(home: Pa
             Session({"run": run}).found_run()
 
 
+def test_a_page_waits_until_its_browser_has_said_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = BrowserInfo()
+    monkeypatch.setattr(type(pn.state), "browser_info", info)
+
+    async def wait() -> str:
+        asking = asyncio.create_task(document._browser())
+        await asyncio.sleep(0)
+        info.timezone = "Asia/Tokyo"
+        return document._zone(await asking)
+
+    assert asyncio.run(wait()) == "Asia/Tokyo"
+
+
 def test_a_session_that_no_page_was_written_for_loads_nothing_from_elsewhere(home: Path) -> None:
     made = Document()
     with set_curdoc(made):
@@ -52,6 +68,18 @@ def said(home: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> str:
 
     monkeypatch.setattr(document, "PAGES", {"home": page})
     return str(asyncio.run(document._page(Session({}))).objects[0].object)
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ({"page": "nowhere"}, "no page 'nowhere'; known: home, project"),
+        ({"page": "analysis", "run": "20990101"}, "no run '20990101'"),
+        ({"page": "orchestrate", "app": "nobody"}, "no app project 'nobody'"),
+    ],
+)
+def test_what_is_not_there_is_said_in_a_sentence(home: Path, query: dict[str, str], sentence: str) -> None:
+    assert sentence in unescape(asyncio.run(document._page(Session(query))).objects[0].object)
 
 
 def test_an_error_of_ours_is_its_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

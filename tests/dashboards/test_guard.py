@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
 from agilab.errors import SettingError
 from tests.checkout import ROOT
-from tests.dashboards.conftest import Answer, Served, handshake, log_in
+from tests.dashboards.conftest import Served, handshake, log_in
 
 
 @pytest.fixture(scope="module")
@@ -146,46 +145,6 @@ def test_the_secret_is_only_mine(server: Served) -> None:
 
 
 # --- with a login ---------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, environment: None) -> Iterator[Served]:
-    """Return a server on every address, with a login."""
-    folder = tmp_path_factory.mktemp("lab")
-    users = folder / "users.json"
-    users.write_text('{"ann": "correct horse"}')
-    users.chmod(0o600)
-    words = ("--address", "0.0.0.0", "--hosts", "lab.example:5006", "--basic-auth", str(users))
-    served = Served(folder, words).start()
-    yield served
-    served.stop()
-
-
-def try_login(lab: Served, password: str) -> Answer:
-    host = f"localhost:{lab.host.rpartition(':')[2]}"
-    return lab.ask(f"/login?username=ann&password={password}", method="POST", Host=host, Origin=f"http://{host}")
-
-
-def test_beyond_loopback_a_user_logs_in(lab: Served) -> None:
-    port = lab.host.rpartition(":")[2]
-    host = f"localhost:{port}"
-    assert "token" not in lab.link
-    assert lab.ask("/static/js/bokeh.min.js", Host=host).status == 403
-    sent = lab.ask("/", Host=host)
-    assert (sent.status, sent.headers["Location"]) == (302, "/login")
-    page = lab.ask("/login", Host=host)
-    assert page.status == 200
-    assert "http" not in page.text.replace("http-equiv", "")
-    wrong = try_login(lab, "wrong")
-    assert "error" in wrong.headers["Location"]
-    assert "user=" not in str(wrong.headers.get_all("Set-Cookie"))
-    right = try_login(lab, "correct%20horse")
-    cookies = [one for one in right.headers.get_all("Set-Cookie") or [] if not one.startswith("is_guest=")]
-    assert all("SameSite=Strict" in one and "HttpOnly" in one for one in cookies), cookies
-    user = next(one for one in cookies if one.startswith("user=")).partition(";")[0]
-    assert lab.ask("/", Host=host, Cookie=user).status == 200
-    assert lab.ask("/", Host="lab.example:5006", Cookie=user).status == 200
-    assert lab.ask("/", Host=f"0.0.0.0.evil.example:{port}", Cookie=user).status == 403
 
 
 def options(**values: object) -> ServerOptions:

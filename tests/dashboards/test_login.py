@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +21,7 @@ from agilab.errors import SettingError
 from agilab.run import RunStore
 from agilab.template import create
 from tests.checkout import ROOT
-from tests.dashboards.conftest import START_S, Served
+from tests.dashboards.conftest import START_S, Answer, Served
 from tests.run_folder import conform
 
 LONG_MS = 1000 * START_S
@@ -28,33 +30,64 @@ USERS = {"ann": "correct horse", "bob": "battery staple"}
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, environment: None) -> Iterator[Served]:
-    """Return a server with a login, where bob may only look."""
+    """Return a server on every address, with a login, where bob may only look."""
     folder = tmp_path_factory.mktemp("lab")
     (folder / "apps").mkdir()
     create("squares", folder / "apps")
     users = folder / "users.json"
     users.write_text(json.dumps(USERS))
     users.chmod(0o600)
-    served = Served(folder, ("--basic-auth", str(users), "--readers", "bob")).start()
+    words = ("--address", "0.0.0.0", "--hosts", "lab.example:5006", "--basic-auth", str(users), "--readers", "bob")
+    served = Served(folder, words).start()
+    assert "token" not in served.link
+    served.link = f"http://localhost:{served.host.rpartition(':')[2]}/"
     yield served
     served.stop()
 
 
-def log_in_as(lab: Served, browser: Browser, user: str) -> Page:
-    """Return a page of somebody who has logged in by the form."""
+def try_login(lab: Served, user: str, password: str) -> Answer:
+    query = urlencode({"username": user, "password": password})
+    return lab.ask(f"/login?{query}", method="POST", Origin=lab.url.rstrip("/"))
+
+
+def page_of(lab: Served, browser: Browser, user: str = "") -> Page:
+    """Return a page of a browser of its own, of somebody who has logged in if they are named."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     context.set_default_timeout(LONG_MS)
-    page = context.new_page()
-    page.goto(lab.url)
-    page.get_by_label("User").fill(user)
-    page.get_by_label("Password").fill(USERS[user])
-    page.get_by_role("button", name="Log in").click()
-    page.get_by_role("link", name="Orchestrate").wait_for()
-    return page
+    if user:
+        cookies = try_login(lab, user, USERS[user]).headers.get_all("Set-Cookie") or []
+        named = (one.partition(";")[0].partition("=") for one in cookies)
+        context.add_cookies([{"name": name, "value": value, "url": lab.url} for name, _, value in named])
+    return context.new_page()
+
+
+def test_beyond_loopback_a_user_logs_in(lab: Served) -> None:
+    port = lab.host.rpartition(":")[2]
+    assert lab.ask("/static/js/bokeh.min.js").status == 403
+    sent = lab.ask("/")
+    assert (sent.status, sent.headers["Location"]) == (302, "/login")
+    page = lab.ask("/login")
+    assert page.status == 200
+    assert "http" not in page.text.replace("http-equiv", "")
+    wrong = try_login(lab, "ann", "wrong")
+    assert "error" in wrong.headers["Location"]
+    assert "user=" not in str(wrong.headers.get_all("Set-Cookie"))
+    right = try_login(lab, "ann", USERS["ann"])
+    cookies = [one for one in right.headers.get_all("Set-Cookie") or [] if not one.startswith("is_guest=")]
+    assert all("SameSite=Strict" in one and "HttpOnly" in one for one in cookies), cookies
+    user = next(one for one in cookies if one.startswith("user=")).partition(";")[0]
+    assert lab.ask("/", Cookie=user).status == 200
+    assert lab.ask("/", Host="lab.example:5006", Cookie=user).status == 200
+    assert lab.ask("/", Host=f"0.0.0.0.evil.example:{port}", Cookie=user).status == 403
 
 
 def test_a_run_says_who_asked_for_it(lab: Served, browser: Browser) -> None:
-    page = log_in_as(lab, browser, "ann")
+    page = page_of(lab, browser)
+    page.goto(lab.url)
+    page.get_by_label("User").fill("ann")
+    page.get_by_label("Password").fill(USERS["ann"])
+    page.get_by_role("button", name="Log in").click()
+    page.get_by_role("link", name="Orchestrate").wait_for()
     page.goto(f"{lab.url}?page=orchestrate&app=squares")
     page.get_by_role("button", name="Run", exact=True).click()
     expect(page.locator("[data-state=succeeded]")).to_be_visible(timeout=LONG_MS)
@@ -75,7 +108,7 @@ FORGED = """() => {
 
 
 def test_who_may_only_look_cannot_run_whatever_the_browser_sends(lab: Served, browser: Browser) -> None:
-    page = log_in_as(lab, browser, "bob")
+    page = page_of(lab, browser, "bob")
     before = list((lab.home / "runs").glob("*/*"))
     page.goto(f"{lab.url}?page=orchestrate&app=squares")
     button = page.get_by_role("button", name="Run", exact=True)
@@ -155,7 +188,7 @@ def provider() -> Iterator[str]:
         thread.join()
 
 
-def test_with_oauth_only_the_users_that_are_named_enter(
+def test_with_oauth_only_the_users_that_are_named_enter_until_a_signal_ends_the_server_cleanly(
     provider: str, browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     urls = {"AUTHORIZE_URL": "/authorize", "TOKEN_URL": "/token", "USER_URL": "/user"}
@@ -170,20 +203,22 @@ def test_with_oauth_only_the_users_that_are_named_enter(
     served = Served(tmp_path, tuple(word for pair in words.items() for word in pair), {"HUSH": "hush"}).start()
     try:
         assert served.ask("/static/js/bokeh.min.js").status == 403
-        for user, said in (("ann@example.org", "ann@example.org, may change things"), ("eve@example.org", None)):
-            monkeypatch.setattr(Provider, "user", user)
-            context = browser.new_context()
-            page = context.new_page()
-            page.goto(served.url)
-            if said is None:
-                expect(page.get_by_text("eve@example.org may not enter")).to_be_visible(timeout=LONG_MS)
-            else:
-                page.goto(f"{served.url}?page=settings")
-                expect(page.get_by_text(said)).to_be_visible(timeout=LONG_MS)
-            context.close()
+        context = browser.new_context()
+        context.request.get(served.url)  # asks the provider, and comes back with a cookie
+        page = context.new_page()
+        page.goto(f"{served.url}?page=settings")
+        expect(page.get_by_text("ann@example.org, may change things")).to_be_visible(timeout=LONG_MS)
+        context.close()
+        monkeypatch.setattr(Provider, "user", "eve@example.org")
+        context = browser.new_context()
+        assert "eve@example.org may not enter" in context.request.get(served.url).text()
+        assert context.request.get(f"{served.url}static/js/bokeh.min.js").status == 403
+        context.close()
         assert "hush" not in (served.home / "server" / "server.log").read_text()
     finally:
-        served.stop()
+        code = served.stop(signal.SIGINT)
+    assert (code, "Traceback" in served.said) == (0, False)
+    socket.create_server(("127.0.0.1", int(served.host.rpartition(":")[2]))).close()
 
 
 def test_a_login_of_which_something_is_missing_refuses_to_start(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def lab(desk: Path, wait_for: WaitFor) -> Iterator[str]:
 
 
 def test_a_page_stands_in_jupyterlab(desk: Path, lab: str, browser: Browser) -> None:
-    made = cells(FIND, "notebook.view(run, 'points')", "notebook.dashboard('workflow', run=run)")
+    made = cells(FIND, "notebook.view(run, 'image')", "notebook.dashboard('workflow', run=run)")
     nbformat.write(made, desk / "tour.ipynb")
     page = browser.new_page(viewport={"width": 1440, "height": 1000})
     page.set_default_timeout(LONG_MS)

@@ -42,6 +42,29 @@ def test_an_own_view_comes_first_for_its_kind_and_for_no_other(run: Run) -> None
     assert hv.render(shown.plot + shown.plot) is not None
 
 
+def test_settings_files_give_views_their_controls_and_what_is_wrong_there_is_said(run: Run, home: Path) -> None:
+    env = AgiEnv("weather")
+    app, mine = env.project.settings_file, env.home.app_settings("weather")
+    app.write_text('[views."weather.gauge"]\nfactor = 2\n\n[views.timeseries]\nvalue = "no_such_column"\n')
+    mine.parent.mkdir(parents=True)
+    mine.write_text('[views."weather.gauge"]\nfactor = 3\n')
+    known = views.catalogue(AgiEnv(), run)
+    assert known.problems == []
+    source = next(source for source in known.shown(run) if source.key == "tracks/gauge")
+    _, resolved = known.controls("weather.gauge", source)
+    assert (resolved.values["factor"], resolved.provenance["factor"]["source"]) == (3, "workspace file")
+    assert notebook.view(run).view.factor == 3
+    assert notebook.view(run, controls={"factor": 4}).view.factor == 4
+
+    mine.write_text('[views."weather.gauge"]\nfactor = "much"\n\n[views.ponts]\ncolour = "x"\n')
+    known = views.catalogue(AgiEnv(), run)
+    assert known.problems == [
+        f"setting 'factor' is 'much'; allowed: a number >= 0 and <= 10 ({mine}:2)",
+        f"unknown view 'ponts'; did you mean 'points'? ({mine}:4)",
+    ]
+    assert known.controls("weather.gauge", source)[1].values["factor"] == 2
+
+
 def test_a_view_that_raises_says_where_and_one_that_cannot_be_imported_leaves_the_others(
     run: Run, tmp_path: Path
 ) -> None:
@@ -59,7 +82,7 @@ def test_a_view_that_raises_says_where_and_one_that_cannot_be_imported_leaves_th
     fails = "    @classmethod\n    def fits(cls, source):\n        return 1 / 0\n\n    def draw"
     package.write_text(GAUGE.replace("    def draw", fails, 1))
     known = views.catalogue(AgiEnv(), run)
-    assert known.fitting(known.shown(run)[0]) == ("weather.leaky", "table")
+    assert known.fitting(known.shown(run)[0]) == ("weather.leaky", "weather.odd", "table")
     assert "view weather.gauge raised ZeroDivisionError" in known.problems[0]
 
 
@@ -103,4 +126,5 @@ def test_the_shipped_app_shows_how_many_aircraft_are_in_the_air(home: Path) -> N
     aloft = shown.plot.dimension_values("aloft", flat=False)
     assert aloft.shape == (24, 2)
     assert [aloft[0, 0], aloft[23, 0], aloft[1, 1], aloft.sum()] == [1.0, 1.0, 2.0, 4.0]
+    assert hv.render(shown.plot) is not None
     assert shown.png.startswith(b"\x89PNG")

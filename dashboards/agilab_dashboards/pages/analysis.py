@@ -28,6 +28,7 @@ from agilab_dashboards.components import (
     elsewhere_line,
     kinds_line,
     lazy_tabs,
+    row,
     run_head,
     settings_tables,
 )
@@ -113,7 +114,7 @@ async def _run(session: Session) -> Viewable:
     actions = [verifies, *(_button(label, session.href(page, run=run.run_id)) for page, label in NEXT.items())]
     return pn.Column(
         heading(f"Run {run.run_id}", crumbs=crumbs),
-        card("Summary", html(summary), pn.FlexBox(*actions, gap="8px"), said, _tags(session, run)),
+        card("Summary", html(summary), row(*actions, gap_px=8), said, _tags(session, run)),
         await lazy_tabs(session, makers),
         sizing_mode="stretch_width",
     )
@@ -150,7 +151,7 @@ def _tags(session: Session, run: Run) -> Viewable:
     for widget in (tags, note):
         widget.param.watch(changed, "value_input")
     session.on_press(save, keep)
-    return pn.Column(pn.FlexBox(tags, note, save, gap="12px", align_items="center"), said, sizing_mode="stretch_width")
+    return pn.Column(row(tags, note, save), said, sizing_mode="stretch_width")
 
 
 def _summary(session: Session, run: Run) -> Markup:

@@ -14,7 +14,7 @@ from agilab.agi import AGI
 from agilab.proof import APP, Proof, prove
 from agilab.run import Run
 from agilab_dashboards import markup, rows
-from agilab_dashboards.components import Work, card, new_app, run_table
+from agilab_dashboards.components import Work, card, new_app, row, run_table
 from agilab_dashboards.form import html
 from agilab_dashboards.markup import Markup, code, element, link
 from agilab_dashboards.session import Session
@@ -30,7 +30,7 @@ async def page(session: Session) -> Viewable:
     last = html(await asyncio.to_thread(_last, session, runs))
     return pn.Column(
         heading("Reproducible runs, from one declaration", "Choose settings, look at the plan, run, keep evidence."),
-        pn.FlexBox(_proof(session, runs, last), _own_app(session), gap="20px", sizing_mode="stretch_width"),
+        row(_proof(session, runs, last), _own_app(session), gap_px=20, align="start"),
         card("Last runs", last),
         sizing_mode="stretch_width",
     )

@@ -206,7 +206,7 @@ def _plan_view(request: RunRequest, found: Distribution) -> list[Any]:
                 element("span", markup.join(["sha256 ", code(request.digest)]), {"data-digest": request.digest}),
             ),
             ("inputs", f"{count(len(found.inputs), 'file')}, {size(total)}"),
-            ("stages", count(len(found.plan.stages), "stage")),
+            ("stages", ", ".join(stage.name for stage in found.plan.stages)),
             ("partitions", f"{parts:,}"),
             ("planned later", ", ".join(found.later)),
         ]

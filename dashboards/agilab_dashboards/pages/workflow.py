@@ -15,7 +15,7 @@ from agilab.errors import DataError
 from agilab.project import locate
 from agilab.run import Run
 from agilab_dashboards import markup, rows
-from agilab_dashboards.components import app_cards, card, data_table, settings_tables
+from agilab_dashboards.components import app_cards, card, data_table, row, settings_tables
 from agilab_dashboards.form import html
 from agilab_dashboards.live import LogFilter, Watch, log_lines, watch
 from agilab_dashboards.markup import Markup, chip, element, link
@@ -121,9 +121,8 @@ class _Stages:
         await self._fill()
         self.graph.param.watch(self._selected, "selected")
         self.tabs.param.watch(self._opened, "active")
-        row = pn.FlexBox(*actions, gap="8px", align_items="center")
         return pn.Column(
-            card("", self.said, self.graph, row),
+            card("", self.said, self.graph, row(*actions, gap_px=8)),
             card("", self.place, self.tabs),
             sizing_mode="stretch_width",
         )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from agilab.codec import Field, unknown, validate_some
 from agilab.env import AgiEnv
-from agilab.errors import AgilabError
+from agilab.errors import AgilabError, SettingError
+from agilab.layers import Layer, Resolved, resolve
 from agilab.paths import HomePaths
 from agilab_dashboards.datasets import Dataset, datasets
 
@@ -29,11 +32,14 @@ class Catalogue:
     own
         The app's own views, by name.
     problems
-        Why some of them are missing, a sentence each.
+        What is wrong with views or with what settings files say of them, a sentence each.
+    given
+        View -> the controls that settings files give it, the strongest last.
     """
 
     own: Mapping[str, type[View]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    given: Mapping[str, list[Layer]] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -70,9 +76,14 @@ class Catalogue:
 
     def make(self, name: str, source: Dataset, controls: Mapping[str, Any] | None = None) -> View:
         """Return a view of a dataset with these controls, and for the rest what suits the data."""
-        made = self.view_class(name)
-        values = {each.name: each.default for each in made.controls(source)}
-        return made.from_json({**values, "artifact": source.key, **(controls or {})})
+        _, resolved = self.controls(name, source)
+        return self.view_class(name).from_json({**resolved.values, "artifact": source.key, **(controls or {})})
+
+    def controls(self, name: str, source: Dataset) -> tuple[tuple[Field, ...], Resolved]:
+        """Return a view's declarations for a dataset, and what settings files say; not of columns that it lacks."""
+        fields = self.view_class(name).controls(source)
+        layers = [replace(layer, values=_known(fields, layer.values)) for layer in self.given.get(name, ())]
+        return fields, resolve(fields, layers)
 
     def _fits(self, name: str, source: Dataset) -> bool:
         """Say whether a view can show a dataset; neither a view that fails nor a damaged file hides the others."""
@@ -103,7 +114,8 @@ def catalogue(env: AgiEnv, run: Run) -> Catalogue:
         The run.
     """
     try:
-        project = env.select(run.app).project
+        here = env.select(run.app)
+        project = here.project
         if project.uuid != run.request["app"]["uuid"]:
             return Catalogue()
     except (AgilabError, OSError, LookupError):  # the app has gone, or the record is damaged: its files can be seen
@@ -111,9 +123,42 @@ def catalogue(env: AgiEnv, run: Run) -> Catalogue:
     from agilab_dashboards.views.own import own_views
 
     try:
-        return Catalogue(own_views(project, env.home))
+        found = Catalogue(own_views(project, env.home))
     except AgilabError as err:
-        return Catalogue(problems=[str(err)])
+        found = Catalogue(problems=[str(err)])
+    return _with_given(found, here)
+
+
+def _with_given(found: Catalogue, env: AgiEnv) -> Catalogue:
+    """Return a catalogue with what the tables ``[views.NAME]`` of settings files say and what is wrong in them."""
+    given: dict[str, list[Layer]] = {}
+    problems = list(found.problems)
+    try:
+        layers = env.view_controls()
+    except AgilabError as err:
+        return replace(found, problems=[*problems, str(err)])
+    for layer in layers:
+        for name, values in layer.values.items():
+            lines = {key.removeprefix(f"{name}."): line for key, line in layer.lines.items()}
+            try:
+                if name not in found.names:
+                    raise unknown(name, found.names, where=layer.lines.get(name, ""), what="view")
+                fields = [each for each in found.view_class(name).fields() if each.name != "artifact"]
+                given.setdefault(name, []).append(
+                    Layer(layer.source, validate_some(fields, values, where=lines), lines)
+                )
+            except AgilabError as err:
+                problems.append(str(err))
+    return replace(found, problems=problems, given=given)
+
+
+def _known(fields: Sequence[Field], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are allowed for a dataset: not every one has every column."""
+    found = {}
+    for each in fields:
+        with suppress(SettingError):
+            found |= validate_some([each], {each.name: values[each.name]} if each.name in values else {})
+    return found
 
 
 def catalogue_here(run: Run) -> Catalogue:
