@@ -268,8 +268,9 @@ def _limited(setting: Setting, told: ast.Compare | None) -> Setting:
     """Return a setting with the bounds, or the values to choose from, that a comparison gives it."""
     if told is None:
         return setting
-    if isinstance(told.ops[0], ast.In):
-        objects = f"objects={json_literal(ast.literal_eval(told.comparators[0]))}"
+    choices = told.comparators[0]
+    if isinstance(choices, ast.List | ast.Set):  # ``name in [...]``, ``{*name} <= {...}``
+        objects = f"objects={json_literal([ast.literal_eval(one) for one in choices.elts])}"
         return replace(setting, type="ListSelector" if setting.type == "List" else "Selector", limits=objects)
     ends: list[str] = []
     sides = [told.left, *told.comparators]

@@ -154,8 +154,10 @@ def comment(field: Field) -> str:
 def allowed(field: Field) -> str:
     """Return which values a setting may have as Python says it, such as ``(1 <= folds <= 26)``; empty for any."""
     known = field.constraints
-    if "options" in known and not known.get("open"):
-        return f"({field.name} in {json_literal(known['options'])})"
+    if known.get("options") and not known.get("open"):
+        options = json_literal(known["options"])
+        several = field.type == "list_selector"
+        return f"({{*{field.name}}} <= {{{options[1:-1]}}})" if several else f"({field.name} in {options})"
     if field.type == "list" or not {"min", "max"} & known.keys():
         return ""
     low, high = (f"<{'=' * (not known.get(f'{side}_exclusive'))}" for side in ("min", "max"))

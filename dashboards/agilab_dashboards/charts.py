@@ -128,21 +128,64 @@ class Timeline:
 
 def metric_chart(name: str, parts: Mapping[str, Sequence[tuple[int, float]]]) -> Any:
     """Return a metric by step, a line for each partition; of many partitions the first."""
-    from bokeh.models import HoverTool
-    from bokeh.plotting import figure
+    made = MetricChart(name, [])
+    made.show(parts)
+    return made.figure
 
-    made = figure(
-        height=240, sizing_mode="stretch_width", x_axis_label="step", y_axis_label=name,
-        tools="xpan,xwheel_zoom,box_zoom,reset", active_scroll=None,
-    )  # fmt: skip
-    for number, (partition, points) in zip(range(len(PALETTE)), parts.items(), strict=False):
-        steps, values = zip(*points, strict=True)
-        legend = {"legend_label": partition} if len(parts) > 1 else {}
-        made.line(list(steps), list(values), color=PALETTE[number], line_width=2, name=partition, **legend)
-    made.add_tools(HoverTool(tooltips=[("partition", "$name"), ("step", "@x"), (name, "@y")]))
-    made.toolbar.logo = None
-    made.toolbar.autohide = True
-    return made
+
+class MetricChart:
+    """A metric by step, a line for each partition, which grows while a run goes on; of many partitions the first.
+
+    Parameters
+    ----------
+    name
+        Of the metric.
+    known
+        Partitions in the order of their colours; charts that share it give a partition one colour.
+    """
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        from bokeh.models import HoverTool
+        from bokeh.plotting import figure
+
+        self.figure = figure(
+            height=240, sizing_mode="stretch_width", x_axis_label="step", y_axis_label=name,
+            tools="xpan,xwheel_zoom,box_zoom,reset", active_scroll=None,
+        )  # fmt: skip
+        self.figure.add_tools(HoverTool(tooltips=[("partition", "$name"), ("step", "@step"), (name, "@value")]))
+        self.figure.toolbar.logo = None
+        self.figure.toolbar.autohide = True
+        self._known = known
+        self._sources: dict[str, Any] = {}
+
+    def show(self, parts: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+        """Draw what is known by now; of a line that goes on only what is new is sent."""
+        for partition, points in parts.items():
+            if partition not in self._sources and not self._add(partition):
+                continue
+            source = self._sources[partition]
+            sent = len(source.data["step"])
+            again = len(points) < sent  # the partition was tried again
+            new = points if again else points[sent:]
+            columns = {"step": [step for step, _ in new], "value": [value for _, value in new]}
+            if again:
+                source.data = columns
+            elif new:
+                source.stream(columns)
+
+    def _add(self, partition: str) -> bool:
+        from bokeh.models import ColumnDataSource
+
+        if partition not in self._known:
+            if len(self._known) == len(PALETTE):
+                return False
+            self._known.append(partition)
+        self._sources[partition] = source = ColumnDataSource({"step": [], "value": []})
+        colour = PALETTE[self._known.index(partition)]
+        self.figure.line(
+            "step", "value", source=source, color=colour, line_width=2, name=partition, legend_label=partition
+        )
+        return True
 
 
 class ResourceChart:

@@ -31,6 +31,10 @@ from agilab_dashboards.resources import Sampler
 
 FRESH_S = 0.2
 """How old what a watch knows may be before it reads again [s]."""
+MOST_CURVES = 12
+"""How many metrics are kept step by step, and of how many partitions each."""
+MOST_STEPS = 5_000
+"""How many steps of a metric are kept for each partition."""
 TAIL_BYTES = 65_536
 """How much of a worker's log is looked at, from its end [bytes]."""
 MOST_LINES = 2000
@@ -137,6 +141,8 @@ class Watch:
         The last lines of the run's own log.
     printed
         The last lines that its workers have printed.
+    metrics
+        Those reported step by step: name -> partition -> step and value, as they came.
     sampler
         What its processes use of this machine.
     state
@@ -152,6 +158,7 @@ class Watch:
         self.running: dict[str, tuple[str, str, float]] = {}
         self.lines: list[Line] = []
         self.printed: list[Line] = []
+        self.metrics: dict[str, dict[str, list[tuple[int, float]]]] = {}
         self.sampler = Sampler(run.run_id)
         self.state = ""
         self.cluster: Mapping[str, Any] = {}
@@ -251,6 +258,10 @@ class Watch:
         if name == "dispatched":
             self._place[event["partition"]] = (event["stage"], event["worker"])
             self.running[event["partition"]] = (event["stage"], event["worker"], seconds)
+            for parts in self.metrics.values():
+                parts.pop(event["partition"], None)  # what an earlier try has said
+        elif name == "metric" and isinstance(event.get("step"), int):
+            self._keep(event["name"], event["partition"], (event["step"], float(event["value"])))
         elif name in ("committed", "failed") and event["partition"] in self.running:
             stage, worker, start = self.running.pop(event["partition"])
             start = max(start, self._free.get(worker, 0.0))  # a worker has more than one, and runs one after the other
@@ -267,6 +278,15 @@ class Watch:
         stage, worker = self._place.get(event.get("partition", ""), (str(event.get("stage", "")), ""))
         known = level if level in LEVELS else "error" if level == "critical" else "info"
         self.lines += [Line(source, t, text, known, stage, worker) for source, t, text in self._say(event)]
+
+    def _keep(self, name: str, partition: str, point: tuple[int, float]) -> None:
+        """Keep a step of a metric, as far as there is a chart with a line for it."""
+        parts = self.metrics.get(name, {})
+        is_new = len(parts) < MOST_CURVES if parts else len(self.metrics) < MOST_CURVES
+        points = parts.get(partition, [])
+        if len(points) < MOST_STEPS and (points or is_new):
+            points.append(point)
+            self.metrics.setdefault(name, parts)[partition] = points
 
     def _print(self) -> list[Line]:
         """Return the last lines that each worker has printed; a file that is as it was is not read again."""

@@ -15,7 +15,7 @@ from agilab.agi import AGI
 from agilab.cli.screen import count, duration, size
 from agilab.run import RESUMABLE, Run
 from agilab_dashboards import markup
-from agilab_dashboards.charts import ResourceChart, Timeline, legend
+from agilab_dashboards.charts import MetricChart, ResourceChart, Timeline, legend
 from agilab_dashboards.components import card, row, stage_table
 from agilab_dashboards.daskview import DaskView
 from agilab_dashboards.follow import follow
@@ -69,7 +69,7 @@ class RunView(Viewer):
         self._stage = pmui.Select(label="Stage", options={"every stage": ""}, value="", width=170)
         self._words = pmui.TextInput(label="Lines that contain", value="", width=230)
         self._dask = DaskView(session, run)
-        self._used = ResourceView(run)
+        self._used, self._curves = ResourceView(run), CurvesView()
         for widget in (self._source, self._level, self._stage, self._words):
             widget.param.watch(self._filtered, "value")
         self._seen: tuple[Any, ...] = ()
@@ -77,6 +77,7 @@ class RunView(Viewer):
         self._view = pn.Column(
             card(f"Run {run.run_id}", self._head, self._stages, self.actions),
             card("Timeline by worker", self._legend, self._chart),
+            self._curves,
             self._used,
             self._dask,
             card("Log", row(self._source, self._level, self._stage, self._words), self._log),
@@ -100,6 +101,7 @@ class RunView(Viewer):
         self._draw(found)
         self._dask.show({} if found.ended else found.cluster)
         self._used.show(found)
+        self._curves.show(found)
         self._write()
         for select, every, known in (
             (self._source, "everybody", found.once("sources", lambda: sources(self._run))),
@@ -204,6 +206,32 @@ class RunView(Viewer):
         await asyncio.to_thread(AGI.seal, self._session.env, f"{self._run.app}/{self._run.run_id}")
         self._watch.forget_end()
         self._go_on()
+
+
+class CurvesView(Viewer):
+    """Metrics that partitions report step by step, while they do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._charts: dict[str, MetricChart] = {}
+        self._partitions: list[str] = []
+        self._place = pn.Column(sizing_mode="stretch_width")
+        self._view = card("Metrics by step", self._place)
+        self._view.visible = False
+
+    def __panel__(self) -> Viewable:
+        return self._view
+
+    def show(self, found: Watch) -> None:
+        """Show what is new; a metric gets its chart with its second step."""
+        for name, parts in sorted(found.metrics.items()):
+            if name not in self._charts:
+                if not any(len(points) > 1 for points in parts.values()):
+                    continue
+                self._charts[name] = MetricChart(name, self._partitions)
+                self._place.append(pn.pane.Bokeh(self._charts[name].figure, sizing_mode="stretch_width"))
+                self._view.visible = True
+            self._charts[name].show(parts)
 
 
 class ResourceView(Viewer):

@@ -316,6 +316,7 @@ def test_settings_come_back_with_what_they_may_be(home: Path, tmp_path: Path) ->
     env.project.settings_file.unlink()
     text = write_text(cells(of_app(env, report=print)), script=True)
     assert "    share = 0.5  # How much (of it) (0.0 < share <= 1.0)\n" in text
+    assert '    places = ("a",)  # Where ({*places} <= {"a", "b"})\n' in text
     file = written_as(tmp_path / "squares.py", text)
     back = import_notebook(file, tmp_path, home=HomePaths.chosen(), name="back")
     trust.trust(back.project.root, HomePaths.chosen(), seen=trust.digest_of(back.project.root))
