@@ -278,10 +278,12 @@ def test_runs_of_different_apps_are_compared_without_their_code(env: AgiEnv, mad
 
 def test_an_app_declares_how_its_kinds_are_compared_and_is_not_imported(home: Path, tmp_path: Path) -> None:
     root = make_probe(tmp_path / "apps")
-    kind = '\n[tool.agilab.kinds.model]\ndoc = "a model"\nsuffix = ".model"\ncomparison = "json"\n'
+    kind = '\n[tool.agilab.kinds.recipe]\ndoc = "a recipe"\nsuffix = ".recipe"\ncomparison = "json"\n'
     (root / "pyproject.toml").write_text((root / "pyproject.toml").read_text() + kind)
     worker = root / "src" / "probe_worker" / "__init__.py"
-    worker.write_text(worker.read_text().replace('part.write(name, "json", value)', 'part.write(name, "model", value)'))
+    worker.write_text(
+        worker.read_text().replace('part.write(name, "json", value)', 'part.write(name, "recipe", value)')
+    )
     env = AgiEnv(root)
     with Bench(env, "inline", tmp_path) as bench:
         runs = [bench.run(Stage("first", [do("a", ["write", "value", value])])) for value in ([1], [2])]

@@ -84,9 +84,9 @@ def test_text_is_compared_by_lines_and_other_bytes_by_size(compared: Compared) -
 
 
 def test_a_kind_of_an_app_is_compared_as_it_declares(compared: Compared) -> None:
-    kinds = {**KINDS, "model": Kind("model", ".json", "", comparison="json")}
-    assert compared(b"[1]", b"[2]", "model", kinds=kinds).changes == (Change("/0", 1, 2),)
-    assert "kind model is not known here" in compared(b"[1]", b"[2]", "model").note
+    kinds = {**KINDS, "recipe": Kind("recipe", ".json", "", comparison="json")}
+    assert compared(b"[1]", b"[2]", "recipe", kinds=kinds).changes == (Change("/0", 1, 2),)
+    assert "kind recipe is not known here" in compared(b"[1]", b"[2]", "recipe").note
 
 
 def test_a_pickle_is_bytes(compared: Compared, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agilab import codec
+from agilab.artifact import KINDS
 from agilab.cli.flags import assignments
 from agilab.errors import SettingError
 from agilab.layers import Layer, Resolved, resolve, settings_layer
@@ -237,7 +238,8 @@ def test_no_file_of_the_server_names_a_setting_of_an_app() -> None:
     for path in (ROOT / "apps").glob("*/src/*/__init__.py"):
         names |= set(re.findall(r"^\s+(\w+) = param\.", path.read_text(), re.M))
     assert {"sample_s", "cell_km"} <= names
-    names -= {"partitions", "variable"}  # also words of ours
+    columns = {column for kind in KINDS.values() for column in kind.columns or ()}
+    names -= {"partitions", "variable", *columns}  # also words of ours
     text = "\n".join(path.read_text() for path in (ROOT / "dashboards").rglob("*.py"))
     assert [name for name in sorted(names) if re.search(rf"(?<!matplotlib)['\".]{name}\b", text)] == []
 
