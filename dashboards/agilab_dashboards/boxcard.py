@@ -49,7 +49,8 @@ class BoxCard(Viewer):
             said: Any
             try:
                 chosen, rows = await self._drawing.make(found)
-                said = [html(_head(chosen, source)), *([data_table(rows)] if rows else [])]
+                lost = [html(element("p", text, {"class": "error", "role": "alert"})) for text in chosen.missing]
+                said = [*lost, html(_head(chosen, source)), *([data_table(rows)] if rows else [])]
             except SupersededError:
                 return
             except AgilabError as err:

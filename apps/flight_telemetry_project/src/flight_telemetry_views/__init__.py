@@ -27,7 +27,9 @@ class Clock(View):
         value = hv.Dimension("aloft", label="aircraft in the air")
         made = hv.QuadMesh((edges, np.arange(25), aloft.T), axes, [value])
         plain = {"cmap": "viridis", "colorbar": True, "clabel": value.label}
-        made = made.opts(**plain, responsive=True, height=480, tools=["hover"], yticks=range(0, 25, 3), backend="bokeh")
+        made = made.opts(
+            **plain, responsive=True, height=480, tools=["hover"], yticks=list(range(0, 25, 3)), backend="bokeh"
+        )
         return made.opts(**plain, backend="matplotlib")
 
 
