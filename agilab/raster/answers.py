@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import astuple
 
@@ -13,6 +14,9 @@ from agilab.raster.rows import facts, rows_of, values
 from agilab.raster.scan import Cancelled
 from agilab.raster.selection import select
 from agilab.raster.wire import Answer, Packed, Said
+
+MOST_VALUES = 10_000
+"""How many values of a column are told, those of most rows."""
 
 
 class Answers:
@@ -47,7 +51,7 @@ class Answers:
     def _facts(self, request: Said, cancelled: Cancelled) -> Answer:
         found = facts(wire.sources_from_json(request["sources"]))
         schema = found.schema.serialize().to_pybytes()
-        return Answer({"sorted_by_place": found.sorted_by_place}, {"schema": Packed("bytes", (len(schema),), schema)})
+        return Answer({"sorted_by_place": found.sorted_by_place}, {"schema": Packed.of_bytes(schema)})
 
     def _extent(self, request: Said, cancelled: Cancelled) -> Answer:
         sources = wire.sources_from_json(request["sources"])
@@ -74,11 +78,12 @@ class Answers:
         found = select(sources, wire.query_from_json(request["query"]), most=request["most"], cancelled=cancelled)
         known = {name: astuple(one) for name, one in found.statistics.items()}
         rows = wire.table_to_bytes(found.rows)
-        return Answer({"count": found.count, "statistics": known}, {"rows": Packed("bytes", (len(rows),), rows)})
+        return Answer({"count": found.count, "statistics": known}, {"rows": Packed.of_bytes(rows)})
 
     def _values(self, request: Said, cancelled: Cancelled) -> Answer:
         sources = wire.sources_from_json(request["sources"])
-        return Answer({"values": values(sources, request["column"], cancelled=cancelled)}, {})
+        found = values(sources, request["column"], cancelled=cancelled).most_common(MOST_VALUES)
+        return Answer({}, {"values": Packed.of_bytes(json.dumps(dict(found)).encode())})
 
     def _places(self, request: Said, cancelled: Cancelled) -> Answer:
         sources = wire.sources_from_json(request["sources"])
@@ -89,7 +94,7 @@ class Answers:
         (source,) = wire.sources_from_json(request["sources"])
         found, known = rows_of(source, request["names"], request["first"], request["count"])
         rows = wire.table_to_bytes(found)
-        return Answer({"known": known}, {"rows": Packed("bytes", (len(rows),), rows)})
+        return Answer({"known": known}, {"rows": Packed.of_bytes(rows)})
 
 
 TASKS: Mapping[str, Callable[[Answers, Said, Cancelled], Answer]] = {

@@ -7,6 +7,7 @@ know, as little as with an artifact before it was fetched.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -126,7 +127,7 @@ class Far:
         if known is None:
             answer = self._ask("facts", [source], {}, never)
             with self._sensible():
-                schema = pa.ipc.read_schema(pa.py_buffer(answer.arrays["schema"].data))
+                schema = pa.ipc.read_schema(pa.py_buffer(answer.arrays["schema"].plain()))
                 known = Facts(schema, answer.said["sorted_by_place"] is True)
             if source.sha256:
                 self._facts[source.sha256] = known
@@ -170,15 +171,16 @@ class Far:
                 _text(name): [wire.whole_number(numbers[0]), *map(float, numbers[1:])]
                 for name, numbers in answer.said["statistics"].items()
             }
-            rows = wire.table_from_bytes(answer.arrays["rows"].data)
+            rows = wire.table_from_bytes(answer.arrays["rows"].plain())
             _require(rows.num_rows <= most and all(len(numbers) == 5 for numbers in known.values()), answer.said)
             return wire.whole_number(answer.said["count"]), known, rows
 
     def values(self, sources: Sequence[Source], column: str, cancelled: Cancelled) -> dict[str, int]:
-        """Return the values of a column, and how many rows have each."""
+        """Return the most frequent values of a column, and how many rows have each."""
         answer = self._ask("values", sources, {"column": column}, cancelled)
         with self._sensible():
-            return {_text(value): wire.whole_number(count) for value, count in answer.said["values"].items()}
+            said = json.loads(answer.arrays["values"].plain())
+            return {_text(value): wire.whole_number(count) for value, count in said.items()}
 
     def places(self, sources: Sequence[Source], x: str, y: str, cancelled: Cancelled) -> tuple[Array, Array]:
         """Return every value of two columns once; see `agilab.raster.fields.places`."""
@@ -193,7 +195,7 @@ class Far:
         """Return some rows of a table, and how many it has up to there; see `agilab.raster.rows.rows_of`."""
         answer = self._ask("rows", [source], {"names": list(names), "first": first, "count": count}, never)
         with self._sensible():
-            rows = wire.table_from_bytes(answer.arrays["rows"].data)
+            rows = wire.table_from_bytes(answer.arrays["rows"].plain())
             _require(rows.num_rows <= count and rows.schema.names == list(names), answer.said)
             return rows, wire.whole_number(answer.said["known"])
 

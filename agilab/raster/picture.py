@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agilab.errors import QueryError
+from agilab.errors import ArtifactNotFoundError, QueryError
 from agilab.raster.filters import Filter, number
 from agilab.raster.grid import Array, Box
 from agilab.raster.shading import NEEDS
@@ -160,6 +160,18 @@ class Picture:
     rows_read: int = 0
     sources: int = 0
     missing: tuple[str, ...] = ()
+
+    def complete(self) -> Picture:
+        """Return it, where nothing is missing; for what would mislead otherwise, such as a difference.
+
+        Raises
+        ------
+        ArtifactNotFoundError
+            Says what is missing.
+        """
+        if self.missing:
+            raise ArtifactNotFoundError("; ".join(self.missing))
+        return self
 
 
 def _range(limits: Range, name: str) -> tuple[float, float]:

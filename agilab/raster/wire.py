@@ -27,6 +27,8 @@ from agilab.raster.picture import MOST_CELLS, Query, Source
 
 KINDS = ("u1", "u2", "u4", "f8")
 """Numbers that cross: counts as narrow as they can be, and floating point numbers."""
+MOST_PLAIN_BYTES = 1 << 26
+"""Most that is taken in of anything else, such as the rows of a box [bytes]."""
 MOST_BYTES = 1 << 28
 """Largest answer that is taken in [bytes]."""
 
@@ -75,6 +77,19 @@ class Packed:
         planes = np.ascontiguousarray(array.reshape(-1).view(np.uint8).reshape(-1, array.itemsize).T)
         data = pa.compress(planes.tobytes(), codec="zstd", asbytes=True)
         return cls(f"{least.kind}{least.itemsize}", array.shape, data)
+
+    @classmethod
+    def of_bytes(cls, data: bytes) -> Packed:
+        """Pack what is no array of numbers."""
+        return cls("bytes", (len(data),), pa.compress(data, codec="zstd", asbytes=True))
+
+    def plain(self) -> bytes:
+        """Return what was packed so; ValueError where it is none, or too large."""
+        (size,) = self.shape
+        if self.kind != "bytes" or not 0 <= size <= MOST_PLAIN_BYTES:
+            raise ValueError(f"{self.kind:.10} of {size} bytes, where at most {MOST_PLAIN_BYTES} are taken")
+        data: bytes = pa.decompress(self.data, decompressed_size=size, codec="zstd", asbytes=True) if size else b""
+        return data
 
     def array(self, shape: tuple[int, ...]) -> Array:
         """Return the array; counts as uint32. ValueError where it is none of that shape."""
@@ -178,7 +193,7 @@ def whole_number(said: Any) -> int:
 def table_to_bytes(table: Any) -> bytes:
     """Return a pyarrow table as an arrow stream."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+    with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     data: bytes = sink.getvalue().to_pybytes()
     return data

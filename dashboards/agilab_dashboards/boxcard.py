@@ -46,7 +46,8 @@ class BoxCard(Viewer):
 
         def show(looked: tuple[Selection, list[dict[str, Any]]]) -> None:
             chosen, rows = looked
-            self._board.put(html(_head(chosen, source)), *([data_table(rows)] if rows else []))
+            lost = [html(element("p", text, {"class": "error", "role": "alert"})) for text in chosen.missing]
+            self._board.put(*lost, html(_head(chosen, source)), *([data_table(rows)] if rows else []))
 
         async def draw() -> None:
             await self._board.draw(found, show)

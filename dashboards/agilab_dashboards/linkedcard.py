@@ -81,14 +81,14 @@ class Linked:
         box = brushes.get(place)
         if place == "map":
             query = replace(self.view.query(self.source, self.frame), filters=filters)
-            found = aggregate(self.source.sources, query, cache=decoded(), cancelled=cancelled)
+            found = aggregate(self.source.sources, query, cache=decoded(), cancelled=cancelled).complete()
             made = self.view.shaded(self.source, found)
             made = made.opts(hv.opts.Image(colorbar=False, xticks=4, **_brushing("box_select")))
             return _together(place, made.redim.range(x=self.frame.x, y=self.frame.y), _boxed(made.kdims, box))
         column = self.source.column(self.columns[place])
         total = self.total[place]
         query = counting(Query(column.name, column.name, BINS, x_range=total.x_range, filters=filters))
-        now = Histogram.of(aggregate(self.source.sources, query, cache=decoded(), cancelled=cancelled))
+        now = Histogram.of(aggregate(self.source.sources, query, cache=decoded(), cancelled=cancelled).complete())
         axes = hv.Dimension(place, label=column.label), hv.Dimension("rows")
         behind = _steps(total, axes, place).opts(color=_GREY, alpha=0.35, line_alpha=0)
         front = _steps(now, axes, place).opts(color=PALETTE[0], alpha=0.75, line_alpha=0)
@@ -101,7 +101,7 @@ class Linked:
         if not brushes:
             return self.rows
         query = replace(self.view.query(self.source, self.frame), width=1, height=1, filters=self.filters(brushes))
-        return int(aggregate(self.source.sources, query, cache=decoded(), cancelled=cancelled).values.sum())
+        return int(aggregate(self.source.sources, query, cache=decoded(), cancelled=cancelled).complete().values.sum())
 
 
 def linked(source: Dataset, catalogue: Catalogue, value: str, cancelled: Cancelled) -> Linked:
@@ -124,12 +124,12 @@ def linked(source: Dataset, catalogue: Catalogue, value: str, cancelled: Cancell
     columns = {"value": value, **({"time": times[0]} if (times := source.named("time")) else {})}
     asked = {place: counting(Query(name, name, BINS)) for place, name in columns.items()}
     total = {
-        place: Histogram.of(aggregate(source.sources, query, cache=decoded(), cancelled=cancelled))
+        place: Histogram.of(aggregate(source.sources, query, cache=decoded(), cancelled=cancelled).complete())
         for place, query in asked.items()
     }
     made = Linked(source, view, frame, columns, total, 0)
     query = view.query(source, frame)
-    rows = aggregate(source.sources, replace(query, width=1, height=1), cache=decoded(), cancelled=cancelled)
+    rows = aggregate(source.sources, replace(query, width=1, height=1), cache=decoded(), cancelled=cancelled).complete()
     return replace(made, rows=int(rows.values.sum()))
 
 

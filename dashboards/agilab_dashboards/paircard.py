@@ -114,7 +114,7 @@ def compared(view: Counted, pair: Pair, frame: Frame) -> Compared:
     first, second = pair
     query = view.query(first, frame)
     pictures = alike([first.sources, second.sources], query, cache=decoded(), cancelled=frame.cancelled)
-    return Compared(view, frame, (pictures[0], pictures[1]))
+    return Compared(view, frame, (pictures[0].complete(), pictures[1].complete()))
 
 
 def whole(view: Counted, pair: Pair, frame: Frame) -> Frame:

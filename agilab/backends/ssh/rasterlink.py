@@ -137,7 +137,8 @@ class RasterLink(Channel):
             process.close()
             self._listening = None
             lost = HostError(self.name, "link", problem, "what others hold is shown")
-            self._failed = time.monotonic(), lost
+            if self._waiting:  # else nobody has asked for long, and it has ended by itself
+                self._failed = time.monotonic(), lost
             for waiting in self._waiting.values():
                 if not waiting.done():
                     waiting.set_exception(lost)
