@@ -88,6 +88,8 @@ def tour(page: Page, link: str) -> None:
     page.locator("[data-verified=yes]").wait_for(timeout=LONG_MS)
     page.locator(".bk-Figure").first.wait_for(timeout=LONG_MS)
     take(page, "analysis")
+    page.goto(f"{page.url}&{urlencode({'data': 'tracks/tracks', 'view': 'points'})}")
+    page.locator(".bk-Figure").first.wait_for(timeout=LONG_MS)
     page.get_by_text("Controls", exact=True).scroll_into_view_if_needed()
     take(page, "view")
     page.get_by_role("link", name="Its stages").click()

@@ -45,6 +45,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ.setdefault("UV_CACHE_DIR", str(caches / "uv"))
     os.environ.setdefault("PIP_CACHE_DIR", str(caches / "pip"))
     os.environ["UV_PYTHON_DOWNLOADS"] = "never"
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what tests start keeps its byte code, as it does for a user
     os.environ["HOME"] = str(tmp_path_factory.mktemp("user"))
 
 

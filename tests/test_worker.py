@@ -18,7 +18,7 @@ from agilab.errors import WorkerError
 from agilab.worker import PartitionContext
 
 OWN = {
-    "model": {"doc": "Weights", "suffix": ".ckpt.zip"},
+    "weights": {"doc": "Weights", "suffix": ".ckpt.zip"},
     "scores": {"doc": "Scores", "comparison": "json"},
     "hits": {"doc": "Hits", "comparison": "table", "suffix": ".parq"},
     "blob": {"doc": "Bytes"},
@@ -65,7 +65,7 @@ def refusal(part: PartitionContext, kind: str, content: Any) -> str:
         ("image", b"PNG", "x.png"),
         ("file", b"bytes", "x.bin"),
         ("file", "text", "x.bin"),
-        ("model", b"bytes", "x.ckpt.zip"),
+        ("weights", b"bytes", "x.ckpt.zip"),
         ("scores", [1, 2], "x.json"),
         ("hits", TABLE, "x.parq"),
         ("blob", memoryview(b"bytes"), "x.bin"),
@@ -86,7 +86,7 @@ def test_an_own_kind_that_is_compared_as_json_is_written_as_json(part: Partition
 
 @pytest.mark.parametrize(
     ("file", "kind", "name"),
-    [("m.ckpt.zip", "model", "x.ckpt.zip"), ("m.pt", "model", "x.pt"), ("photo.jpg", "image", "x.jpg")],
+    [("m.ckpt.zip", "weights", "x.ckpt.zip"), ("m.pt", "weights", "x.pt"), ("photo.jpg", "image", "x.jpg")],
 )
 def test_a_file_that_is_handed_over_keeps_its_ending(part: PartitionContext, file: str, kind: str, name: str) -> None:
     (part.folder / file).write_bytes(b"content")
@@ -97,10 +97,10 @@ def test_a_file_that_is_handed_over_keeps_its_ending(part: PartitionContext, fil
 def test_an_unknown_kind_is_refused_with_the_known_ones(part: PartitionContext) -> None:
     said = refusal(part, "pickle", b"bytes")
     assert said.startswith("artifact 'x' is of kind 'pickle', which is not known; known: table, points, tracks, ")
-    assert ", file, model, scores, hits, blob, levels; " in said
+    assert ", file, weights, scores, hits, blob, levels; " in said
     assert "[tool.agilab.kinds.pickle]" in said
     assert "did you mean 'table'?" in refusal(part, "tabel", TABLE)
-    assert "did you mean 'model'?" in refusal(part, "models", b"bytes")
+    assert "did you mean 'weights'?" in refusal(part, "weight", b"bytes")
 
 
 @pytest.mark.parametrize(
@@ -136,12 +136,12 @@ def test_a_table_of_an_own_kind_has_its_columns_and_says_their_units(part: Parti
 def test_the_worker_process_knows_the_kinds_it_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # a session works in the folders of its partitions
     monkeypatch.setattr("sys.path", [*sys.path])
-    (tmp_path / "keeps_model_worker.py").write_text(
-        "import agilab\nclass Keeps(agilab.Worker):\n    def keep(self, part): part.write('m', 'model', b'1')\n"
+    (tmp_path / "keeps_weights_worker.py").write_text(
+        "import agilab\nclass Keeps(agilab.Worker):\n    def keep(self, part): part.write('m', 'weights', b'1')\n"
     )
     init = {
         "protocol": PROTOCOL,
-        "worker": "keeps_model_worker:Keeps",
+        "worker": "keeps_weights_worker:Keeps",
         "code": str(tmp_path),
         "fields": codec.fields_to_json(()),
         "values": {},
@@ -152,6 +152,6 @@ def test_the_worker_process_knows_the_kinds_it_was_told(tmp_path: Path, monkeypa
     }
     task = {"id": "p0", "stage": "keep", "params": {}, "inputs": {}, "resources": {}, "folder": str(tmp_path / "p0")}
     done = WorkerSession(init).run(task, lambda message: None)
-    assert done["artifacts"] == [{"name": "m", "kind": "model", "path": "m.ckpt.zip", "size_bytes": 1}]
-    with pytest.raises(WorkerError, match="artifact 'm' is of kind 'model', which is not known"):
+    assert done["artifacts"] == [{"name": "m", "kind": "weights", "path": "m.ckpt.zip", "size_bytes": 1}]
+    with pytest.raises(WorkerError, match="artifact 'm' is of kind 'weights', which is not known"):
         WorkerSession({**init, "kinds": {}}).run({**task, "folder": str(tmp_path / "p1")}, lambda message: None)

@@ -64,7 +64,7 @@ def _choice(session: Session, runs: list[Run], chosen: Run | None) -> Viewable:
     options = {PLAN: "", **{f"{one['run']}  {one['state']}": one["run"] for one in found}}
     if here not in options.values():
         options[here] = here
-    select = pmui.Select(label="Run", options=options, value=here, width=340)
+    select = pmui.Select(label="Run", options=options, value=here, width=340, margin=(10, 0, 16, 0))
     go = "window.location.search = base + (cb_obj.value ? `&run=${cb_obj.value}` : '&plan=yes')"
     select.jscallback(args={"base": href("workflow", app=session.app)}, value=go)
     return select
