@@ -45,7 +45,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ.setdefault("UV_CACHE_DIR", str(caches / "uv"))
     os.environ.setdefault("PIP_CACHE_DIR", str(caches / "pip"))
     os.environ["UV_PYTHON_DOWNLOADS"] = "never"
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what tests start keeps its byte code, as it does for a user
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):  # what tests start behaves as it does for a user
+        os.environ.pop(name, None)
     os.environ["HOME"] = str(tmp_path_factory.mktemp("user"))
 
 

@@ -66,9 +66,7 @@ def call(words: Sequence[str]) -> int:
         answer = GROUP.main(args=list(words), prog_name="agilab", standalone_mode=False)
         sys.stdout.flush()
         return answer if isinstance(answer, int) else 0
-    except BrokenPipeError:
-        # Whoever read our output has gone. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has gone
         return 1
     except (KeyboardInterrupt, click.Abort):
         note("agilab: cancelled")
@@ -77,6 +75,16 @@ def call(words: Sequence[str]) -> int:
         return refuse(_usage(err, words), err.exit_code, as_json="--json" in words)
     except Exception as err:  # noqa: BLE001 - the last one who can say it in a line
         return complain(err, as_json="--json" in words)
+    finally:
+        _give_up_unwritten()
+
+
+def _give_up_unwritten() -> None:
+    """Drop output that nobody takes: Python would try once more at its end, and complain with a code of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def refuse(message: str, code: int, *, as_json: bool = False) -> int:
@@ -84,7 +92,6 @@ def refuse(message: str, code: int, *, as_json: bool = False) -> int:
     if as_json:
         with suppress(OSError):  # the line on stderr still says it
             document("error", {"error": message, "exit_code": code})
-            sys.stdout.flush()
     note(f"agilab: error: {message}")
     return code
 

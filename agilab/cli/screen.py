@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +74,9 @@ def out(*lines: object) -> None:
 
 
 def note(line: object) -> None:
-    """Write a line that is not part of the answer to stderr, at once."""
+    """Write a line that is not part of the answer to stderr, at once, and after what was answered before."""
+    with suppress(OSError):  # who calls ends with the code for that
+        sys.stdout.flush()
     sys.stderr.write(f"{safe(line, keep=_TAB)}\n")
     sys.stderr.flush()
 

@@ -108,7 +108,7 @@ _MOVING = element("div", Markup("<i></i>"), {"class": "moving", "role": "progres
 
 def app_cards(session: Session, projects: Sequence[Project], *, page: str = "project") -> Viewable:
     """Return a card per app, with a search over names and descriptions."""
-    search = pmui.TextInput(label="Search apps", sizing_mode="stretch_width", max_width=420)
+    search = pmui.TextInput(label="Search apps", sizing_mode="stretch_width", max_width=420, margin=(10, 0))
 
     def shown(words: str) -> pn.pane.HTML:
         wanted = words.lower().split()
@@ -117,7 +117,8 @@ def app_cards(session: Session, projects: Sequence[Project], *, page: str = "pro
             return html(
                 markup.empty("No app is called so", "Search for another word, or make an app on the home page.")
             )
-        return html(element("div", markup.join(_app_card(session, p, page) for p in found), {"class": "cards"}), _CARDS)
+        cards = element("div", markup.join(_app_card(session, p, page) for p in found), {"class": "cards"})
+        return html(cards, _CARDS).clone(margin=(5, 0))  # as wide as what stands below
 
     results = pn.bind(shown, search.param.value_input)
     return pn.Column(*([search] if len(projects) > 3 else []), results, sizing_mode="stretch_width")
@@ -281,9 +282,17 @@ def artifact_table(run: Run) -> Viewable:
     found = rows.artifacts(run)
     if not found:
         return html(markup.empty("No artifacts yet", "A partition's files appear here when it has committed."))
-    names = ("name", "stage", "partition", "kind", "size", "sha256", "hashed_by", "location")
-    shown = [{name: ({**row, "size": size(row["size_bytes"])})[name] for name in names} for row in found]
-    return data_table(shown, {"sha256": 150, "size": 90, "kind": 90, "hashed_by": 90, "location": 110})
+    shown = [
+        {
+            **{name: row[name] for name in ("name", "stage", "partition", "kind")},
+            "size": size(row["size_bytes"]),
+            "sha256": row["sha256"][:12],  # the manifest has all of it
+            "hashed by": row["hashed_by"],
+            "location": row["location"],
+        }
+        for row in found
+    ]
+    return data_table(shown, {"sha256": 120, "size": 90, "kind": 90, "hashed by": 115, "location": 105})
 
 
 def data_table(
@@ -293,11 +302,8 @@ def data_table(
     import pandas as pd
 
     frame = pd.DataFrame(list(values))
-    filters = {
-        name: {"type": "input", "func": "like", "placeholder": "filter"}
-        for name in frame.columns
-        if not pd.api.types.is_numeric_dtype(frame[name])
-    }
+    texts = [name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
+    filters = {name: {"type": "input", "func": "like", "placeholder": "filter"} for name in texts}
     return pn.widgets.Tabulator(
         frame,
         disabled=True,
@@ -306,6 +312,8 @@ def data_table(
         page_size=LARGEST_TABLE,
         header_filters=filters if len(frame) > 5 else None,
         widths=widths or {},
+        formatters={name: {"type": "textarea"} for name in texts},  # which makes a row as high as its texts need
+        configuration={"columnDefaults": {"headerWordWrap": True}},
         layout="fit_columns",
         sizing_mode="stretch_width",
         selectable=selectable,
@@ -316,6 +324,7 @@ def data_table(
 _TABULATOR = """
 .tabulator .tabulator-cell, .tabulator .tabulator-col { font-size: 13px !important; }
 .tabulator .tabulator-cell a { color: var(--mui-palette-primary-main, #1f6feb); }
+.tabulator .tabulator-cell { overflow-wrap: anywhere; }
 """
 
 

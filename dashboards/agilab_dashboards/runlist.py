@@ -107,7 +107,7 @@ class RunList(Viewer):
             self._place.objects = [html(markup.empty("No run fits", "Ask for less above."))]
             return
         table = data_table(self._cells(rows.listed(found.rows)), WIDTHS, selectable="checkbox")
-        table.formatters = {"run": "html"}
+        table.formatters = {**table.formatters, "run": "html"}
         table.param.watch(self._ticked, "selection")
         self._shown = found.rows
         self._place.objects = [table]

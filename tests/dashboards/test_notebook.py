@@ -96,6 +96,7 @@ def test_a_page_stands_in_jupyterlab(desk: Path, lab: str, browser: Browser) -> 
     page.set_default_timeout(LONG_MS)
     page.goto(f"{lab}lab/tree/tour.ipynb")
     page.locator(".jp-Cell").nth(2).wait_for()
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # before that nothing is run, and nothing said
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     expect(page.locator(".jp-OutputArea img").first).to_be_visible(timeout=LONG_MS)
