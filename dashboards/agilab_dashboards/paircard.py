@@ -78,7 +78,8 @@ class Compared:
         # Colours by rank differ from picture to picture; by size they mean the same in both.
         norm = {"cnorm": "log" if self.view.scale != "linear" and limits[0] > 0 else "linear"}
         made = [limited(one, limits).opts(hv.opts.Image(**norm)) for one in shown]
-        labels = [dimension.label for dimension in (*shown[0].kdims, *shown[0].vdims)]
+        drawn = next(iter(shown[0].traverse(lambda one: one, [hv.Image])))  # coasts may lie over it
+        labels = [dimension.label for dimension in (*drawn.kdims, *drawn.vdims)]
         labels[2] = f"{labels[2]}, B less A"
         change = self.difference()
         # A single cell that differs most would leave all others pale.

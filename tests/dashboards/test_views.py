@@ -245,6 +245,21 @@ def test_two_runs_are_drawn_in_the_same_cells_and_as_a_difference(
     assert list(compared(lines, pair, frame).elements(pair)) == ["A and B", "B less A"]
 
 
+def test_two_runs_are_drawn_over_the_coasts_of_places_on_earth(
+    points: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Dataset.column
+    monkeypatch.setattr(
+        Dataset, "column", lambda self, name: replace(plain(self, name), crs="EPSG:4326" if name in "xy" else "")
+    )
+    view = views.SHIPPED.make("points", points)
+    made = compared(view, (points, points), replace(FRAME, width_px=20, height_px=20)).elements((points, points))
+    assert list(made) == ["A", "B", "B less A"]
+    shown = hv.render(made["A"])
+    assert [type(one.glyph).__name__ for one in shown.renderers] == ["MultiLine", "Image"]
+    assert "x" in made["B less A"].kdims[0].label
+
+
 def test_what_cannot_be_shown_is_said(run: Run) -> None:
     source = next(source for source in views.SHIPPED.shown(run) if source.key == "tracks/points")
     with pytest.raises(SettingError, match="'how' is 'median'"):

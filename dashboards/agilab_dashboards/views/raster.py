@@ -187,8 +187,9 @@ def framed(element: Any, frame: Frame, zooming: str) -> Any:
 
 
 def limited(element: Any, limits: tuple[float, float]) -> Any:
-    """Return an image whose colours go from one number to another, whatever it shows."""
-    return element.opts(clim=tuple(limits), backend="bokeh").opts(clim=tuple(limits), backend="matplotlib")
+    """Return an image, with what lies over it, whose colours go from one number to another, whatever it shows."""
+    backends = ("bokeh", "matplotlib")
+    return element.opts(*(hv.opts.Image(clim=tuple(limits), backend=backend) for backend in backends))
 
 
 def category_picture(counts: Mapping[str, Any], bounds: Box, labels: Sequence[str]) -> Any:
