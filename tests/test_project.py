@@ -287,7 +287,6 @@ def test_an_installed_app_runs_with_the_same_hashes_and_nothing_is_written_into_
     monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
     # What the machine may have switched off: nobody asked for byte code in that folder.
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     monkeypatch.chdir(here)
     found = {}
     for app in ("wheel_app", made.root):

@@ -14,7 +14,7 @@ from agilab.errors import HostError, QueryError
 from agilab.raster import shading
 from agilab.raster.blocks import Cache, Table, open_table
 from agilab.raster.categories import Categories
-from agilab.raster.far import Made, asked, by_host
+from agilab.raster.far import Made, answered, asked, by_host
 from agilab.raster.filters import wanted_blocks
 from agilab.raster.grid import Box, Grid, Lattice
 from agilab.raster.picture import Picture, Query, Source
@@ -100,10 +100,7 @@ def extent(
         As for `aggregate`; used where nobody has recorded it, so that the columns have to be read.
     """
     hosts = by_host(sources)
-    answers, lost = asked(hosts, lambda far, some: far.extent(some, x, y, cancelled))
-    if lost and not answers and None not in hosts:
-        raise lost[0]
-    boxes = list(answers.values())
+    boxes = answered(hosts, lambda far, some: far.extent(some, x, y, cancelled))
     for source in hosts.get(None, ()):
         table = _opened(source.path, cache)
         table.check((x, y), numeric=True)

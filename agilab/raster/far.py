@@ -252,6 +252,20 @@ def asked(
     return answers, lost
 
 
+def answered(hosts: Mapping[Far | None, Sequence[Source]], ask: Callable[[Far, Sequence[Source]], T]) -> list[T]:
+    """Ask as `asked` does; return the answers there are.
+
+    Raises
+    ------
+    HostError
+        There is none, and no table lies on this machine.
+    """
+    answers, lost = asked(hosts, ask)
+    if lost and not answers and None not in hosts:
+        raise lost[0]
+    return list(answers.values())
+
+
 def _text(said: object) -> str:
     if not isinstance(said, str):
         raise TypeError(f"{said!r:.60} is no text")

@@ -16,7 +16,7 @@ import numpy as np
 from agilab.errors import QueryError
 from agilab.raster.aggregation import Aggregation
 from agilab.raster.blocks import Cache, numbers, open_table
-from agilab.raster.far import asked, by_host
+from agilab.raster.far import answered, by_host
 from agilab.raster.grid import Array, Grid
 from agilab.raster.picture import Picture, Query, Source
 from agilab.raster.scan import Cancelled, Columns, each, never
@@ -91,9 +91,7 @@ def places(
 ) -> tuple[Array, Array]:
     """Return every value of both columns once, ascending, of rows that have a place; see `axes`."""
     hosts = by_host(sources)
-    answers, lost = asked(hosts, lambda far, some: far.places(some, x, y, cancelled))
-    if lost and not answers and None not in hosts:
-        raise lost[0]
+    answers = answered(hosts, lambda far, some: far.places(some, x, y, cancelled))
     found = [np.empty(0), np.empty(0)]
 
     def take(more: Sequence[Array]) -> None:
@@ -105,7 +103,7 @@ def places(
                     "choose another column, or the view points"
                 )
 
-    for answer in answers.values():
+    for answer in answers:
         take(answer)
     for source in hosts.get(None, ()):
         for some in _of_table(source, x, y, cache, cancelled):

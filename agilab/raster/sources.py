@@ -42,9 +42,7 @@ def sources(run: Run, name: str, *, reach: Reach | None = None) -> tuple[Source,
     pyramids = pyramids_in(artifacts)
     away = folders(run, artifacts)
     found = [
-        far_source_of(run, item, pyramids.get(f"{item.key}.pyramid"), folder=away[item.key], reach=reach)
-        if item.location and reach is not None
-        else source_of(run, item, pyramids.get(f"{item.key}.pyramid"))
+        source_of(run, item, pyramids.get(f"{item.key}.pyramid"), folder=away.get(item.key, ""), reach=reach)
         for item in _tables(artifacts, name)
     ]
     if not found and run.state != "running":
@@ -54,7 +52,9 @@ def sources(run: Run, name: str, *, reach: Reach | None = None) -> tuple[Source,
     return tuple(found)
 
 
-def source_of(run: Run, item: Artifact, pyramid: Artifact | None = None) -> Source:
+def source_of(
+    run: Run, item: Artifact, pyramid: Artifact | None = None, *, folder: str = "", reach: Reach | None = None
+) -> Source:
     """Return one table with what belongs to it.
 
     Parameters
@@ -65,33 +65,24 @@ def source_of(run: Run, item: Artifact, pyramid: Artifact | None = None) -> Sour
         The table.
     pyramid
         What its worker left beside it; None for none.
+    folder
+        Of the run on the host that holds it; see `folders`.
+    reach
+        What reaches that host; None for a table that lies here.
 
     Raises
     ------
     ArtifactNotFoundError
-        It does not lie here.
+        It does not lie here and nothing reaches it, or it is recorded outside of that folder.
     """
+    if item.location and reach is not None:
+        return _far(run, item, pyramid, folder=folder, reach=reach)
     above = run.file_of(pyramid) if pyramid is not None else None
     return Source(run.file_of(item), item.key, above, sha256=item.sha256)
 
 
-def far_source_of(run: Run, item: Artifact, pyramid: Artifact | None = None, *, folder: str, reach: Reach) -> Source:
-    """Return one table on a host with what belongs to it there.
-
-    Parameters
-    ----------
-    run, item, pyramid
-        As for `source_of`.
-    folder
-        Of the run on that host.
-    reach
-        What reaches it.
-
-    Raises
-    ------
-    ArtifactNotFoundError
-        It is recorded outside of that folder.
-    """
+def _far(run: Run, item: Artifact, pyramid: Artifact | None, *, folder: str, reach: Reach) -> Source:
+    """Return a table on a host with what belongs to it there; of a record nothing outside the run's folder is asked."""
     for one in (item, pyramid):
         if one is not None and (not sums.safe_path(one.path) or not one.path.startswith("artifacts/")):
             raise ArtifactNotFoundError(f"artifact {one.key!r} is recorded at {one.path!r}, outside of the run folder")

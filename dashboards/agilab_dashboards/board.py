@@ -13,7 +13,7 @@ from agilab.errors import AgilabError, SupersededError
 from agilab.raster.scan import Cancelled
 from agilab_dashboards.drawing import Drawing, soon
 from agilab_dashboards.form import html
-from agilab_dashboards.markup import element
+from agilab_dashboards.markup import alert
 
 T = TypeVar("T")
 
@@ -85,4 +85,4 @@ class Board(Viewer):
             self._refuse(str(err))
 
     def _refuse(self, said: str) -> None:
-        self.put(html(element("p", said, {"class": "error", "role": "alert"})))
+        self.put(html(alert(said)))

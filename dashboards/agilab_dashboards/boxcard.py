@@ -18,7 +18,7 @@ from agilab_dashboards.components import data_table
 from agilab_dashboards.conditions import value_text
 from agilab_dashboards.datasets import Column, Dataset
 from agilab_dashboards.form import html
-from agilab_dashboards.markup import Markup, element
+from agilab_dashboards.markup import Markup, alert, element
 
 
 class BoxCard(Viewer):
@@ -46,7 +46,7 @@ class BoxCard(Viewer):
 
         def show(looked: tuple[Selection, list[dict[str, Any]]]) -> None:
             chosen, rows = looked
-            lost = [html(element("p", text, {"class": "error", "role": "alert"})) for text in chosen.missing]
+            lost = [html(alert(text)) for text in chosen.missing]
             self._board.put(*lost, html(_head(chosen, source)), *([data_table(rows)] if rows else []))
 
         async def draw() -> None:

@@ -118,7 +118,9 @@ def app_cards(session: Session, projects: Sequence[Project], *, page: str = "pro
                 markup.empty("No app is called so", "Search for another word, or make an app on the home page.")
             )
         cards = element("div", markup.join(_app_card(session, p, page) for p in found), {"class": "cards"})
-        return html(cards, _CARDS).clone(margin=(5, 0))  # as wide as what stands below
+        pane = html(cards, _CARDS)
+        pane.margin = (5, 0)  # as wide as what stands below
+        return pane
 
     results = pn.bind(shown, search.param.value_input)
     return pn.Column(*([search] if len(projects) > 3 else []), results, sizing_mode="stretch_width")

@@ -15,7 +15,7 @@ from agilab.raster import Source
 from agilab.raster.far import Facts
 from agilab.raster.rows import facts, rows_of, values
 from agilab.raster.scan import Cancelled, never
-from agilab.raster.sources import SUFFIXES, far_source_of, folders, pyramids_in, source_of
+from agilab.raster.sources import SUFFIXES, folders, pyramids_in, source_of
 from agilab.run import Run
 from agilab_dashboards.reach import reach
 
@@ -136,9 +136,8 @@ class Dataset:
         return tuple(self._source(item, self.pyramids.get(f"{item.key}.pyramid")) for item in self.artifacts)
 
     def _source(self, item: Artifact, pyramid: Artifact | None) -> Source:
-        if not item.location:
-            return source_of(self.run, item, pyramid)
-        return far_source_of(self.run, item, pyramid, folder=self.folders[item.key], reach=reach())
+        hosts = reach() if item.location else None
+        return source_of(self.run, item, pyramid, folder=self.folders.get(item.key, ""), reach=hosts)
 
     def slice(self, first: int, count: int, names: Sequence[str]) -> Any:
         """Return some rows as a pyarrow table, reading no further than these."""

@@ -128,6 +128,11 @@ def when(iso: str | None, zone: str = "") -> str:
     return f"{moment.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M:%S}"
 
 
+def alert(content: object) -> Markup:
+    """Return what is wrong as a paragraph that is also read out."""
+    return element("p", content, {"class": "error", "role": "alert"})
+
+
 def empty(title: str, advice: object) -> Markup:
     """Return what stands where there is nothing yet, and what to do about it."""
     return element("div", element("strong", title) + element("p", advice), {"class": "empty"})

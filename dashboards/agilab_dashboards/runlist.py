@@ -92,7 +92,7 @@ class RunList(Viewer):
             query = self._query()
             found = await asyncio.to_thread(find, self._session.env.home, query)
         except QueryError as err:
-            self._said.object = str(element("p", str(err), {"class": "error", "role": "alert"}))
+            self._said.object = str(markup.alert(err))
             return
         pn.state.execute(lambda: self._show(found), schedule=True)  # after an await it may be sending
 

@@ -89,7 +89,7 @@ class ViewCard(Viewer):
 
     def _problems(self) -> None:
         """Say which views are missing, and why."""
-        cards = [html(element("p", said, {"class": "error", "role": "alert"})) for said in self._views.problems]
+        cards = [html(markup.alert(said)) for said in self._views.problems]
         if cards != self._missing.objects:
             self._missing.objects = cards
 
@@ -251,7 +251,7 @@ class ViewCard(Viewer):
         if self._live:
             parts.append(f"{count(picture.sources, 'partition', 'partitions')} so far, more as they commit")
         told = {"class": "soft small", "role": "status", "data-rows": "" if rows is None else str(rows)}
-        lost = [element("p", text, {"class": "error", "role": "alert"}) for text in picture.missing]
+        lost = [markup.alert(text) for text in picture.missing]
         self._said.object = str(join([element("p", " · ".join(parts), told), *lost]))
 
     def _zoomed(self, x_range: Any = None, y_range: Any = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +11,10 @@ import pyarrow.compute as pc
 import pytest
 from pyarrow import parquet
 
-from agilab import AGI, AgiEnv, Run
+from agilab import AgiEnv, Run
 from agilab.installation import worker_environment
 from agilab.testing import AppTests
+from tests.apps.shared import InSharedEnvironment
 from tests.checkout import ROOT
 
 FEW = {"flights": 2_000, "folds": 2, "epochs": 3, "repeats": 1, "bins": 4}
@@ -30,17 +30,9 @@ print(json.dumps(model.predict_proba(table.select(list(model.feature_names_in_))
 """
 
 
-class TestDelayModel(AppTests):
+class TestDelayModel(InSharedEnvironment, AppTests):
     app = ROOT / "apps" / "delay_model_project"
     settings = FEW
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def env(cls, shared_wenv: Path, shared_folder: Path) -> AgiEnv:
-        """Return the app in an environment that this test run builds once."""
-        env = AgiEnv(cls.app, home=shared_folder / "shared_home", wenv=shared_wenv)
-        AGI.install(env)
-        return env
 
     def test_every_epoch_is_a_metric_and_a_row_of_the_curve(self, runs: dict[str, Run]) -> None:
         run = runs["local"].check()

@@ -13,28 +13,21 @@ import pyarrow.compute as pc
 import pytest
 from pyarrow import parquet
 
-from agilab import AGI, AgiEnv, Run
+from agilab import AgiEnv, Run
 from agilab.notebook.document import read_cells
 from agilab.notebook.importing import import_notebook
 from agilab.paths import HomePaths
 from agilab.testing import AppTests
+from tests.apps.shared import InSharedEnvironment
 
 PROJECT = Path(__file__).resolve().parent.parent.parent / "apps" / "weather_forecast_project"
 NOTEBOOK = PROJECT / "notebooks" / "weather_forecast.ipynb"
 FEW = {"folds": 3, "train_days": 14, "horizon_h": 24}
 
 
-class TestWeatherForecast(AppTests):
+class TestWeatherForecast(InSharedEnvironment, AppTests):
     app = PROJECT
     settings = FEW
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def env(cls, shared_wenv: Path, shared_folder: Path) -> AgiEnv:
-        """Return the app in the environment of flight_telemetry: their worker locks are the same."""
-        env = AgiEnv(cls.app, home=shared_folder / "shared_home", wenv=shared_wenv)
-        AGI.install(env)
-        return env
 
     def test_its_numbers_are_those_of_the_notebook(
         self, runs: dict[str, Run], flights_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -97,7 +97,6 @@ def test_click_gives_the_same_overview(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_the_overview_costs_little_more_than_a_bare_interpreter(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def cpu_s(*words: str) -> float:
         before = os.times()

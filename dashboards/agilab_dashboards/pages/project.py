@@ -104,7 +104,7 @@ async def _settings(session: Session) -> Viewable:
         fields = await asyncio.to_thread(env.fields)
         resolved = await asyncio.to_thread(env.settings)
     except AgilabError as err:
-        return html(element("p", err, {"class": "error", "role": "alert"}))
+        return html(markup.alert(err))
     form = SettingsForm(fields, resolved, data_root=data_root(env.project, env.home))
     if not fields:
         return html(markup.empty("No settings", "Declare them as param attributes of the app's Settings class."))
